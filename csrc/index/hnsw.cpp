@@ -1,0 +1,255 @@
+#include "index/hnsw.h"
+
+#include <hnswlib/hnswlib.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <fstream>
+#include <mutex>
+#include <stdexcept>
+
+#include "similarity/kernel.h"
+#include "similarity/threads.h"
+
+namespace hybridret::index {
+namespace {
+
+// Below this many admitted documents, or below this share of all, an exact scan is both faster than
+// a filtered walk of the graph and exact (measured: 100k x 384, crossover near a tenth).
+constexpr int64_t kExactScan = 2048;
+constexpr int64_t kExactShare = 10;
+
+class InnerProduct : public hnswlib::SpaceInterface<float> {
+ public:
+  explicit InnerProduct(int64_t depth) : depth_(depth) {}
+  size_t get_data_size() override { return static_cast<size_t>(depth_) * sizeof(float); }
+  hnswlib::DISTFUNC<float> get_dist_func() override { return distance; }
+  void* get_dist_func_param() override { return &depth_; }
+
+ private:
+  static float distance(const void* a, const void* b, const void* depth) {
+    return -similarity::active_kernel().dot(static_cast<const float*>(a),
+                                            static_cast<const float*>(b),
+                                            *static_cast<const int64_t*>(depth));
+  }
+  int64_t depth_;
+};
+
+bool better(const Hit& a, const Hit& b) {
+  return a.score != b.score ? a.score > b.score : a.label < b.label;
+}
+
+void require_finite(const float* values, int64_t count, const char* what) {
+  for (int64_t i = 0; i < count; ++i)
+    if (!std::isfinite(values[i]))
+      throw std::invalid_argument(std::string(what) + " holds a value that is not finite (NaN or "
+                                  "infinity) at position " + std::to_string(i));
+}
+
+}  // namespace
+
+struct HnswIndex::Graph {
+  Graph(int64_t depth, int64_t capacity, int64_t links, int64_t ef_construction, int64_t seed)
+      : space(depth),
+        hnsw(&space, static_cast<size_t>(capacity), static_cast<size_t>(links),
+             static_cast<size_t>(ef_construction), static_cast<size_t>(seed)) {}
+
+  const float* vector(int64_t label) const {
+    return reinterpret_cast<const float*>(hnsw.getDataByInternalId(internal(label)));
+  }
+  bool removed(int64_t label) const { return hnsw.isMarkedDeleted(internal(label)); }
+  hnswlib::tableint internal(int64_t label) const {
+    return hnsw.label_lookup_.find(static_cast<hnswlib::labeltype>(label))->second;
+  }
+
+  InnerProduct space;
+  hnswlib::HierarchicalNSW<float> hnsw;
+};
+
+HnswIndex::HnswIndex(int64_t depth, int64_t links, int64_t ef_construction, int64_t ef_search,
+                     int64_t seed)
+    : depth_(depth),
+      links_(links),
+      ef_construction_(ef_construction),
+      ef_search_(ef_search),
+      seed_(seed) {
+  if (depth < 1 || links < 2 || ef_construction < 1 || ef_search < 1)
+    throw std::invalid_argument("an index needs dimension >= 1, links >= 2 and ef values >= 1");
+  graph_ = std::make_unique<Graph>(depth, 1024, links, ef_construction, seed);
+  graph_->hnsw.setEf(static_cast<size_t>(ef_search_));
+}
+
+HnswIndex::~HnswIndex() = default;
+
+void HnswIndex::add(const float* vectors, const int32_t* languages, int64_t count, int threads) {
+  require_finite(vectors, count * depth_, "a vector to add");
+  for (int64_t i = 0; i < count; ++i)
+    if (languages[i] < 0) throw std::invalid_argument("a language number is negative");
+  std::unique_lock<std::shared_mutex> guard(lock_);
+  auto& hnsw = graph_->hnsw;
+  const int64_t first = static_cast<int64_t>(languages_.size());
+  if (first + count > static_cast<int64_t>(hnsw.max_elements_))
+    hnsw.resizeIndex(static_cast<size_t>(std::max(first + count, 2 * first)));
+  const auto add_one = [&](int64_t i) {
+    hnsw.addPoint(vectors + i * depth_, static_cast<hnswlib::labeltype>(first + i));
+  };
+  // The first point of a graph has to be in before others are linked to it.
+  const int64_t alone = first == 0 && count > 0 ? 1 : 0;
+  if (alone) add_one(0);
+  similarity::parallel_for(count - alone, threads, [&](int64_t i) { add_one(i + alone); });
+  for (int64_t i = 0; i < count; ++i) {
+    const size_t language = static_cast<size_t>(languages[i]);
+    if (language >= by_language_.size()) {
+      by_language_.resize(language + 1);
+      live_by_language_.resize(language + 1);
+    }
+    languages_.push_back(languages[i]);
+    by_language_[language].push_back(first + i);
+    ++live_by_language_[language];
+  }
+}
+
+int64_t HnswIndex::live_in(const std::vector<bool>* allowed) const {
+  int64_t live = 0;
+  for (size_t l = 0; l < live_by_language_.size(); ++l)
+    if (!allowed || (l < allowed->size() && (*allowed)[l])) live += live_by_language_[l];
+  return live;
+}
+
+std::vector<Hit> HnswIndex::scan(const float* query, int64_t k,
+                                 const std::vector<bool>* allowed) const {
+  const auto& kernel = similarity::active_kernel();
+  std::vector<Hit> hits;
+  for (size_t l = 0; l < by_language_.size(); ++l) {
+    if (allowed && (l >= allowed->size() || !(*allowed)[l])) continue;
+    for (int64_t label : by_language_[l])
+      if (!graph_->removed(label))
+        hits.push_back({label, kernel.dot(query, graph_->vector(label), depth_)});
+  }
+  const auto end = hits.begin() + std::min<int64_t>(k, static_cast<int64_t>(hits.size()));
+  std::partial_sort(hits.begin(), end, hits.end(), better);
+  hits.erase(end, hits.end());
+  return hits;
+}
+
+std::vector<Hit> HnswIndex::search(const float* query, int64_t k,
+                                   const std::vector<bool>* allowed) const {
+  require_finite(query, depth_, "the query vector");
+  std::shared_lock<std::shared_mutex> guard(lock_);
+  const int64_t admitted = live_in(allowed);
+  const int64_t wanted = std::min(k, admitted);
+  if (admitted <= kExactScan || admitted * kExactShare <= static_cast<int64_t>(languages_.size()))
+    return scan(query, k, allowed);
+
+  struct LanguageFilter : hnswlib::BaseFilterFunctor {
+    const std::vector<int32_t>* languages;
+    const std::vector<bool>* allowed;
+    bool operator()(hnswlib::labeltype label) override {
+      const size_t language = static_cast<size_t>((*languages)[label]);
+      return language < allowed->size() && (*allowed)[language];
+    }
+  } filter;
+  filter.languages = &languages_;
+  filter.allowed = allowed;
+  auto heap = graph_->hnsw.searchKnn(query, static_cast<size_t>(wanted), allowed ? &filter : nullptr);
+  if (static_cast<int64_t>(heap.size()) < wanted) return scan(query, k, allowed);
+  std::vector<Hit> hits;
+  for (; !heap.empty(); heap.pop())
+    hits.push_back({static_cast<int64_t>(heap.top().second), -heap.top().first});
+  std::sort(hits.begin(), hits.end(), better);
+  return hits;
+}
+
+std::vector<Hit> HnswIndex::search_exact(const float* query, int64_t k,
+                                         const std::vector<bool>* allowed) const {
+  require_finite(query, depth_, "the query vector");
+  std::shared_lock<std::shared_mutex> guard(lock_);
+  return scan(query, k, allowed);
+}
+
+void HnswIndex::remove(int64_t label) {
+  std::unique_lock<std::shared_mutex> guard(lock_);
+  if (label < 0 || label >= static_cast<int64_t>(languages_.size()) || graph_->removed(label))
+    throw std::invalid_argument("no live document has label " + std::to_string(label));
+  graph_->hnsw.markDelete(static_cast<hnswlib::labeltype>(label));
+  --live_by_language_[static_cast<size_t>(languages_[static_cast<size_t>(label)])];
+}
+
+void HnswIndex::save(const std::string& path) const {
+  std::shared_lock<std::shared_mutex> guard(lock_);
+  graph_->hnsw.saveIndex(path);  // reports nothing: a full disk shows in the size alone
+  std::ifstream file(path, std::ios::binary | std::ios::ate);
+  const auto expected = static_cast<std::streamoff>(graph_->hnsw.indexFileSize());
+  if (!file || file.tellg() != expected)
+    throw std::runtime_error("could not write the index to " + path + ": " +
+                             std::to_string(file ? static_cast<long long>(file.tellg()) : 0LL) +
+                             " of " + std::to_string(static_cast<long long>(expected)) +
+                             " bytes arrived");
+}
+
+void HnswIndex::load(const std::string& path, const int32_t* languages, int64_t count) {
+  auto graph = std::make_unique<Graph>(depth_, 1, links_, ef_construction_, seed_);
+  {
+    // The header decides how much memory is taken and where vectors are read: compare it with the
+    // shape this index has before anything is believed.
+    const auto& h = graph->hnsw;
+    size_t sizes[6] = {};
+    std::ifstream file(path, std::ios::binary);
+    file.read(reinterpret_cast<char*>(sizes), sizeof(sizes));
+    if (!file || sizes[0] != h.offsetLevel0_ || sizes[2] != static_cast<size_t>(count) ||
+        sizes[1] < sizes[2] || sizes[3] != h.size_data_per_element_ ||
+        sizes[4] != h.label_offset_ || sizes[5] != h.offsetData_)
+      throw std::runtime_error(path + " is not the graph of this index: its header does not "
+                               "match dimension, links and number of documents");
+  }
+  graph->hnsw.loadIndex(path, &graph->space, static_cast<size_t>(std::max<int64_t>(count, 1024)));
+  auto& h = graph->hnsw;
+  h.setEf(static_cast<size_t>(ef_search_));
+  const auto damaged = [&](bool condition) {
+    if (condition) throw std::runtime_error(path + " is damaged: a link or label is out of range");
+  };
+  damaged(count > 0 && h.enterpoint_node_ >= static_cast<size_t>(count));
+  damaged(h.label_lookup_.size() != static_cast<size_t>(count));
+  for (int64_t i = 0; i < count; ++i) {
+    const auto id = static_cast<hnswlib::tableint>(i);
+    damaged(h.getExternalLabel(id) >= static_cast<size_t>(count));
+    damaged(i == static_cast<int64_t>(h.enterpoint_node_) && h.element_levels_[i] < h.maxlevel_);
+    for (int level = 0; level <= h.element_levels_[id]; ++level) {
+      auto* list = h.get_linklist_at_level(id, level);
+      const size_t links = h.getListCount(list);
+      damaged(links > (level == 0 ? h.maxM0_ : h.maxM_));
+      for (size_t n = 0; n < links; ++n) {
+        const hnswlib::tableint to = reinterpret_cast<hnswlib::tableint*>(list + 1)[n];
+        damaged(to >= static_cast<size_t>(count) || h.element_levels_[to] < level);
+      }
+    }
+  }
+
+  std::unique_lock<std::shared_mutex> guard(lock_);
+  graph_ = std::move(graph);
+  languages_.assign(languages, languages + count);
+  by_language_.clear();
+  live_by_language_.clear();
+  for (int64_t label = 0; label < count; ++label) {
+    const size_t language = static_cast<size_t>(languages_[static_cast<size_t>(label)]);
+    if (language >= by_language_.size()) {
+      by_language_.resize(language + 1);
+      live_by_language_.resize(language + 1);
+    }
+    by_language_[language].push_back(label);
+    live_by_language_[language] += !graph_->removed(label);
+  }
+}
+
+int64_t HnswIndex::size() const {
+  std::shared_lock<std::shared_mutex> guard(lock_);
+  return static_cast<int64_t>(languages_.size());
+}
+
+int64_t HnswIndex::live() const {
+  std::shared_lock<std::shared_mutex> guard(lock_);
+  return live_in(nullptr);
+}
+
+}  // namespace hybridret::index

@@ -1,0 +1,116 @@
+#include "similarity/threads.h"
+
+#include <pthread.h>
+#include <sched.h>
+
+#include <algorithm>
+#include <atomic>
+#include <condition_variable>
+#include <exception>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace hybridret::similarity {
+namespace {
+
+struct Job {
+  const std::function<void(int64_t)>* work;
+  int64_t items;
+  std::atomic<int64_t> next{0};
+  std::mutex error_lock;
+  std::exception_ptr error;
+
+  void run() noexcept {
+    for (int64_t item = next.fetch_add(1); item < items; item = next.fetch_add(1)) {
+      try {
+        (*work)(item);
+      } catch (...) {
+        std::lock_guard<std::mutex> guard(error_lock);
+        if (!error) error = std::current_exception();
+      }
+    }
+  }
+};
+
+class Pool {
+ public:
+  // True when this call got the pool and ran the job; false when another caller holds it.
+  bool try_run(Job& job, int helpers) {
+    std::unique_lock<std::mutex> owner(owner_, std::try_to_lock);
+    if (!owner.owns_lock()) return false;
+    while (static_cast<int>(threads_.size()) < helpers)
+      threads_.emplace_back([this, index = threads_.size()] { serve(static_cast<int>(index)); });
+    {
+      std::lock_guard<std::mutex> guard(lock_);
+      job_ = &job;
+      helpers_ = helpers;
+      busy_ = helpers;
+      ++generation_;
+    }
+    wake_.notify_all();
+    job.run();
+    std::unique_lock<std::mutex> guard(lock_);
+    idle_.wait(guard, [this] { return busy_ == 0; });
+    return true;
+  }
+
+ private:
+  void serve(int index) {
+    uint64_t seen = 0;
+    for (;;) {
+      Job* job;
+      {
+        std::unique_lock<std::mutex> guard(lock_);
+        wake_.wait(guard, [&] { return generation_ != seen; });
+        seen = generation_;
+        if (index >= helpers_) continue;
+        job = job_;
+      }
+      job->run();
+      std::lock_guard<std::mutex> guard(lock_);
+      if (--busy_ == 0) idle_.notify_one();
+    }
+  }
+
+  std::mutex owner_, lock_;
+  std::condition_variable wake_, idle_;
+  std::vector<std::thread> threads_;
+  Job* job_ = nullptr;
+  int helpers_ = 0, busy_ = 0;
+  uint64_t generation_ = 0;
+};
+
+// Never destroyed: its threads may still wait on it while the process exits.
+std::atomic<Pool*> current_pool{nullptr};
+
+Pool& pool() {
+  static const int registered = [] {
+    current_pool = new Pool;
+    // The threads of the old pool do not exist in the child, and its locks may be held: leave it.
+    return pthread_atfork(nullptr, nullptr, [] { current_pool = new Pool; });
+  }();
+  (void)registered;
+  return *current_pool;
+}
+
+}  // namespace
+
+void parallel_for(int64_t items, int threads, const std::function<void(int64_t)>& work) {
+  Job job;
+  job.work = &work;
+  job.items = items;
+  const int helpers = static_cast<int>(std::min<int64_t>(threads, items)) - 1;
+  if (helpers <= 0 || !pool().try_run(job, helpers)) job.run();
+  if (job.error) std::rethrow_exception(job.error);
+}
+
+int default_threads() {
+#if defined(__linux__)
+  cpu_set_t mask;
+  if (sched_getaffinity(0, sizeof(mask), &mask) == 0) return std::max(1, CPU_COUNT(&mask));
+#endif
+  return std::max(1u, std::thread::hardware_concurrency());
+}
+
+}  // namespace hybridret::similarity

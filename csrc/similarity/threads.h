@@ -1,0 +1,21 @@
+// One lazy pool of threads for the whole extension.
+//
+// The count is passed per call. A call made while another one holds the pool runs inline on its own
+// thread, so a service with many callers is never slower than its callers. After fork() the child
+// starts with an empty pool (DataLoader workers). Work is split by index only, so results do not
+// depend on the number of threads.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+
+namespace hybridret::similarity {
+
+// Calls work(item) once for every item in [0, items), on at most `threads` threads; returns when all
+// are done. An exception of an item is rethrown here, after the others have ended.
+void parallel_for(int64_t items, int threads, const std::function<void(int64_t)>& work);
+
+// Processors this process may use (its affinity mask).
+int default_threads();
+
+}  // namespace hybridret::similarity

@@ -1,0 +1,25 @@
+"""Optional dependencies: imported where they are used, with a sentence on how to get them."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from hybridret.errors import MissingExtraError
+
+
+def require(module: str, extra: str, purpose: str) -> Any:
+    """The imported module.
+
+    Raises:
+        MissingExtraError: it is not installed; the message names the extra that brings it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        if error.name and error.name.partition(".")[0] != module.partition(".")[0]:
+            raise
+        raise MissingExtraError(
+            f"{purpose} needs {module.partition('.')[0]}, which is not installed: "
+            f"pip install 'hybridret[{extra}]'"
+        ) from None

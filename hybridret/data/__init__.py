@@ -1,0 +1,65 @@
+"""Data sets: one table (:mod:`hybridret.data.table`) and a reader for each format met in the wild."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hybridret.data.beir import CORPUS_FILE, read_beir
+from hybridret.data.facts import load_facts
+from hybridret.data.jsonl import read_documents, read_pairs
+from hybridret.data.languages import UNDETERMINED, normalize_language
+from hybridret.data.ntrex import ARTICLES_FILE, read_ntrex
+from hybridret.data.squad import Candidates, read_squad
+from hybridret.data.table import Dataset, Document, Qrels, Query
+from hybridret.errors import DataError
+
+__all__ = [
+    "UNDETERMINED",
+    "Candidates",
+    "Dataset",
+    "Document",
+    "Qrels",
+    "Query",
+    "load_dataset",
+    "load_facts",
+    "normalize_language",
+    "read_beir",
+    "read_documents",
+    "read_ntrex",
+    "read_pairs",
+    "read_squad",
+]
+
+
+def load_dataset(source: str | Path, *, candidates: Candidates = "sentence") -> Dataset:
+    """A data set by name or path; the format is told by what is there.
+
+    ``facts-train`` and ``facts-evaluation`` are embedded. A folder with ``DOCUMENT_IDS.tsv`` is
+    NTREX, one with ``corpus.jsonl`` BEIR, one with ``<language>.json`` files SQuAD (XQuAD-R,
+    MLQA-R); a ``.jsonl`` file holds query/positive pairs.
+
+    Args:
+        candidates: text of a document of a set that has sentences, see :func:`read_squad`.
+
+    Raises:
+        DataError: nothing there, no format fits, or the content is malformed.
+    """
+    if str(source) in ("facts-train", "facts-evaluation"):
+        return load_facts("train" if source == "facts-train" else "evaluation")
+    path = Path(source)
+    if not path.exists():
+        raise DataError(
+            f"{source}: no such file or folder (embedded sets: facts-train, facts-evaluation)"
+        )
+    if path.is_file() and ".jsonl" in path.suffixes:
+        return read_pairs(path)
+    if (path / ARTICLES_FILE).is_file():
+        return read_ntrex(path)
+    if (path / CORPUS_FILE).is_file():
+        return read_beir(path)
+    if path.suffix == ".json" or (path.is_dir() and any(path.glob("*.json"))):
+        return read_squad(path, candidates)
+    raise DataError(
+        f"{source}: no known data set; expected a .jsonl file of pairs, a folder of "
+        f"<language>.json files (XQuAD-R, MLQA-R), a BEIR folder (corpus.jsonl) or NTREX"
+    )

@@ -1,0 +1,52 @@
+"""Language tags as sources write them -> BCP-47 as this library writes them."""
+
+from __future__ import annotations
+
+from hybridret.errors import DataError
+
+UNDETERMINED = "und"
+"""BCP-47 for a text whose language nobody stated."""
+
+# ISO 639-3 and 639-2/B codes met in retrieval data -> ISO 639-1.
+_TWO_LETTERS = {
+    three: two
+    for two, threes in {
+        "af": "afr", "am": "amh", "ar": "ara arb", "az": "aze azj", "bg": "bul", "bn": "ben",
+        "ca": "cat", "cs": "ces cze", "da": "dan", "de": "deu ger", "el": "ell gre", "en": "eng",
+        "es": "spa", "et": "est ekk", "eu": "eus baq", "fa": "fas per pes", "fi": "fin",
+        "fr": "fra fre", "gu": "guj", "ha": "hau", "he": "heb", "hi": "hin", "hr": "hrv",
+        "hu": "hun", "hy": "hye arm", "id": "ind", "ig": "ibo", "is": "isl ice", "it": "ita",
+        "ja": "jpn", "jv": "jav", "ka": "kat geo", "kk": "kaz", "km": "khm", "kn": "kan",
+        "ko": "kor", "lo": "lao", "lt": "lit", "lv": "lav lvs", "mk": "mkd mac", "ml": "mal",
+        "mn": "mon khk", "mr": "mar", "ms": "msa may zsm", "my": "mya bur", "nb": "nob",
+        "ne": "nep npi", "nl": "nld dut", "no": "nor", "pa": "pan", "pl": "pol", "pt": "por",
+        "ro": "ron rum", "ru": "rus", "rw": "kin", "si": "sin", "sk": "slk slo", "sl": "slv",
+        "sn": "sna", "so": "som", "sq": "sqi alb als", "sr": "srp", "sv": "swe", "sw": "swa swh",
+        "ta": "tam", "te": "tel", "tg": "tgk", "th": "tha", "tl": "tgl", "tr": "tur",
+        "uk": "ukr", "ur": "urd", "uz": "uzb uzn", "vi": "vie", "wo": "wol", "xh": "xho",
+        "yo": "yor", "zh": "zho chi cmn", "zu": "zul",
+    }.items()
+    for three in threes.split()
+}  # fmt: skip
+# Languages written in more than one script: there the script is part of the name.
+_SEVERAL_SCRIPTS = {"az", "pa", "sr", "uz", "zh"}
+
+
+def normalize_language(tag: str) -> str:
+    """``deu_Latn`` -> ``de``, ``zho-CN`` -> ``zh-CN``, ``zh_cn`` -> ``zh-CN``, ``arb`` -> ``ar``.
+
+    A script is kept only where the language is written in several.
+
+    Raises:
+        DataError: ``tag`` is not of the form language[-Script][-REGION].
+    """
+    language, *rest = tag.strip().replace("_", "-").split("-")
+    language = language.lower()
+    if not (language.isascii() and language.isalpha() and 2 <= len(language) <= 3):
+        raise DataError(f"{tag!r} is not a language tag; expected one such as 'de' or 'zh-Hans'")
+    language = _TWO_LETTERS.get(language, language)
+    script = [p.title() for p in rest if len(p) == 4 and p.isalpha()]
+    region = [p.upper() for p in rest if (len(p) == 2 and p.isalpha()) or p.isdigit()]
+    if len(script) + len(region) != len(rest):
+        raise DataError(f"{tag!r} is not a language tag; expected one such as 'de' or 'zh-Hans'")
+    return "-".join([language, *(script if language in _SEVERAL_SCRIPTS else []), *region])

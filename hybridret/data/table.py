@@ -1,0 +1,165 @@
+"""The one table every reader fills: queries, documents and relevance judgements.
+
+A row never stores a pair of languages. ``group_id`` joins translations: queries of one group ask the
+same question in several languages, documents of one group say the same thing. Samplers form
+monolingual and cross-lingual pairs from the groups, so both kinds of batch come out of one table.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from hybridret.errors import DataError
+
+Qrels = dict[str, dict[str, int]]
+"""``qrels[query_id][document_id]`` is the grade; above zero means relevant."""
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """One query in one language; ``group_id`` is shared by its translations."""
+
+    query_id: str
+    text: str
+    language: str
+    group_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One document in one language; ``group_id`` is shared by its translations."""
+
+    document_id: str
+    text: str
+    language: str
+    group_id: str
+    title: str = ""
+
+    @property
+    def full_text(self) -> str:
+        """What an encoder reads: title, a space, text (the BEIR convention)."""
+        return f"{self.title} {self.text}" if self.title else self.text
+
+
+@dataclass
+class Dataset:
+    """Queries, documents and judgements of one data set.
+
+    Raises:
+        DataError: an id stands twice, or a judgement names an unknown id.
+    """
+
+    name: str
+    queries: list[Query]
+    documents: list[Document]
+    qrels: Qrels = field(repr=False)
+
+    def __post_init__(self) -> None:
+        query_ids = _unique((q.query_id for q in self.queries), f"{self.name}: query")
+        document_ids = _unique((d.document_id for d in self.documents), f"{self.name}: document")
+        for query_id, judged in self.qrels.items():
+            if query_id not in query_ids:
+                raise DataError(f"{self.name}: the judgements name an unknown query {query_id!r}")
+            for document_id in judged:
+                if document_id not in document_ids:
+                    raise DataError(
+                        f"{self.name}: query {query_id!r} is judged on an unknown document "
+                        f"{document_id!r}"
+                    )
+
+    @property
+    def languages(self) -> list[str]:
+        """Languages of queries and documents, sorted."""
+        return sorted({q.language for q in self.queries} | {d.language for d in self.documents})
+
+    def only_languages(self, languages: Sequence[str]) -> Dataset:
+        """The same data set restricted to ``languages``.
+
+        Raises:
+            DataError: a language is not in the data set.
+        """
+        unknown = sorted(set(languages) - set(self.languages))
+        if unknown:
+            raise DataError(
+                f"{self.name} has no language {', '.join(unknown)}; it has "
+                f"{', '.join(self.languages)}"
+            )
+        keep = set(languages)
+        return self._subset(
+            [q for q in self.queries if q.language in keep],
+            [d for d in self.documents if d.language in keep],
+        )
+
+    def only_query_groups(self, groups: Iterable[str]) -> Dataset:
+        """The queries of ``groups``, and the documents that answer them (in every language)."""
+        keep = set(groups)
+        relevant = self.relevant_by_group()
+        answers = {d for group in keep for d in relevant.get(group, ())}
+        return self._subset(
+            [q for q in self.queries if q.group_id in keep],
+            [d for d in self.documents if d.document_id in answers],
+        )
+
+    def relevant_by_group(self) -> dict[str, dict[str, int]]:
+        """Relevant documents of each query group with their grades.
+
+        What answers a question answers its translations: the judgements of all queries of a group
+        count for each of them (the highest grade where they differ). Sources therefore judge each
+        query on its own language alone.
+        """
+        relevant: dict[str, dict[str, int]] = defaultdict(dict)
+        for query in self.queries:
+            merged = relevant[query.group_id]
+            for document_id, grade in self.qrels.get(query.query_id, {}).items():
+                if grade > 0:
+                    merged[document_id] = max(grade, merged.get(document_id, 0))
+        return dict(relevant)
+
+    def _subset(self, queries: list[Query], documents: list[Document]) -> Dataset:
+        kept = {d.document_id for d in documents}
+        qrels = {
+            q.query_id: {d: g for d, g in self.qrels[q.query_id].items() if d in kept}
+            for q in queries
+            if q.query_id in self.qrels
+        }
+        return Dataset(self.name, queries, documents, qrels)
+
+
+def groups_by_relevance(
+    query_groups: dict[str, str], relevant: Iterable[tuple[str, str]]
+) -> dict[str, str]:
+    """Document groups for sources that name none: documents that answer one query group are joined.
+
+    Args:
+        query_groups: group of each query id.
+        relevant: (query id, document id) pairs.
+
+    Returns:
+        A group name for each document id: the smallest query group among those it is joined to.
+    """
+    parent: dict[str, str] = {}
+
+    def find(group: str) -> str:
+        while parent.setdefault(group, group) != group:
+            parent[group] = parent[parent[group]]
+            group = parent[group]
+        return group
+
+    answers = defaultdict(list)
+    for query_id, document_id in relevant:
+        answers[document_id].append(query_groups[query_id])
+    for groups in answers.values():
+        for other in groups[1:]:
+            low, high = sorted((find(groups[0]), find(other)))
+            parent[high] = low
+    return {document_id: find(groups[0]) for document_id, groups in answers.items()}
+
+
+def _unique(ids: Iterable[str], what: str) -> set[str]:
+    counts = Counter(ids)
+    twice = [i for i, n in counts.items() if n > 1]
+    if twice:
+        raise DataError(f"{what} id {twice[0]!r} stands {counts[twice[0]]} times; ids must be unique")
+    return set(counts)

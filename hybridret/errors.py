@@ -1,0 +1,21 @@
+"""Errors a user can act on: each message says what was got, what was expected and where."""
+
+
+class HybridretError(Exception):
+    """Base class; the command line prints its message as one line and exits with 1."""
+
+
+class DataError(HybridretError, ValueError):
+    """A file, line, field or table that cannot be used as it is."""
+
+
+class ModelError(HybridretError, ValueError):
+    """A model folder or encoder that cannot be loaded, exported or used as it is."""
+
+
+class IndexFileError(HybridretError, ValueError):
+    """An index that is missing, damaged, or was made by another encoder."""
+
+
+class MissingExtraError(HybridretError, ImportError):
+    """A part that needs an optional dependency which is not installed."""

@@ -1,0 +1,476 @@
+"""The torch side of the encoder: static embeddings or any Hugging Face encoder, pooled.
+
+Folders are in the sentence-transformers layout: what they saved is read here and the other way round.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from hybridret._files import write_json
+from hybridret.encoder import EncoderConfig, Floats, TextEncoder
+from hybridret.errors import ModelError
+from hybridret.tokenization import TOKENIZER_FILE, Ints, Tokenizer
+
+Pooling = Literal["mean", "cls", "max", "lasttoken"]
+POOLINGS = ("mean", "cls", "max", "lasttoken")
+_ACTIVATIONS = {"Identity": nn.Identity, "Tanh": nn.Tanh, "ReLU": nn.ReLU, "GELU": nn.GELU}
+_TOKENIZER_FILES = (
+    "tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model",
+    "tokenizer.model", "tekken.json",
+)  # fmt: skip
+_DOWNLOADS = ["*.json", "*.safetensors", "*.txt", "*.model"]
+
+
+class StaticEmbeddings(nn.Module):
+    """One vector a token, no context: the encoder that trains in seconds."""
+
+    def __init__(self, vocabulary_size: int, dimension: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(vocabulary_size, dimension)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        return self.embedding(input_ids)  # type: ignore[no-any-return]
+
+    def mean(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """The pooled mean without a [B, S, D] tensor in between."""
+        weights = attention_mask.to(self.embedding.weight.dtype)
+        total = nn.functional.embedding_bag(
+            input_ids, self.embedding.weight, per_sample_weights=weights, mode="sum"
+        )
+        return total / weights.sum(1, keepdim=True).clamp(min=1)
+
+
+class Dense(nn.Module):
+    """sentence-transformers' Dense: a linear layer and an activation after pooling (LaBSE has one)."""
+
+    def __init__(self, inputs: int, outputs: int, bias: bool, activation: str) -> None:
+        super().__init__()
+        if activation not in _ACTIVATIONS:
+            raise ModelError(
+                f"Dense layer with activation {activation!r}; expected {', '.join(_ACTIVATIONS)}"
+            )
+        self.linear = nn.Linear(inputs, outputs, bias=bias)
+        self.activation_name = activation
+        self.activation = _ACTIVATIONS[activation]()
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        return self.activation(self.linear(vectors))  # type: ignore[no-any-return]
+
+
+class EncoderModel(nn.Module):
+    """Token vectors -> pooling -> dense layers -> L2 normalisation.
+
+    ``forward(input_ids, attention_mask)``, both int64 [B, S], gives [B, dimension].
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        *,
+        pooling: Pooling,
+        normalize: bool,
+        dense: Iterable[Dense] = (),
+        width: int,
+    ) -> None:
+        super().__init__()
+        if pooling not in POOLINGS:
+            raise ModelError(f"unknown pooling {pooling!r}; expected one of {', '.join(POOLINGS)}")
+        self.backbone = backbone
+        self.pooling = pooling
+        self.dense = nn.ModuleList(dense)
+        self.normalize = normalize
+        self.width = width
+        self.dimension = self.dense[-1].linear.out_features if self.dense else width
+
+    @property
+    def is_static(self) -> bool:
+        return isinstance(self.backbone, StaticEmbeddings)
+
+    def tokens(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Contextual token vectors [B, S, width]."""
+        output = self.backbone(input_ids=input_ids, attention_mask=attention_mask)
+        return output if self.is_static else output[0]  # type: ignore[no-any-return]
+
+    def pool(self, tokens: Tensor, attention_mask: Tensor) -> Tensor:
+        """[B, S, width] -> [B, dimension]; masked tokens take no part."""
+        mask = attention_mask.unsqueeze(-1).to(tokens.dtype)
+        if self.pooling == "cls":
+            pooled = tokens[:, 0]
+        elif self.pooling == "mean":
+            pooled = (tokens * mask).sum(1) / mask.sum(1).clamp(min=1e-9)
+        elif self.pooling == "max":
+            pooled = (tokens * mask + (mask - 1) * 1e9).amax(1)
+        else:
+            last = (attention_mask.sum(1) - 1).clamp(min=0)
+            pooled = tokens.gather(1, last[:, None, None].expand(-1, 1, tokens.shape[-1]))[:, 0]
+        return self._finish(pooled)
+
+    def _finish(self, vectors: Tensor) -> Tensor:
+        for layer in self.dense:
+            vectors = layer(vectors)
+        return nn.functional.normalize(vectors, dim=-1) if self.normalize else vectors
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        if isinstance(self.backbone, StaticEmbeddings) and self.pooling == "mean":
+            return self._finish(self.backbone.mean(input_ids, attention_mask))
+        return self.pool(self.tokens(input_ids, attention_mask), attention_mask)
+
+
+class TorchEncoder(TextEncoder):
+    """A trainable encoder: model, tokenizer and text settings."""
+
+    def __init__(self, model: EncoderModel, tokenizer: Tokenizer, config: EncoderConfig) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.config = replace(
+            config,
+            max_length=tokenizer.max_length,
+            pad_id=tokenizer.pad_id,
+            special_tokens=tokenizer.special_tokens,
+        )
+        self.dimension = model.dimension
+
+    @torch.inference_mode()
+    def embed_tokens(self, input_ids: Ints, attention_mask: Ints) -> Floats:
+        training = self.model.training
+        self.model.eval()
+        device = next(self.model.parameters()).device
+        vectors = self.model(
+            torch.from_numpy(input_ids).to(device), torch.from_numpy(attention_mask).to(device)
+        )
+        self.model.train(training)
+        return vectors.float().cpu().numpy()  # type: ignore[no-any-return]
+
+    @classmethod
+    def new_static(
+        cls,
+        texts: Iterable[str],
+        *,
+        dimension: int = 256,
+        vocabulary_size: int = 8192,
+        max_length: int = 256,
+        seed: int = 0,
+    ) -> TorchEncoder:
+        """An untrained static encoder: a BPE vocabulary of ``texts``, random vectors, mean, L2."""
+        tokenizer = Tokenizer.train(texts, vocabulary_size=vocabulary_size, max_length=max_length)
+        torch.manual_seed(seed)
+        model = EncoderModel(
+            StaticEmbeddings(tokenizer.vocabulary_size, dimension),
+            pooling="mean",
+            normalize=True,
+            width=dimension,
+        )
+        return cls(model, tokenizer, EncoderConfig())
+
+    @classmethod
+    def load(
+        cls,
+        source: str | Path,
+        *,
+        pooling: Pooling | None = None,
+        normalize: bool | None = None,
+        query_prompt: str | None = None,
+        document_prompt: str | None = None,
+        max_length: int | None = None,
+    ) -> TorchEncoder:
+        """A sentence-transformers or Hugging Face model, by folder or hub name.
+
+        The model's own pooling, normalisation, dense layers, prompts and length are honoured; the
+        arguments override them. A plain Hugging Face encoder says nothing of these: mean pooling,
+        no normalisation, no prompts, as sentence-transformers reads it.
+
+        Raises:
+            ModelError: nothing there, no tokenizer, weights that are missing or only pickled, or a
+                part that this library does not know.
+        """
+        folder = _local_folder(source)
+        if (folder / "modules.json").is_file():
+            encoder = _load_sentence_transformers(folder, max_length)
+        else:
+            backbone, tokenizer = _load_transformer(folder, max_length)
+            model = EncoderModel(backbone, pooling="mean", normalize=False, width=_width(backbone))
+            encoder = cls(model, tokenizer, EncoderConfig())
+        if pooling is not None:
+            if pooling not in POOLINGS:
+                raise ModelError(f"unknown pooling {pooling!r}; expected {', '.join(POOLINGS)}")
+            encoder.model.pooling = pooling
+        if normalize is not None:
+            encoder.model.normalize = normalize
+        prompts = {"query_prompt": query_prompt, "document_prompt": document_prompt}
+        given = {name: prompt for name, prompt in prompts.items() if prompt is not None}
+        encoder.config = replace(encoder.config, **given)  # type: ignore[arg-type]
+        return encoder
+
+    def save(self, folder: str | Path) -> None:
+        """Writes a sentence-transformers folder (weights as safetensors) into an existing folder."""
+        folder = Path(folder)
+        self.save_description(folder)
+        if isinstance(self.model.backbone, StaticEmbeddings):
+            weights = {"embedding.weight": self.model.backbone.embedding.weight.detach()}
+            save_file(weights, folder / "model.safetensors")
+        else:
+            self.model.backbone.save_pretrained(folder)  # type: ignore[operator]
+        for position, layer in enumerate(self.model.dense):
+            state = {name: value.contiguous() for name, value in layer.state_dict().items()}
+            save_file(state, folder / _dense_folder(position) / "model.safetensors")
+
+    def save_description(self, folder: Path) -> None:
+        """Everything of :meth:`save` but the weights: configuration, tokenizer, module list."""
+        self.tokenizer.backend.no_truncation()
+        self.tokenizer.backend.save(str(folder / TOKENIZER_FILE))
+        self.tokenizer.backend.enable_truncation(self.tokenizer.max_length)
+        namespace = "sentence_transformers.models"
+        modules = [("", f"{namespace}.{'StaticEmbedding' if self.model.is_static else 'Transformer'}")]
+        if not self.model.is_static:
+            self.model.backbone.config.save_pretrained(folder)  # type: ignore[union-attr,operator]
+            pad = self.tokenizer.backend.id_to_token(self.tokenizer.pad_id)
+            write_json(
+                folder / "tokenizer_config.json",
+                {
+                    "tokenizer_class": "PreTrainedTokenizerFast",
+                    "model_max_length": self.tokenizer.max_length,
+                    "pad_token": pad,
+                },
+            )
+        # A static model of sentence-transformers pools by itself; its length is ours alone.
+        length = {"max_seq_length": self.tokenizer.max_length, "do_lower_case": False}
+        write_json(folder / "sentence_bert_config.json", length)
+        if not self.model.is_static:
+            modules.append(("1_Pooling", f"{namespace}.Pooling"))
+            flags = {"cls_token": "cls", "mean_tokens": "mean", "max_tokens": "max"}
+            pooling = {f"pooling_mode_{k}": self.model.pooling == v for k, v in flags.items()}
+            pooling["pooling_mode_lasttoken"] = self.model.pooling == "lasttoken"
+            write_json(
+                folder / "1_Pooling" / "config.json",
+                {"word_embedding_dimension": self.model.width, **pooling, "include_prompt": True},
+            )
+        for position, layer in enumerate(self.model.dense):
+            modules.append((_dense_folder(position), f"{namespace}.Dense"))
+            assert isinstance(layer, Dense)
+            activation = layer.activation_name
+            write_json(
+                folder / _dense_folder(position) / "config.json",
+                {
+                    "in_features": layer.linear.in_features,
+                    "out_features": layer.linear.out_features,
+                    "bias": layer.linear.bias is not None,
+                    "activation_function": f"torch.nn.modules."
+                    f"{'linear' if activation == 'Identity' else 'activation'}.{activation}",
+                },
+            )
+        if self.model.normalize:
+            modules.append((f"{len(modules)}_Normalize", f"{namespace}.Normalize"))
+            (folder / modules[-1][0]).mkdir(exist_ok=True)
+        write_json(
+            folder / "modules.json",
+            [
+                {"idx": i, "name": str(i), "path": path, "type": kind}
+                for i, (path, kind) in enumerate(modules)
+            ],
+        )
+        prompts = {"query": self.config.query_prompt, "document": self.config.document_prompt}
+        write_json(
+            folder / "config_sentence_transformers.json",
+            {
+                "model_type": "SentenceTransformer",
+                "prompts": prompts,
+                "default_prompt_name": None,
+                "similarity_fn_name": self.config.similarity,
+            },
+        )
+
+
+def _dense_folder(position: int) -> str:
+    return f"{position + 2}_Dense"
+
+
+def _local_folder(source: str | Path) -> Path:
+    folder = Path(source)
+    if folder.is_dir():
+        return folder
+    if folder.exists() or str(source).count("/") > 1 or str(source).startswith((".", "/")):
+        raise ModelError(f"{source}: no such model folder")
+    import huggingface_hub
+
+    try:
+        return Path(huggingface_hub.snapshot_download(str(source), allow_patterns=_DOWNLOADS))
+    except Exception as error:  # offline, gated, unknown name: the hub's own words say which
+        reason = str(error).strip().split("\n")[0]
+        raise ModelError(
+            f"{source}: neither a folder nor a model that the hub gave: {reason}"
+        ) from None
+
+
+def _read_json(path: Path, default: Any = None) -> Any:
+    if not path.is_file():
+        if default is None:
+            raise ModelError(f"{path}: no such file in this model folder")
+        return default
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ModelError(f"{path}: damaged: {error}") from None
+
+
+def _load_weights(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise ModelError(f"{path.parent}: no {path.name}; pickled weights are not loaded")
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ModelError(f"{path}: damaged or cut short: {error}") from None
+
+
+def _width(backbone: nn.Module) -> int:
+    return int(backbone.config.hidden_size)  # type: ignore[union-attr,arg-type]
+
+
+def _load_transformer(folder: Path, max_length: int | None) -> tuple[nn.Module, Tokenizer]:
+    import transformers
+
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"{folder}: not a model folder (no config.json and no modules.json)")
+    if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
+        raise ModelError(f"{folder}: this model folder has no tokenizer (no {TOKENIZER_FILE})")
+    try:
+        config = transformers.AutoConfig.from_pretrained(folder)
+        loader: Any = transformers.AutoModel
+        if getattr(config, "is_encoder_decoder", False):
+            loader = transformers.AutoModelForTextEncoding  # the encoder half (sentence-t5)
+        backbone, info = loader.from_pretrained(
+            folder, config=config, dtype=torch.float32, use_safetensors=True,
+            output_loading_info=True,
+        )  # fmt: skip
+        fast = transformers.AutoTokenizer.from_pretrained(folder, use_fast=True)
+    except (OSError, ValueError, KeyError, SafetensorError, json.JSONDecodeError) as error:
+        raise ModelError(f"{folder}: cannot be loaded: {str(error).strip()}") from None
+    # A pooler of BERT's next-sentence head is not part of a sentence encoder.
+    missing = sorted(k for k in info["missing_keys"] if "pooler." not in k)
+    if missing:
+        raise ModelError(f"{folder}: the weights lack {len(missing)} tensors, {missing[0]!r} first")
+    backend = getattr(fast, "backend_tokenizer", None)
+    if backend is None:
+        raise ModelError(f"{folder}: no fast tokenizer ({TOKENIZER_FILE}) can be made of this one")
+    settings = _read_json(folder / "sentence_bert_config.json", {})
+    if settings.get("do_lower_case"):
+        import tokenizers
+
+        steps = [tokenizers.normalizers.Lowercase()]
+        if backend.normalizer is not None:
+            steps.append(backend.normalizer)
+        backend.normalizer = tokenizers.normalizers.Sequence(steps)
+    limits = [max_length, settings.get("max_seq_length"), fast.model_max_length]
+    longest = next(limit for limit in limits if limit is not None)
+    return backbone, Tokenizer(
+        backend,
+        max_length=min(int(longest), _positions(backbone)),
+        pad_id=fast.pad_token_id if fast.pad_token_id is not None else 0,
+    )
+
+
+def _positions(backbone: nn.Module) -> int:
+    """Tokens that the position table has room for; RoBERTa's begins after the padding id."""
+    positions = int(getattr(backbone.config, "max_position_embeddings", 0) or 1 << 20)
+    table = getattr(getattr(backbone, "embeddings", None), "position_embeddings", None)
+    padding = getattr(table, "padding_idx", None)
+    return positions if padding is None else positions - int(padding) - 1
+
+
+def _load_sentence_transformers(folder: Path, max_length: int | None) -> TorchEncoder:
+    kinds = [
+        (str(module["type"]).rpartition(".")[2], folder / module["path"])
+        for module in _read_json(folder / "modules.json")
+    ]
+    normalize, pooling, dense = False, "mean", []
+    backbone: nn.Module | None = None
+    for kind, path in kinds:
+        if kind == "Transformer":
+            backbone, tokenizer = _load_transformer(path, max_length)
+            width = _width(backbone)
+        elif kind == "StaticEmbedding":
+            backbone, tokenizer = _load_static(path, max_length)
+            width = backbone.embedding.embedding_dim
+        elif kind == "Pooling":
+            pooling = _read_pooling(path / "config.json")
+        elif kind == "Dense":
+            dense.append(_load_dense(path))
+        elif kind == "Normalize":
+            normalize = True
+        elif kind != "Dropout":
+            raise ModelError(f"{folder}: module {kind!r} is not known; expected Transformer, "
+                             f"StaticEmbedding, Pooling, Dense or Normalize")  # fmt: skip
+    if backbone is None:
+        raise ModelError(f"{folder}/modules.json: no Transformer or StaticEmbedding in it")
+    settings = _read_json(folder / "config_sentence_transformers.json", {})
+    prompts = settings.get("prompts") or {}
+    default = prompts.get(settings.get("default_prompt_name") or "", "")
+    similarity = settings.get("similarity_fn_name") or "cosine"
+    if similarity not in ("cosine", "dot"):
+        raise ModelError(f"{folder}: similarity {similarity!r} is not cosine or dot")
+    document = next((prompts[n] for n in ("document", "passage", "corpus") if n in prompts), default)
+    model = EncoderModel(
+        backbone, pooling=pooling, normalize=normalize, dense=dense, width=width  # type: ignore[arg-type]
+    )  # fmt: skip
+    config = EncoderConfig(
+        query_prompt=prompts.get("query", default), document_prompt=document, similarity=similarity
+    )
+    return TorchEncoder(model, tokenizer, config)
+
+
+def _load_static(folder: Path, max_length: int | None) -> tuple[StaticEmbeddings, Tokenizer]:
+    weights = _load_weights(folder / "model.safetensors")
+    table = weights.get("embedding.weight", weights.get("embeddings"))
+    if table is None:
+        raise ModelError(f"{folder}: no tensor 'embedding.weight' in model.safetensors")
+    backbone = StaticEmbeddings(*table.shape)
+    backbone.load_state_dict({"embedding.weight": table.float()})
+    settings = _read_json(folder / "sentence_bert_config.json", {})
+    length = max_length or settings.get("max_seq_length") or 1 << 20
+    tokenizer = Tokenizer.from_file(
+        folder / TOKENIZER_FILE, max_length=length, special_tokens=False
+    )
+    if tokenizer.vocabulary_size > table.shape[0]:
+        raise ModelError(
+            f"{folder}: the tokenizer has {tokenizer.vocabulary_size} tokens, "
+            f"the model {table.shape[0]} vectors"
+        )
+    return backbone, tokenizer
+
+
+def _read_pooling(path: Path) -> str:
+    config = _read_json(path)
+    modes = config.get("pooling_mode")
+    if modes is None:
+        names = {"cls_token": "cls", "mean_tokens": "mean", "max_tokens": "max",
+                 "lasttoken": "lasttoken", "mean_sqrt_len_tokens": "mean_sqrt_len",
+                 "weightedmean_tokens": "weightedmean"}  # fmt: skip
+        modes = [name for key, name in names.items() if config.get(f"pooling_mode_{key}")]
+    modes = [modes] if isinstance(modes, str) else modes
+    if len(modes) != 1 or modes[0] not in POOLINGS:
+        raise ModelError(f"{path}: pooling {'+'.join(modes) or 'none'} is not one of "
+                         f"{', '.join(POOLINGS)}")  # fmt: skip
+    if config.get("include_prompt") is False:
+        raise ModelError(f"{path}: pooling that leaves out the prompt is not supported")
+    return str(modes[0])
+
+
+def _load_dense(folder: Path) -> Dense:
+    config = _read_json(folder / "config.json")
+    layer = Dense(
+        config["in_features"],
+        config["out_features"],
+        config.get("bias", True),
+        str(config.get("activation_function", "Tanh")).rpartition(".")[2],
+    )
+    layer.load_state_dict(_load_weights(folder / "model.safetensors"))
+    return layer

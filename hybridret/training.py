@@ -1,0 +1,312 @@
+"""Contrastive training of an encoder with batches of chosen languages.
+
+A run is a folder::
+
+    training.json     settings and state: what was asked for, the last step, the final loss
+    log.jsonl         one line each few steps: step, loss, in-batch accuracy, kind, learning rate
+    checkpoint/       the newest checkpoint: a whole encoder folder with the optimizer's state
+    model/            the trained encoder, in the sentence-transformers layout, when the run is done
+
+Samplers are pure functions of (seed, epoch), so a run resumed from its checkpoint sees the same batches
+as one that was never stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from hybridret._files import atomic_folder, write_json
+from hybridret._progress import progress_bar
+from hybridret.batches import BatchSampler, PairTable, make_sampler
+from hybridret.errors import DataError, ModelError
+from hybridret.losses import infonce
+from hybridret.model import TorchEncoder
+from hybridret.tokenization import Tokenizer
+
+TRAINING_FILE = "training.json"
+LOG_FILE = "log.jsonl"
+_CACHED_TOKENS = 200_000_000  # int32: 0.8 GB; texts beyond are tokenised each time
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Settings of a run.
+
+    Attributes:
+        sampler: one of :data:`hybridret.batches.SAMPLERS`; ``alpha`` counts for ``hybrid``.
+        steps, batch_size: pairs seen are their product.
+        learning_rate: its peak; None takes 2e-2 for a static encoder and 3e-5 for a transformer (the
+            paper's). Linear warm-up over ``warmup`` of the steps, then linear decay to zero.
+        weight_decay: AdamW's (the paper's 1e-2).
+        temperature: of the loss.
+        seed: of the sampler and of dropout.
+        log_every, checkpoint_every: in steps; 0 checkpoints at the end alone.
+    """
+
+    sampler: str = "hybrid"
+    alpha: float = 0.5
+    steps: int = 700
+    batch_size: int = 256
+    learning_rate: float | None = None
+    warmup: float = 0.07
+    weight_decay: float = 1e-2
+    temperature: float = 0.05
+    seed: int = 0
+    log_every: int = 10
+    checkpoint_every: int = 500
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise DataError(f"steps must be at least 1, got {self.steps}")
+        if not (self.temperature > 0 and math.isfinite(self.temperature)):
+            raise DataError(f"temperature must be positive, got {self.temperature}")
+        if self.learning_rate is not None and not self.learning_rate > 0:
+            raise DataError(f"learning_rate must be positive, got {self.learning_rate}")
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """Where the trained encoder is, and the mean loss of the last tenth of the steps."""
+
+    folder: Path
+    steps: int
+    final_loss: float
+
+    @property
+    def model(self) -> Path:
+        return self.folder / "model"
+
+
+def train(
+    encoder: TorchEncoder,
+    table: PairTable,
+    output: str | Path,
+    config: TrainingConfig | None = None,
+    *,
+    resume: bool = False,
+    progress: bool = True,
+) -> TrainingResult:
+    """Trains ``encoder`` in place and writes the run to ``output``.
+
+    Args:
+        table: the pairs, see :meth:`PairTable.from_dataset`.
+        resume: go on from the folder's checkpoint, if there is one.
+
+    Raises:
+        DataError: the table cannot fill a batch, or ``output`` holds another run.
+        ModelError: the loss became NaN or infinite; the last checkpoint is whole.
+        KeyboardInterrupt: passed on; the last checkpoint is whole.
+    """
+    config = config or TrainingConfig()
+    output = Path(output)
+    sampler = make_sampler(
+        config.sampler, table, config.batch_size, alpha=config.alpha, seed=config.seed
+    )
+    run = _Run(encoder, table, sampler, output, config)
+    start = run.resume() if resume else run.begin()
+    return run.go(start, progress)
+
+
+class _Run:
+    def __init__(
+        self,
+        encoder: TorchEncoder,
+        table: PairTable,
+        sampler: BatchSampler,
+        output: Path,
+        config: TrainingConfig,
+    ) -> None:
+        self.encoder = encoder
+        self.table = table
+        self.sampler = sampler
+        self.output = output
+        self.config = config
+        self.peak = config.learning_rate or (2e-2 if encoder.model.is_static else 3e-5)
+        self.names, parameters = zip(*encoder.model.named_parameters(), strict=True)
+        self.optimizer = torch.optim.AdamW(
+            parameters, lr=self.peak, weight_decay=config.weight_decay, fused=True
+        )
+        self.losses: list[float] = []
+        self.log: list[dict[str, Any]] = []
+        self.queries = _TokenCache(
+            encoder.tokenizer, table.query_texts, encoder.config.query_prompt
+        )
+        self.documents = _TokenCache(
+            encoder.tokenizer, table.document_texts, encoder.config.document_prompt
+        )
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.output / "checkpoint"
+
+    def begin(self) -> int:
+        if (self.output / TRAINING_FILE).exists():
+            raise DataError(
+                f"{self.output} already holds a training run; choose another folder, or resume it"
+            )
+        self.output.mkdir(parents=True, exist_ok=True)
+        self._write_state(0)
+        return 0
+
+    def resume(self) -> int:
+        if not self.checkpoint.is_dir():
+            return self.begin() if not (self.output / TRAINING_FILE).exists() else 0
+        state = json.loads((self.checkpoint / "state.json").read_text(encoding="utf-8"))
+        if state["config"] != asdict(self.config):
+            changed = [k for k, v in asdict(self.config).items() if state["config"].get(k) != v]
+            raise DataError(
+                f"{self.output} was trained with other settings ({', '.join(changed)}); "
+                f"a run can only be resumed with its own"
+            )
+        self.encoder.model.load_state_dict(load_file(self.checkpoint / "parameters.safetensors"))
+        saved = load_file(self.checkpoint / "optimizer.safetensors")
+        for name, parameter in zip(self.names, self.encoder.model.parameters(), strict=True):
+            self.optimizer.state[parameter] = {
+                key: saved[f"{name}|{key}"] for key in ("step", "exp_avg", "exp_avg_sq")
+            }
+        torch.set_rng_state(saved["random state"])
+        self.losses = state["losses"]
+        self.log = state["log"]
+        return int(state["step"])
+
+    def go(self, start: int, progress: bool) -> TrainingResult:
+        config = self.config
+        self.encoder.model.train()
+        if start == 0:
+            torch.manual_seed(config.seed)
+        description = f"Training ({config.sampler})"
+        with progress_bar(config.steps, description, enabled=progress, initial=start) as bar:
+            for step, batch in self.sampler.steps(config.steps, start):
+                loss, accuracy, rate = self._step(step, batch)
+                self.losses.append(loss)
+                if not math.isfinite(loss):
+                    raise ModelError(
+                        f"the loss became {loss} at step {step}; lower the learning rate "
+                        f"(now {self.peak:g}) or raise the temperature"
+                    )
+                if step % config.log_every == 0 or step == config.steps - 1:
+                    self.log.append(
+                        {"step": step, "loss": loss, "accuracy": accuracy, "kind": batch.kind,
+                         "learning_rate": rate}
+                    )  # fmt: skip
+                    bar.set_postfix(loss=f"{np.mean(self.losses[-50:]):.3f}")
+                bar.update(1)
+                done = step + 1
+                if config.checkpoint_every and done % config.checkpoint_every == 0:
+                    self._save_checkpoint(done)
+        with atomic_folder(self.output / "model") as folder:
+            self.encoder.save(folder)
+        self._write_state(config.steps)
+        return TrainingResult(self.output, config.steps, self._final_loss())
+
+    def _step(self, step: int, batch: Any) -> tuple[float, float, float]:
+        rate = self._rate(step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        queries = self._embed(self.queries, self.table.queries[batch.rows, batch.query_languages])
+        documents = self._embed(
+            self.documents, self.table.documents[batch.rows, batch.document_languages]
+        )
+        if not self.encoder.model.normalize:
+            queries = torch.nn.functional.normalize(queries, dim=-1)
+            documents = torch.nn.functional.normalize(documents, dim=-1)
+        groups = torch.from_numpy(self.table.groups[batch.rows])
+        losses = infonce(
+            queries,
+            documents,
+            temperature=self.config.temperature,
+            query_groups=groups,
+            document_groups=groups,
+            reduction="none",
+        )
+        loss = losses.mean()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        # -log p < log 2: the positive outweighs all negatives together.
+        accuracy = float((losses.detach() < math.log(2)).float().mean())
+        return float(loss.detach()), accuracy, rate
+
+    def _embed(self, cache: _TokenCache, positions: NDArray[np.int64]) -> Tensor:
+        input_ids, mask = self.encoder.tokenizer.pad(cache.ids(positions))
+        vectors: Tensor = self.encoder.model(torch.from_numpy(input_ids), torch.from_numpy(mask))
+        return vectors
+
+    def _rate(self, step: int) -> float:
+        warmup = max(1, round(self.config.warmup * self.config.steps))
+        rising = (step + 1) / warmup
+        falling = (self.config.steps - step) / max(1, self.config.steps - warmup)
+        return self.peak * min(rising, falling, 1.0)
+
+    def _save_checkpoint(self, step: int) -> None:
+        with atomic_folder(self.checkpoint) as folder:
+            self.encoder.save(folder)
+            save_file(
+                {k: v.contiguous() for k, v in self.encoder.model.state_dict().items()},
+                folder / "parameters.safetensors",
+            )
+            tensors = {"random state": torch.get_rng_state()}
+            for name, parameter in zip(self.names, self.encoder.model.parameters(), strict=True):
+                for key, value in self.optimizer.state[parameter].items():
+                    tensors[f"{name}|{key}"] = value
+            save_file(tensors, folder / "optimizer.safetensors")
+            state = {"step": step, "config": asdict(self.config), "losses": self.losses,
+                     "log": self.log}  # fmt: skip
+            (folder / "state.json").write_text(json.dumps(state), encoding="utf-8")
+        self._write_state(step)
+
+    def _write_state(self, step: int) -> None:
+        write_json(
+            self.output / TRAINING_FILE,
+            {
+                "schema": 1,
+                "config": asdict(self.config) | {"learning_rate": self.peak},
+                "languages": self.table.languages,
+                "rows": len(self.table),
+                "parameters": sum(p.numel() for p in self.encoder.model.parameters()),
+                "step": step,
+                "pairs_seen": step * self.config.batch_size,
+                "final_loss": self._final_loss() if self.losses else None,
+            },
+        )
+        lines = "".join(json.dumps(entry) + "\n" for entry in self.log)
+        (self.output / LOG_FILE).write_text(lines, encoding="utf-8")
+
+    def _final_loss(self) -> float:
+        return float(np.mean(self.losses[-max(1, len(self.losses) // 10) :]))
+
+
+class _TokenCache:
+    """Token ids of texts, made on first use and kept up to a bound."""
+
+    def __init__(self, tokenizer: Tokenizer, texts: Sequence[str], prompt: str) -> None:
+        self.tokenizer = tokenizer
+        self.texts = texts
+        self.prompt = prompt
+        self.kept: dict[int, NDArray[np.int32]] = {}
+        self.tokens = 0
+
+    def ids(self, positions: NDArray[np.int64]) -> list[NDArray[np.int32]]:
+        missing = [int(p) for p in np.unique(positions) if int(p) not in self.kept]
+        made = dict(
+            zip(
+                missing,
+                self.tokenizer.ids([self.prompt + self.texts[p] for p in missing]),
+                strict=True,
+            )
+        )
+        if self.tokens < _CACHED_TOKENS:
+            self.kept.update(made)
+            self.tokens += sum(map(len, made.values()))
+        return [made[p] if p in made else self.kept[p] for p in map(int, positions)]
