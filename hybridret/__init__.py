@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from hybridret.export import export
     from hybridret.model import TorchEncoder
     from hybridret.retriever import Retriever
-    from hybridret.training import TrainingConfig, train
+    from hybridret.training import train
+    from hybridret.training_config import TrainingConfig
 
 _HOMES = {
     "PairTable": "batches",
@@ -42,7 +43,7 @@ _HOMES = {
     "export": "export",
     "TorchEncoder": "model",
     "Retriever": "retriever",
-    "TrainingConfig": "training",
+    "TrainingConfig": "training_config",
     "train": "training",
 }
 

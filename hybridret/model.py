@@ -6,7 +6,7 @@ Folders are in the sentence-transformers layout: what they saved is read here an
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -28,6 +28,7 @@ _TOKENIZER_FILES = (
     "tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model",
     "tokenizer.model", "tekken.json",
 )  # fmt: skip
+_VOCABULARY_CHARACTERS = 20_000_000
 _DOWNLOADS = ["*.json", "*.safetensors", "*.txt", "*.model"]
 
 
@@ -154,15 +155,21 @@ class TorchEncoder(TextEncoder):
     @classmethod
     def new_static(
         cls,
-        texts: Iterable[str],
+        texts: Sequence[str],
         *,
         dimension: int = 256,
         vocabulary_size: int = 8192,
         max_length: int = 256,
         seed: int = 0,
     ) -> TorchEncoder:
-        """An untrained static encoder: a BPE vocabulary of ``texts``, random vectors, mean, L2."""
-        tokenizer = Tokenizer.train(texts, vocabulary_size=vocabulary_size, max_length=max_length)
+        """An untrained static encoder: a BPE vocabulary of ``texts``, random vectors, mean, L2.
+
+        The vocabulary is made of every n-th text where there are more than 20 million characters.
+        """
+        stride = 1 + sum(map(len, texts)) // _VOCABULARY_CHARACTERS
+        tokenizer = Tokenizer.train(
+            texts[::stride], vocabulary_size=vocabulary_size, max_length=max_length
+        )
         torch.manual_seed(seed)
         model = EncoderModel(
             StaticEmbeddings(tokenizer.vocabulary_size, dimension),
@@ -342,6 +349,7 @@ def _load_transformer(folder: Path, max_length: int | None) -> tuple[nn.Module, 
         raise ModelError(f"{folder}: not a model folder (no config.json and no modules.json)")
     if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
         raise ModelError(f"{folder}: this model folder has no tokenizer (no {TOKENIZER_FILE})")
+    transformers.utils.logging.disable_progress_bar()
     try:
         config = transformers.AutoConfig.from_pretrained(folder)
         loader: Any = transformers.AutoModel

@@ -33,46 +33,11 @@ from hybridret.errors import DataError, ModelError
 from hybridret.losses import infonce
 from hybridret.model import TorchEncoder
 from hybridret.tokenization import Tokenizer
+from hybridret.training_config import TrainingConfig
 
 TRAINING_FILE = "training.json"
 LOG_FILE = "log.jsonl"
 _CACHED_TOKENS = 200_000_000  # int32: 0.8 GB; texts beyond are tokenised each time
-
-
-@dataclass(frozen=True)
-class TrainingConfig:
-    """Settings of a run.
-
-    Attributes:
-        sampler: one of :data:`hybridret.batches.SAMPLERS`; ``alpha`` counts for ``hybrid``.
-        steps, batch_size: pairs seen are their product.
-        learning_rate: its peak; None takes 2e-2 for a static encoder and 3e-5 for a transformer (the
-            paper's). Linear warm-up over ``warmup`` of the steps, then linear decay to zero.
-        weight_decay: AdamW's (the paper's 1e-2).
-        temperature: of the loss.
-        seed: of the sampler and of dropout.
-        log_every, checkpoint_every: in steps; 0 checkpoints at the end alone.
-    """
-
-    sampler: str = "hybrid"
-    alpha: float = 0.5
-    steps: int = 700
-    batch_size: int = 256
-    learning_rate: float | None = None
-    warmup: float = 0.07
-    weight_decay: float = 1e-2
-    temperature: float = 0.05
-    seed: int = 0
-    log_every: int = 10
-    checkpoint_every: int = 500
-
-    def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise DataError(f"steps must be at least 1, got {self.steps}")
-        if not (self.temperature > 0 and math.isfinite(self.temperature)):
-            raise DataError(f"temperature must be positive, got {self.temperature}")
-        if self.learning_rate is not None and not self.learning_rate > 0:
-            raise DataError(f"learning_rate must be positive, got {self.learning_rate}")
 
 
 @dataclass(frozen=True)
@@ -284,7 +249,7 @@ class _Run:
         (self.output / LOG_FILE).write_text(lines, encoding="utf-8")
 
     def _final_loss(self) -> float:
-        return float(np.mean(self.losses[-max(1, len(self.losses) // 10) :]))
+        return float(np.mean(self.losses[-max(1, len(self.losses) // 10) :] or np.nan))
 
 
 class _TokenCache:

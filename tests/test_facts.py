@@ -16,7 +16,7 @@ from hybridret.data.facts.templates import ANSWER_KIND, ENTITY_KIND, WORDINGS, W
 from hybridret.data.table import Dataset
 from hybridret.errors import DataError
 
-SPLITS: tuple[Split, ...] = ("train", "evaluation")
+SPLITS: tuple[Split, ...] = ("train", "evaluation", "paraphrase")
 
 FACTS_PER_RELATION = {
     "country": 407,
@@ -42,6 +42,11 @@ def train() -> Dataset:
 @pytest.fixture(scope="module")
 def evaluation() -> Dataset:
     return load_facts("evaluation")
+
+
+@pytest.fixture(scope="module")
+def paraphrase() -> Dataset:
+    return load_facts("paraphrase")
 
 
 @pytest.fixture(scope="module")
@@ -71,13 +76,15 @@ def test_every_group_has_every_language(train: Dataset, evaluation: Dataset) -> 
             assert all(found == list(LANGUAGES) for found in languages.values())
 
 
-def test_queries_are_judged_on_their_group_in_every_language(evaluation: Dataset) -> None:
-    group_of = {document.document_id: document.group_id for document in evaluation.documents}
-    for query in evaluation.queries:
-        judged = evaluation.qrels[query.query_id]
-        assert len(judged) == len(LANGUAGES)
-        assert set(judged.values()) == {1}
-        assert {group_of[document_id] for document_id in judged} == {query.group_id}
+def test_the_answers_of_a_group_are_its_documents_in_every_language(evaluation: Dataset) -> None:
+    by_group = defaultdict(set)
+    for document in evaluation.documents:
+        by_group[document.group_id].add(document.document_id)
+    relevant = evaluation.relevant_by_group()
+    assert relevant.keys() == by_group.keys()
+    for group, answers in relevant.items():
+        assert answers == dict.fromkeys(by_group[group], 1)
+        assert len(answers) == len(LANGUAGES)
 
 
 def test_no_text_stands_twice_in_a_language(train: Dataset, evaluation: Dataset) -> None:
@@ -138,22 +145,24 @@ def test_data_sets_share_no_mutable_state(train: Dataset) -> None:
     assert load_facts() == train
 
 
-def test_training_uses_both_questions_and_evaluation_the_paraphrase(
-    train: Dataset, evaluation: Dataset, every_fact: dict[str, Fact]
+def test_the_paraphrase_split_asks_the_evaluation_facts_in_wordings_never_trained(
+    train: Dataset, evaluation: Dataset, paraphrase: Dataset, every_fact: dict[str, Fact]
 ) -> None:
     used = defaultdict(set)
-    for dataset in (train, evaluation):
+    for dataset in (train, evaluation, paraphrase):
         for query in dataset.queries:
             fact = every_fact[query.group_id]
             wording = WORDINGS[fact.relation][query.language]
             name = fact.names[LANGUAGES.index(query.language)]
             asked = [f for f in _questions(wording) if f.format(entity=name) == query.text]
             used[dataset.name, fact.relation, query.language].update(asked)
+    assert paraphrase.documents == evaluation.documents
     for relation, languages in WORDINGS.items():
         for language, wording in languages.items():
-            trained = used["facts-train", relation, language]
-            assert trained == {wording.question_1, wording.question_2}
-            assert used["facts-evaluation", relation, language] == {wording.paraphrase}
+            trained = {wording.question_1, wording.question_2}
+            assert used["facts-train", relation, language] == trained
+            assert used["facts-evaluation", relation, language] <= trained
+            assert used["facts-paraphrase", relation, language] == {wording.paraphrase}
 
 
 @EACH_WORDING

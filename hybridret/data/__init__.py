@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast, get_args
 
 from hybridret.data.beir import CORPUS_FILE, read_beir
-from hybridret.data.facts import load_facts
+from hybridret.data.facts import Split, load_facts
 from hybridret.data.jsonl import read_documents, read_pairs
 from hybridret.data.languages import UNDETERMINED, normalize_language
 from hybridret.data.ntrex import ARTICLES_FILE, read_ntrex
@@ -34,7 +35,7 @@ __all__ = [
 def load_dataset(source: str | Path, *, candidates: Candidates = "sentence") -> Dataset:
     """A data set by name or path; the format is told by what is there.
 
-    ``facts-train`` and ``facts-evaluation`` are embedded. A folder with ``DOCUMENT_IDS.tsv`` is
+    ``facts-train``, ``facts-evaluation`` and ``facts-paraphrase`` are embedded. A folder with ``DOCUMENT_IDS.tsv`` is
     NTREX, one with ``corpus.jsonl`` BEIR, one with ``<language>.json`` files SQuAD (XQuAD-R,
     MLQA-R); a ``.jsonl`` file holds query/positive pairs.
 
@@ -44,12 +45,14 @@ def load_dataset(source: str | Path, *, candidates: Candidates = "sentence") -> 
     Raises:
         DataError: nothing there, no format fits, or the content is malformed.
     """
-    if str(source) in ("facts-train", "facts-evaluation"):
-        return load_facts("train" if source == "facts-train" else "evaluation")
+    name, _, split = str(source).partition("-")
+    if name == "facts" and split in get_args(Split):
+        return load_facts(cast(Split, split))
     path = Path(source)
     if not path.exists():
         raise DataError(
-            f"{source}: no such file or folder (embedded sets: facts-train, facts-evaluation)"
+            f"{source}: no such file or folder (embedded: "
+            f"{', '.join(f'facts-{s}' for s in get_args(Split))})"
         )
     if path.is_file() and ".jsonl" in path.suffixes:
         return read_pairs(path)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 
 from hybridret.errors import DataError
 
@@ -163,3 +164,35 @@ def _unique(ids: Iterable[str], what: str) -> set[str]:
     if twice:
         raise DataError(f"{what} id {twice[0]!r} stands {counts[twice[0]]} times; ids must be unique")
     return set(counts)
+
+
+def hold_out(dataset: Dataset, fraction: float) -> tuple[Dataset, Dataset]:
+    """(training, development): a share of the document groups is kept for choosing settings.
+
+    The groups are chosen by a hash of their names: the same ones on every machine and for every seed.
+    The development set has one question of each held-out document group, the first: other questions on
+    the same document would find near copies of their answer in the pool.
+
+    Raises:
+        DataError: ``fraction`` is not between 0 and 1, or leaves one side empty.
+    """
+    if not 0 < fraction < 1:
+        raise DataError(f"the share to hold out must lie between 0 and 1, got {fraction}")
+    group_of = {d.document_id: d.group_id for d in dataset.documents}
+    first: dict[str, str] = {}
+    for group, documents in dataset.relevant_by_group().items():
+        for document_id in documents:
+            first.setdefault(group_of[document_id], group)
+    names = sorted(first, key=lambda name: sha256(name.encode()).digest())
+    held = set(names[: round(fraction * len(names))])
+    if not held or len(held) == len(names):
+        raise DataError(
+            f"{dataset.name}: holding out {fraction} of {len(names)} document groups leaves "
+            f"{len(names) - len(held)} to train on and {len(held)} to choose settings by"
+        )
+    training = dataset._subset(
+        [q for q in dataset.queries if held.isdisjoint(map(group_of.get, dataset.qrels[q.query_id]))],
+        [d for d in dataset.documents if d.group_id not in held],
+    )
+    questions = {first[name] for name in held}
+    return training, dataset.only_query_groups(questions)

@@ -29,10 +29,10 @@ from hybridret.errors import DataError
 
 __all__ = ["LANGUAGES", "Split", "load_facts"]
 
-Split = Literal["train", "evaluation"]
+Split = Literal["train", "evaluation", "paraphrase"]
 
 HELD_OUT = 0.2
-"""Share of the entities of each kind that only the split "evaluation" has."""
+"""Share of the entities of each kind that "train" does not have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,37 +54,37 @@ class Fact:
 def load_facts(split: Split = "train") -> Dataset:
     """Facts of the Unicode CLDR 47 as one question and one passage per fact and language.
 
-    A fifth of the territories, places and languages is held out: "evaluation" has all facts of
-    these, asked in a wording that "train" never uses, and "train" all facts of the others. A
-    held-out territory may still be named in training as an answer.
+    A fifth of the territories, places and languages is held out of "train". "evaluation" has all
+    facts of these, asked in the two wordings that "train" uses; "paraphrase" has the same facts,
+    asked in a wording that "train" never uses. A held-out territory may still be named in training
+    as an answer.
 
     Args:
-        split: "train" or "evaluation".
+        split: "train", "evaluation" or "paraphrase".
 
     Returns:
-        The data set "facts-train" or "facts-evaluation". A group is a fact such as
-        "territory/FR/currency"; it has one query ("territory/FR/currency/q/en") and one document
-        ("territory/FR/currency/d/en") in each of ``LANGUAGES``, and each query is judged 1 on the
-        documents of its group in all languages. Every call returns the same rows in the same order.
+        The data set "facts-train", ... A group is a fact such as "territory/FR/currency"; it has one
+        query ("territory/FR/currency/q/en") and one document ("territory/FR/currency/d/en") in each
+        of ``LANGUAGES``. Each query is judged on the document of its language; the group makes the
+        other languages' documents relevant. Every call returns the same rows in the same order.
 
     Raises:
-        DataError: ``split`` is neither.
+        DataError: there is no such split.
     """
     if split not in get_args(Split):
-        raise DataError(f"the facts have no split {split!r}, only 'train' and 'evaluation'")
+        raise DataError(f"the facts have no split {split!r}, only {', '.join(get_args(Split))}")
     queries: list[Query] = []
     documents: list[Document] = []
     qrels: dict[str, dict[str, int]] = {}
     for fact in facts(split):
         group = fact.group_id
-        judged = {f"{group}/d/{language}": 1 for language in LANGUAGES}
         for language, name, answer in zip(LANGUAGES, fact.names, fact.answers, strict=True):
             wording = WORDINGS[fact.relation][language]
             question = _question(wording, group, language, split).format(entity=name)
             passage = wording.passage.format(entity=name, answer=answer)
             queries.append(Query(f"{group}/q/{language}", question, language, group))
             documents.append(Document(f"{group}/d/{language}", passage, language, group))
-            qrels[f"{group}/q/{language}"] = dict(judged)
+            qrels[f"{group}/q/{language}"] = {f"{group}/d/{language}": 1}
     return Dataset(f"facts-{split}", queries, documents, qrels)
 
 
@@ -114,7 +114,7 @@ def _entities(kind: str, split: Split) -> set[str]:
     # Ranked by hash, not drawn: the split is the same in every Python and on every platform.
     ranked = sorted(keys, key=lambda key: sha256(f"{kind}/{key}".encode()).digest())
     held_out = set(ranked[: round(HELD_OUT * len(ranked))])
-    return held_out if split == "evaluation" else keys - held_out
+    return keys - held_out if split == "train" else held_out
 
 
 def _join(told: list[list[str]]) -> list[str]:
@@ -125,7 +125,7 @@ _INDEXED = tuple(enumerate(LANGUAGES))
 
 
 def _question(wording: Wording, group: str, language: str, split: Split) -> str:
-    if split == "evaluation":
+    if split == "paraphrase":
         return wording.paraphrase
     odd = sha256(f"{group}/{language}".encode()).digest()[0] & 1
     return wording.question_2 if odd else wording.question_1
