@@ -37,7 +37,7 @@ Matrix matrix(const py::array_t<float>& array, const char* name) {
   if (array.ndim() != 2)
     throw py::value_error(std::string(name) + " must have two dimensions, got shape " +
                           shape_of(array));
-  const bool unit = array.shape(1) <= 1 || array.strides(1) == sizeof(float);
+  const bool unit = array.size() == 0 || array.shape(1) == 1 || array.strides(1) == sizeof(float);
   if (!unit || array.strides(0) % static_cast<py::ssize_t>(sizeof(float)) != 0)
     throw py::value_error(std::string(name) + " must have unit stride along its last axis");
   return {array.data(), array.shape(0), array.shape(1),

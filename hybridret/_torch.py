@@ -137,8 +137,9 @@ class _InfoNCE(torch.autograd.Function):
         return (total * weight).float()
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            raise RuntimeError("infonce has no second derivative: call backward without create_graph")
         if ctx.reduction == "none":
             queries, documents, labels, lse, positive, query_groups, document_groups, scale = (
                 ctx.saved_tensors

@@ -278,7 +278,9 @@ def _train(o: argparse.Namespace) -> None:
             prompts = {"query_prompt": "Query: ", "document_prompt": "Passage: "}
             encoder = encoder_class.load(o.model, **({"normalize": True} | prompts | given))
     result = train(encoder, table, o.output, config, resume=o.resume, progress=_interactive())
-    summary: dict[str, Any] = {"model": str(result.model), "final_loss": result.final_loss}
+    summary: dict[str, Any] = {"model": str(result.model), "steps": result.steps}
+    if result.steps:
+        summary["final_loss"] = result.final_loss
     if development is not None:
         report = evaluate(encoder, development, progress=_interactive(), name="development")
         summary["development"] = report.summary
@@ -287,7 +289,8 @@ def _train(o: argparse.Namespace) -> None:
     if o.json:
         print(json.dumps(summary))
         return
-    print(f"trained {result.steps} steps, final loss {result.final_loss:.4f}: {result.model}")
+    loss = f", final loss {result.final_loss:.4f}" if result.steps else ""
+    print(f"trained {result.steps} steps{loss}: {result.model}")
     if development is not None:
         from hybridret.metrics import DEFAULT_METRICS
         from hybridret.report import summary_text

@@ -101,8 +101,8 @@ def infonce(
     if not (float(temperature) > 0 and math.isfinite(temperature)):
         raise ValueError(f"temperature must be positive and finite, got {temperature}")
     lse, positive, _, _ = _native.infonce_forward(
-        queries,
-        documents,
+        _unit_stride(queries),
+        _unit_stride(documents),
         _integers("labels", np.arange(len(queries)) if labels is None else labels),
         query_groups=_integers("query_groups", query_groups),
         document_groups=_integers("document_groups", document_groups),
@@ -119,7 +119,13 @@ def row_losses(
     negatives_lse: NDArray[np.float32], positive: NDArray[np.float32]
 ) -> NDArray[np.float32]:
     """Loss of each row, float32 [N], from its two statistics: softplus(negatives_lse - positive)."""
-    return np.logaddexp(np.float32(0), negatives_lse - positive, dtype=np.float32)
+    with np.errstate(invalid="ignore"):  # NaN is passed on without a warning
+        return np.logaddexp(np.float32(0), negatives_lse - positive, dtype=np.float32)
+
+
+def _unit_stride(array: NDArray[np.float32]) -> NDArray[np.float32]:
+    whole_rows = array.ndim == 2 and array.size and array.strides[1] == array.itemsize
+    return array if whole_rows else np.ascontiguousarray(array)
 
 
 def _integers(name: str, values: Any) -> NDArray[np.int64] | None:

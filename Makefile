@@ -1,0 +1,61 @@
+# Two commands do everything, set-up included:
+#   make quickstart   the main job, end to end
+#   make test         all tests
+#
+# PYTHON        the interpreter .venv is made with
+# TORCH         the torch that is installed
+# TORCH_INDEX   where it comes from: PyTorch's CPU builds, so that nobody without a GPU downloads CUDA.
+#               With an NVIDIA GPU: make quickstart TORCH_INDEX=https://pypi.org/simple
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := pyproject.toml CMakeLists.txt $(shell find csrc hybridret -type f -not -name '*.pyc')
+
+.PHONY: quickstart test lint format benchmark wheel clean
+
+quickstart: $(VENV)/.installed
+	$(BIN)/hybridret quickstart --overwrite
+
+test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $$(find csrc -name '*.h' -o -name '*.cpp')
+
+format: $(VENV)/.installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $$(find csrc -name '*.h' -o -name '*.cpp')
+
+benchmark: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest benchmarks
+
+wheel: $(VENV)/.installed-dev
+	rm -rf dist && $(BIN)/python -m build --wheel --outdir dist
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/auditwheel repair --wheel-dir wheelhouse dist/*.whl
+
+clean:
+	rm -rf $(VENV) build dist wheelhouse quickstart
+
+# An extra index, not the only one: a build named +cpu is preferred over PyPI's wherever it is found, so
+# a mirror that holds one will do. What torch depends on comes from PyPI with the package.
+$(VENV)/.torch:
+	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'hybridret needs Python 3.11 or newer, this is ' + sys.version.split()[0])"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --no-deps --extra-index-url $(TORCH_INDEX) "$(TORCH)"
+	touch $@
+
+$(VENV)/.installed: $(VENV)/.torch $(SOURCES)
+	$(BIN)/python -m pip install --quiet ".[all]"
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.txt
+	$(BIN)/python -m pip install --quiet -r requirements-dev.txt
+	touch $@

@@ -1,0 +1,71 @@
+from typing import Any
+
+from numpy import float32, int32, int64
+from numpy.typing import NDArray
+
+__version__: str
+compiler: str
+hnswlib_version: str
+
+def isa() -> str: ...
+def usable_isas() -> list[str]: ...
+def default_threads() -> int: ...
+def infonce_forward(
+    queries: NDArray[float32],
+    documents: NDArray[float32],
+    labels: NDArray[int64] | None,
+    *,
+    query_groups: NDArray[int64] | None = None,
+    document_groups: NDArray[int64] | None = None,
+    scale: float,
+    row_weights: NDArray[float32] | None = None,
+    threads: int = 0,
+) -> tuple[NDArray[float32], NDArray[float32], Any, Any]: ...
+def infonce_backward(
+    queries: NDArray[float32],
+    documents: NDArray[float32],
+    labels: NDArray[int64],
+    negatives_lse: NDArray[float32],
+    positive: NDArray[float32],
+    *,
+    query_groups: NDArray[int64] | None = None,
+    document_groups: NDArray[int64] | None = None,
+    scale: float,
+    row_weights: NDArray[float32],
+    threads: int = 0,
+) -> tuple[NDArray[float32], NDArray[float32]]: ...
+def count_above(
+    queries: NDArray[float32],
+    documents: NDArray[float32],
+    *,
+    language_begin: NDArray[int64],
+    tie_order: NDArray[int64],
+    target_begin: NDArray[int64],
+    targets: NDArray[int64],
+    threads: int = 0,
+) -> NDArray[int64]: ...
+
+class HnswIndex:
+    def __init__(
+        self, dimension: int, *, links: int, ef_construction: int, ef_search: int, seed: int
+    ) -> None: ...
+    def add(
+        self, vectors: NDArray[float32], languages: NDArray[int32], *, threads: int = 0
+    ) -> None: ...
+    def search(
+        self,
+        query: NDArray[float32],
+        k: int,
+        *,
+        languages: list[int] | None = None,
+        exact: bool = False,
+    ) -> tuple[NDArray[int64], NDArray[float32]]: ...
+    def remove(self, label: int) -> None: ...
+    def save(self, path: str) -> None: ...
+    def load(self, path: str, languages: NDArray[int32]) -> None: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def live(self) -> int: ...
+    @property
+    def dimension(self) -> int: ...

@@ -1,0 +1,243 @@
+"""Readers: real counts, and one clear sentence for every malformed file."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from hybridret.data import load_dataset, normalize_language, read_documents
+from hybridret.data.table import Dataset, Document, Query, hold_out
+from hybridret.errors import DataError
+
+XQUAD_R = {"ar": 1222, "de": 1276, "el": 1234, "en": 1180, "es": 1215, "hi": 1244, "ru": 1219,
+           "th": 852, "tr": 1167, "vi": 1209, "zh": 1196}  # fmt: skip
+MLQA_R_QUERIES = {"ar": 517, "de": 512, "en": 1148, "es": 500, "hi": 507, "vi": 511, "zh": 504}
+MLQA_R_CANDIDATES = {"ar": 2545, "de": 2362, "en": 6264, "es": 1787, "hi": 2426, "vi": 2828,
+                     "zh": 2322}  # fmt: skip
+
+
+def languages(rows) -> dict[str, int]:
+    return dict(Counter(row.language for row in rows))
+
+
+def test_xquad_r_counts(real_data):
+    dataset = load_dataset(real_data / "xquad-r")
+    assert languages(dataset.documents) == XQUAD_R
+    assert len(dataset.documents) == 13_014
+    assert languages(dataset.queries) == dict.fromkeys(XQUAD_R, 1190)
+    assert all(len(judged) == 1 for judged in dataset.qrels.values())
+    relevant = dataset.relevant_by_group()
+    assert len(relevant) == 1190
+    position = {d.document_id: d for d in dataset.documents}
+    for answers in relevant.values():
+        assert sorted(position[d].language for d in answers) == sorted(XQUAD_R)
+    assert len({d for judged in dataset.qrels.values() for d in judged}) == 8519
+    answers = Counter(d for judged in dataset.qrels.values() for d in judged)
+    assert max(answers.values()) == 12
+    first = dataset.documents[0]
+    assert (first.document_id, first.language) == ("ar-000000", "ar")
+
+
+def test_xquad_r_texts(real_data):
+    sentences = load_dataset(real_data / "xquad-r")
+    contexts = load_dataset(real_data / "xquad-r", candidates="sentence-with-context")
+    assert len({(d.language, d.text) for d in sentences.documents}) == 13_005
+    for short, long in zip(sentences.documents, contexts.documents, strict=True):
+        assert long.text.startswith(short.text)
+        assert len(long.text) >= 2 * len(short.text)
+
+
+def test_mlqa_r_counts(real_data):
+    dataset = load_dataset(real_data / "mlqa-r")
+    assert languages(dataset.queries) == MLQA_R_QUERIES
+    assert languages(dataset.documents) == MLQA_R_CANDIDATES
+    assert len(dataset.documents) == 20_534
+    members = Counter(q.group_id for q in dataset.queries)
+    assert Counter(members.values()) == {4: 820, 3: 263, 2: 65}
+    english = {q.group_id for q in dataset.queries if q.language == "en"}
+    assert english == set(members)
+    german = {q.group_id for q in dataset.queries if q.language == "de"}
+    arabic = {q.group_id for q in dataset.queries if q.language == "ar"}
+    assert len(german & arabic) == 207
+
+
+def test_ntrex_counts(real_data):
+    dataset = load_dataset(real_data / "train" / "parallel" / "ntrex")
+    assert set(languages(dataset.queries).values()) == {1997}
+    assert len(dataset.languages) == 29
+    assert len({d.group_id for d in dataset.documents}) == 123
+    query = next(q for q in dataset.queries if q.language == "en")
+    document = next(d for d in dataset.documents if d.document_id == f"{query.query_id}-rest")
+    assert query.text not in document.text
+
+
+def test_beir(real_data):
+    dataset = load_dataset(real_data / "beir" / "pubmedqa-l")
+    assert (len(dataset.queries), len(dataset.documents)) == (1000, 1000)
+
+
+@pytest.mark.parametrize(
+    ("tag", "normal"),
+    [("deu_Latn", "de"), ("zho-CN", "zh-CN"), ("zh_cn", "zh-CN"), ("arb", "ar"), ("en", "en"),
+     ("EN-us", "en-US"), ("zho_Hans", "zh-Hans"), ("swh", "sw"), ("und", "und"),
+     ("es-419", "es-419"), ("cmn_hans", "zh-Hans"), ("yue", "yue")],
+)  # fmt: skip
+def test_languages_are_normalised(tag, normal):
+    assert normalize_language(tag) == normal
+
+
+@pytest.mark.parametrize("tag", ["", "english", "e", "de-", "de-Latin1", "12", "de..en"])
+def test_bad_language_tags(tag):
+    with pytest.raises(DataError, match="not a language tag"):
+        normalize_language(tag)
+
+
+def write(path: Path, *lines: object) -> Path:
+    texts = [line if isinstance(line, str) else json.dumps(line) for line in lines]
+    path.write_text("".join(text + "\n" for text in texts), encoding="utf-8")
+    return path
+
+
+def test_documents(tmp_path):
+    file = write(
+        tmp_path / "d.jsonl",
+        {"id": "a", "text": "one", "language": "deu"},
+        "",
+        {"_id": 7, "text": "two", "title": "Title"},
+        {"text": "three"},
+    )
+    found = list(read_documents(file))
+    assert [d.document_id for d in found] == ["a", "7", "4"]
+    assert [d.language for d in found] == ["de", "und", "und"]
+    assert found[1].full_text == "Title two"
+    packed = tmp_path / "d.jsonl.gz"
+    packed.write_bytes(gzip.compress(file.read_bytes()))
+    assert list(read_documents(packed)) == found
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (['{"text": "a"}', '{"id": "b"}'], r"d.jsonl:2: no field 'text'; the line has 'id'"),
+        (['{"text": ""}'], r"d.jsonl:1: field 'text' must be a text, got an empty text"),
+        (['{"text": 1.5}'], r"d.jsonl:1: field 'text' must be a text, got 1.5"),
+        (['{"text": "a"}', '{"text": "b'], r"d.jsonl:2: not JSON"),
+        (['["a"]'], r"d.jsonl:1: expected a JSON object, got list"),
+        (['{"text": "a", "language": "klingon"}'], r"d.jsonl:1: 'klingon' is not a language tag"),
+        (['{"id": "x", "text": "a"}', '{"id": "x", "text": "b"}'], r":2: document id 'x' stands twice"),
+        ([], "the file is empty"),
+    ],
+)
+def test_malformed_documents(tmp_path, lines, message):
+    with pytest.raises(DataError, match=message):
+        list(read_documents(write(tmp_path / "d.jsonl", *lines)))
+
+
+def test_damaged_files(tmp_path):
+    with pytest.raises(DataError, match="no such file"):
+        list(read_documents(tmp_path / "none.jsonl"))
+    packed = tmp_path / "d.jsonl.gz"
+    packed.write_bytes(gzip.compress(b'{"text": "a"}\n' * 1000)[:-20])
+    with pytest.raises(DataError, match="cut short"):
+        list(read_documents(packed))
+    latin = tmp_path / "latin.jsonl"
+    latin.write_bytes('{"text": "é"}'.encode("latin-1"))
+    with pytest.raises(DataError, match="not UTF-8"):
+        list(read_documents(latin))
+
+
+def test_pairs_join_translations_and_equal_passages(tmp_path):
+    file = write(
+        tmp_path / "pairs.jsonl",
+        {"query": "q1", "positive": "p", "language": "en", "group": "g"},
+        {"query": "q2", "positive": "p", "language": "en", "group": "h"},
+        {"query": "q1 de", "passage": "p de", "language": "de", "group": "g"},
+    )
+    dataset = load_dataset(file)
+    assert [d.text for d in dataset.documents] == ["p", "p de"]
+    assert {d.group_id for d in dataset.documents} == {"g"}
+    assert dataset.languages == ["de", "en"]
+
+
+def test_squad_without_sentences_takes_paragraphs(tmp_path):
+    data = {"data": [{"paragraphs": [{"context": "Ab cd.", "qas": [
+        {"id": 1, "question": "?", "answers": [{"text": "cd", "answer_start": "3"}]},
+        {"id": 2, "question": "impossible", "answers": []},
+    ]}]}]}  # fmt: skip
+    write(tmp_path / "en.json", data)
+    dataset = load_dataset(tmp_path)
+    assert [d.text for d in dataset.documents] == ["Ab cd."]
+    assert [q.query_id for q in dataset.queries] == ["en-1"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"data": [{"paragraphs": [', "en.json: not a whole JSON file"),
+        ('{"rows": []}', "not SQuAD JSON"),
+        ('{"data": [{"paragraphs": [{"qas": []}]}]}', "paragraph 0: no field 'context'"),
+        ('{"data": [{"paragraphs": [{"context": "c", "qas": [{"id": "7"}]}]}]}',
+         "question 7: no field 'answers'"),
+        ('{"data": [{"paragraphs": [{"context": "c", "qas": [{"id": "7", "question": "?", "answers":'
+         '[{"answer_start": 99}]}]}]}]}', "question 7: the answer starts at 99"),
+        ('{"data": []}', "no question in it"),
+    ],
+)  # fmt: skip
+def test_malformed_squad(tmp_path, content, message):
+    write(tmp_path / "en.json", content)
+    with pytest.raises(DataError, match=message):
+        load_dataset(tmp_path)
+
+
+def test_malformed_beir(tmp_path):
+    write(tmp_path / "corpus.jsonl", {"_id": "d", "text": "t"})
+    write(tmp_path / "queries.jsonl", {"_id": "q", "text": "t"})
+    (tmp_path / "qrels").mkdir()
+    with pytest.raises(DataError, match=r"test.tsv: no such file"):
+        load_dataset(tmp_path)
+    qrels = write(tmp_path / "qrels" / "test.tsv", "query-id\tcorpus-id\tscore", "q\td")
+    with pytest.raises(DataError, match=r"test.tsv:2: expected 'query-id<TAB>corpus-id<TAB>score'"):
+        load_dataset(tmp_path)
+    write(qrels, "query-id\tcorpus-id\tscore", "q\tunknown\t1")
+    with pytest.raises(DataError, match="unknown document 'unknown'"):
+        load_dataset(tmp_path)
+    write(qrels, "query-id\tcorpus-id\tscore", "nobody\td\t1")
+    with pytest.raises(DataError, match="unknown query 'nobody'"):
+        load_dataset(tmp_path)
+
+
+def test_unknown_sources(tmp_path):
+    with pytest.raises(DataError, match="facts-train"):
+        load_dataset("facts-dev")
+    with pytest.raises(DataError, match="no known data set"):
+        load_dataset(tmp_path)
+
+
+def test_unknown_languages():
+    dataset = Dataset("d", [Query("q", "?", "en", "g")], [Document("d", "!", "en", "g")], {})
+    with pytest.raises(DataError, match="d has no language fr; it has en"):
+        dataset.only_languages(["fr"])
+
+
+def test_ids_must_be_unique():
+    twice = [Document("d", "!", "en", "g")] * 2
+    with pytest.raises(DataError, match="'d' stands 2 times"):
+        Dataset("d", [], twice, {})
+
+
+def test_hold_out_shares_no_document_group():
+    queries = [Query(f"q{i}{x}", "?", x, f"s{i}") for i in range(40) for x in "ab"]
+    documents = [Document(f"d{i}{x}", "!", x, f"article {i // 4}") for i in range(40) for x in "ab"]
+    qrels = {f"q{i}{x}": {f"d{i}{x}": 1} for i in range(40) for x in "ab"}
+    training, development = hold_out(Dataset("d", queries, documents, qrels), 0.3)
+    assert len({d.group_id for d in development.documents}) == 3
+    assert len(development.queries) == 2 * 3  # one question an article, in both languages
+    assert len(training.queries) == 2 * 28
+    assert not {d.group_id for d in training.documents} & {d.group_id for d in development.documents}
+    for bad in (0.0, 1.0, 0.01):
+        with pytest.raises(DataError):
+            hold_out(Dataset("d", queries, documents, qrels), bad)
