@@ -139,7 +139,9 @@ class _InfoNCE(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():
-            raise RuntimeError("infonce has no second derivative: call backward without create_graph")
+            raise RuntimeError(
+                "infonce has no second derivative: call backward without create_graph"
+            )
         if ctx.reduction == "none":
             queries, documents, labels, lse, positive, query_groups, document_groups, scale = (
                 ctx.saved_tensors

@@ -189,13 +189,17 @@ def _add_search(commands: Any) -> None:
 
 
 def _add_info(commands: Any) -> None:
-    p = _add_command(commands, "info", _info, "version, build, instruction set, installed parts", "")
+    p = _add_command(
+        commands, "info", _info, "version, build, instruction set, installed parts", ""
+    )
     p.add_argument("--json", action="store_true", help="print it as JSON")
 
 
 def _add_model_options(parser: Any, prompt_default: str) -> None:
     group = parser.add_argument_group("text and pooling (a torch model's own unless given)")
-    group.add_argument("--query-prompt", metavar="TEXT", help=f"before every query; {prompt_default}")
+    group.add_argument(
+        "--query-prompt", metavar="TEXT", help=f"before every query; {prompt_default}"
+    )
     group.add_argument("--document-prompt", metavar="TEXT", help="before every document")
     group.add_argument("--pooling", choices=("mean", "cls", "max", "lasttoken"), help="of tokens")
     group.add_argument("--normalize", action=argparse.BooleanOptionalAction, default=None,
@@ -391,7 +395,9 @@ def _index(o: argparse.Namespace) -> None:
         print(json.dumps({"added": added, "documents": len(retriever), "languages": counts}))
         return
     by_language = ", ".join(f"{language} {count:,}" for language, count in counts.items())
-    print(f"{o.encoder}: {added:,} documents added, {len(retriever):,} in the index ({by_language})")
+    print(
+        f"{o.encoder}: {added:,} documents added, {len(retriever):,} in the index ({by_language})"
+    )
 
 
 def _search(o: argparse.Namespace) -> None:

@@ -124,9 +124,7 @@ def rank_embeddings(
     return Ranks(above[np.arange(len(own)), own] + 1, above.sum(1) + 1)
 
 
-def _checked(
-    embeddings: Floats, dataset: Dataset, what: str, similarity: Similarity
-) -> Floats:
+def _checked(embeddings: Floats, dataset: Dataset, what: str, similarity: Similarity) -> Floats:
     if what == "query":
         ids = [q.query_id for q in dataset.queries]
     else:
@@ -237,8 +235,7 @@ def score(pool: Pool, ranks: Ranks, metrics: Sequence[str], name: str) -> Report
     means = [float(d.mean()) for d in distances if len(d)]
     summary[RANK_DISTANCE] = float(np.mean(means)) if means else None
     summary["n"] = {
-        kind: sum(s.n for s in settings if s.setting == kind)
-        for kind in ("mono", "cross", "multi")
+        kind: sum(s.n for s in settings if s.setting == kind) for kind in ("mono", "cross", "multi")
     }
     summary["n"][RANK_DISTANCE] = sum(map(len, distances))
     return Report(name, pool.dataset.name, pool.languages, settings, summary)
@@ -249,9 +246,7 @@ def _relevant(pool: Pool, keep: NDArray[np.bool_], ranks: Ints) -> RankedRelevan
     query = pool.target_query[keep]
     order = np.lexsort((ranks[keep], query))
     counts = np.unique(query, return_counts=True)[1]
-    return RankedRelevant(
-        np.cumsum([0, *counts]), ranks[keep][order], pool.grades[keep][order]
-    )
+    return RankedRelevant(np.cumsum([0, *counts]), ranks[keep][order], pool.grades[keep][order])
 
 
 def _setting(

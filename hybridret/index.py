@@ -83,7 +83,8 @@ class Index:
         self.encoder = encoder
         self.settings = settings or GraphSettings()
         self._graph = _native.HnswIndex(dimension, **asdict(self.settings))
-        self._documents: list[Document | None] = []  # by label; None once removed
+        # By label. A removed document stays until the index is saved: a search may just have found it.
+        self._documents: list[Document | None] = []
         self._labels: dict[str, int] = {}
         self._languages: dict[str, int] = {}
         self._change = threading.RLock()
@@ -147,9 +148,7 @@ class Index:
                 if document_id not in self._labels:
                     raise DataError(f"no document {document_id!r} in the index")
             for document_id in ids:
-                label = self._labels.pop(document_id)
-                self._graph.remove(label)
-                self._documents[label] = None
+                self._graph.remove(self._labels.pop(document_id))
 
     def search(
         self,
@@ -176,11 +175,10 @@ class Index:
         hits = []
         for label, value in zip(labels.tolist(), scores.tolist(), strict=True):
             document = self._documents[label]
-            if document is not None:  # removed between the search and now
-                hits.append(
-                    Hit(document.document_id, document.text, document.language, value,
-                        document.title)
-                )  # fmt: skip
+            assert document is not None
+            hits.append(
+                Hit(document.document_id, document.text, document.language, value, document.title)
+            )
         return hits
 
     def _number(self, language: str) -> int:
@@ -199,7 +197,9 @@ class Index:
         norms = np.linalg.norm(rows.astype(np.float64), axis=1)
         if not np.isfinite(norms).all():
             name = names[int(np.argmin(np.isfinite(norms)))]
-            raise DataError(f"the vector of {name} has a value that is not finite (NaN or infinity)")
+            raise DataError(
+                f"the vector of {name} has a value that is not finite (NaN or infinity)"
+            )
         if self.similarity == "dot":
             return rows
         if not norms.all():
@@ -217,6 +217,8 @@ class Index:
         """
         folder = Path(folder)
         with self._change:
+            live = set(self._labels.values())
+            kept = [d if label in live else None for label, d in enumerate(self._documents)]
             number = _next_number(folder)
             graph, documents = f"graph-{number}.hnsw", f"documents-{number}.jsonl"
             try:
@@ -226,7 +228,7 @@ class Index:
                     atomic_file(folder / documents) as temporary,
                     temporary.open("w", encoding="utf-8") as file,
                 ):
-                    for document in self._documents:
+                    for document in kept:
                         record = asdict(document) if document else None
                         file.write(json.dumps(record, ensure_ascii=False) + "\n")
                 manifest = {
@@ -237,9 +239,12 @@ class Index:
                     "similarity": self.similarity,
                     "settings": asdict(self.settings),
                     "languages": list(self._languages),
-                    "labels": len(self._documents),
-                    "removed": len(self._documents) - len(self._labels),
-                    "language_of_label": _run_lengths(self._label_languages()),
+                    "labels": len(kept),
+                    "removed": kept.count(None),
+                    # A removed document's language no longer matters.
+                    "language_of_label": _run_lengths(
+                        [self._languages[d.language] if d else 0 for d in kept]
+                    ),
                     "files": {
                         name: {"bytes": (folder / name).stat().st_size,
                                "sha256": sha256(folder / name)}
@@ -253,10 +258,6 @@ class Index:
                 if file.name not in (graph, documents, INDEX_MANIFEST):
                     if file.name.startswith(("graph-", "documents-")):
                         file.unlink()
-
-    def _label_languages(self) -> list[int]:
-        """Language number of each label; a removed document's no longer matters."""
-        return [self._languages[d.language] if d else 0 for d in self._documents]
 
     @classmethod
     def load(cls, folder: str | Path, *, encoder: str | None = None) -> Index:
@@ -295,7 +296,7 @@ class Index:
             raise IndexFileError(f"{folder}: damaged: {documents} and {INDEX_MANIFEST} disagree")
         try:
             index._graph.load(str(folder / graph), np.array(numbers, dtype=np.int32))
-        except RuntimeError as error:
+        except (RuntimeError, ValueError) as error:
             raise IndexFileError(str(error)) from None
         return index
 

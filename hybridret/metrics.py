@@ -28,8 +28,15 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 DEFAULT_METRICS = ("AP", "nDCG@10", "recall@10", "recall@100", "RR")
-_CUTOFF = {"AP": None, "RR": None, "Rprec": None, "nDCG": True, "recall": True, "P": True,
-           "success": True}  # fmt: skip  (None: the cutoff may be left out)
+_CUTOFF = {
+    "AP": None,
+    "RR": None,
+    "Rprec": None,
+    "nDCG": True,
+    "recall": True,
+    "P": True,
+    "success": True,
+}  # fmt: skip  (None: the cutoff may be left out)
 _SPELLINGS = {name.lower(): name for name in _CUTOFF} | {"map": "AP", "mrr": "RR", "ap": "AP"}
 
 

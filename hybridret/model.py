@@ -237,7 +237,9 @@ class TorchEncoder(TextEncoder):
         self.tokenizer.backend.save(str(folder / TOKENIZER_FILE))
         self.tokenizer.backend.enable_truncation(self.tokenizer.max_length)
         namespace = "sentence_transformers.models"
-        modules = [("", f"{namespace}.{'StaticEmbedding' if self.model.is_static else 'Transformer'}")]
+        modules = [
+            ("", f"{namespace}.{'StaticEmbedding' if self.model.is_static else 'Transformer'}")
+        ]
         if not self.model.is_static:
             self.model.backbone.config.save_pretrained(folder)  # type: ignore[union-attr,operator]
             pad = self.tokenizer.backend.id_to_token(self.tokenizer.pad_id)
@@ -425,12 +427,16 @@ def _load_sentence_transformers(folder: Path, max_length: int | None) -> TorchEn
     similarity = settings.get("similarity_fn_name") or "cosine"
     if similarity not in ("cosine", "dot"):
         raise ModelError(f"{folder}: similarity {similarity!r} is not cosine or dot")
-    document = next((prompts[n] for n in ("document", "passage", "corpus") if n in prompts), default)
+    # sentence-transformers adds an empty "document" beside an author's "passage": what is said counts.
+    named = [prompts[name] for name in ("document", "passage", "corpus") if prompts.get(name)]
+    document = named[0] if named else default
     model = EncoderModel(
         backbone, pooling=pooling, normalize=normalize, dense=dense, width=width  # type: ignore[arg-type]
     )  # fmt: skip
     config = EncoderConfig(
-        query_prompt=prompts.get("query", default), document_prompt=document, similarity=similarity
+        query_prompt=prompts.get("query") or default,
+        document_prompt=document,
+        similarity=similarity,
     )
     return TorchEncoder(model, tokenizer, config)
 

@@ -87,7 +87,7 @@ def quickstart(
         "Written",
         f"{output}/report.html   every pair of languages\n{output}/{_MARKER}   the same for programs"
         f"\n({time.monotonic() - began:.0f} seconds)\n\nNow try\n"
-        f"hybridret search {exported.folder} \"Madagascar: which currency is legal tender there?\" "
+        f'hybridret search {exported.folder} "Madagascar: which currency is legal tender there?" '
         f"-k 3 --languages hi th",
     )
     return reports
@@ -102,9 +102,7 @@ def _searches(retriever: Retriever, dataset: Dataset) -> str:
     lines = []
     groups = sorted({q.group_id for q in dataset.queries if q.group_id.endswith("/currency")})
     for (language, targets), group in zip(_SEARCHES, groups[3::11], strict=False):
-        query = next(
-            q for q in dataset.queries if q.group_id == group and q.language == language
-        )
+        query = next(q for q in dataset.queries if q.group_id == group and q.language == language)
         only = f"  (passages in {' and '.join(targets)})" if targets else ""
         lines.append(f"? [{language}] {query.text}{only}")
         for hit in retriever.search(query.text, k=3, languages=targets):

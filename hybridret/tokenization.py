@@ -61,9 +61,7 @@ class Tokenizer:
         return cls(backend, **settings)
 
     @classmethod
-    def train(
-        cls, texts: Iterable[str], *, vocabulary_size: int, max_length: int
-    ) -> Tokenizer:
+    def train(cls, texts: Iterable[str], *, vocabulary_size: int, max_length: int) -> Tokenizer:
         """A new BPE vocabulary, for models trained from scratch (NFKC, lower case, no special tokens)."""
         library = require("tokenizers", "train", "training a tokenizer")
         backend = library.Tokenizer(library.models.BPE(unk_token="[UNK]"))
@@ -85,9 +83,7 @@ class Tokenizer:
 
     def ids(self, texts: Sequence[str]) -> list[NDArray[np.int32]]:
         """Token ids of each text, int32 [length], unpadded."""
-        encodings = self.backend.encode_batch(
-            list(texts), add_special_tokens=self.special_tokens
-        )
+        encodings = self.backend.encode_batch(list(texts), add_special_tokens=self.special_tokens)
         return [np.array(e.ids, dtype=np.int32) for e in encodings]
 
     def pad(self, ids: Sequence[NDArray[np.int32]]) -> tuple[Ints, Ints]:

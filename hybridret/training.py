@@ -137,9 +137,10 @@ class _Run:
         self.encoder.model.load_state_dict(load_file(self.checkpoint / "parameters.safetensors"))
         saved = load_file(self.checkpoint / "optimizer.safetensors")
         for name, parameter in zip(self.names, self.encoder.model.parameters(), strict=True):
-            self.optimizer.state[parameter] = {
-                key: saved[f"{name}|{key}"] for key in ("step", "exp_avg", "exp_avg_sq")
-            }
+            prefix = f"{name}|"  # none for a parameter without a gradient: BERT's unused pooler
+            kept = {k.removeprefix(prefix): v for k, v in saved.items() if k.startswith(prefix)}
+            if kept:
+                self.optimizer.state[parameter] = kept
         torch.set_rng_state(saved["random state"])
         self.losses = state["losses"]
         self.log = state["log"]

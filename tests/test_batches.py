@@ -18,7 +18,9 @@ from hybridret.errors import DataError
 
 def parallel(rows: int, languages: str = "abcd") -> PairTable:
     queries = [Query(f"q{r}{x}", f"q{r}{x}", x, f"{r}") for r in range(rows) for x in languages]
-    documents = [Document(f"d{r}{x}", f"d{r}{x}", x, f"{r}") for r in range(rows) for x in languages]
+    documents = [
+        Document(f"d{r}{x}", f"d{r}{x}", x, f"{r}") for r in range(rows) for x in languages
+    ]
     qrels = {q.query_id: {"d" + q.query_id[1:]: 1} for q in queries}
     return PairTable.from_dataset(Dataset("made", queries, documents, qrels))
 
@@ -56,14 +58,14 @@ def test_a_pure_function_of_seed_and_epoch(name):
 
     def draw(seed: int, epoch: int) -> list[list[int]]:
         sampler = make_sampler(name, table, 8, seed=seed)
-        return [
-            [*b.rows, *b.query_languages, *b.document_languages] for b in sampler.epoch(epoch)
-        ]
+        return [[*b.rows, *b.query_languages, *b.document_languages] for b in sampler.epoch(epoch)]
 
     sampler = make_sampler(name, table, 8, seed=1)
     list(sampler.epoch(0))  # asking for other epochs first changes nothing
     np.random.seed(9)
-    assert [[*b.rows, *b.query_languages, *b.document_languages] for b in sampler.epoch(2)] == draw(1, 2)
+    assert [[*b.rows, *b.query_languages, *b.document_languages] for b in sampler.epoch(2)] == draw(
+        1, 2
+    )
     assert draw(1, 2) != draw(1, 3)
     assert draw(1, 2) != draw(2, 2)
 
@@ -96,7 +98,13 @@ def test_shares_of_kinds_and_languages():
             if batch.kind == "monolingual":
                 mono[int(batch.query_languages[0])] += 1
             else:
-                pairs.update(zip(batch.query_languages.tolist(), batch.document_languages.tolist(), strict=True))
+                pairs.update(
+                    zip(
+                        batch.query_languages.tolist(),
+                        batch.document_languages.tolist(),
+                        strict=True,
+                    )
+                )
     assert kinds["monolingual"] / kinds.total() == pytest.approx(0.4, abs=0.05)
     assert len(mono) == 4
     assert min(mono.values()) / mono.total() == pytest.approx(0.25, abs=0.06)
@@ -131,7 +139,9 @@ def test_rows_that_lack_languages(present, name, size, seed):
     assert len(seen) == len(set(seen.tolist()))
     for batch in batches:
         check_batch(table, batch, size)
-        for text, row, language in zip(batch.query_texts(table), batch.rows, batch.query_languages, strict=True):
+        for text, row, language in zip(
+            batch.query_texts(table), batch.rows, batch.query_languages, strict=True
+        ):
             assert text.endswith(table.languages[language])
             assert table.query_texts[table.queries[row, language]] == text
         for q, d in zip(batch.query_texts(table), batch.document_texts(table), strict=True):

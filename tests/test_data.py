@@ -128,7 +128,10 @@ def test_documents(tmp_path):
         (['{"text": "a"}', '{"text": "b'], r"d.jsonl:2: not JSON"),
         (['["a"]'], r"d.jsonl:1: expected a JSON object, got list"),
         (['{"text": "a", "language": "klingon"}'], r"d.jsonl:1: 'klingon' is not a language tag"),
-        (['{"id": "x", "text": "a"}', '{"id": "x", "text": "b"}'], r":2: document id 'x' stands twice"),
+        (
+            ['{"id": "x", "text": "a"}', '{"id": "x", "text": "b"}'],
+            r":2: document id 'x' stands twice",
+        ),
         ([], "the file is empty"),
     ],
 )
@@ -237,7 +240,9 @@ def test_hold_out_shares_no_document_group():
     assert len({d.group_id for d in development.documents}) == 3
     assert len(development.queries) == 2 * 3  # one question an article, in both languages
     assert len(training.queries) == 2 * 28
-    assert not {d.group_id for d in training.documents} & {d.group_id for d in development.documents}
+    assert not {d.group_id for d in training.documents} & {
+        d.group_id for d in development.documents
+    }
     for bad in (0.0, 1.0, 0.01):
         with pytest.raises(DataError):
             hold_out(Dataset("d", queries, documents, qrels), bad)

@@ -23,7 +23,9 @@ from hybridret.evaluation import (
 from hybridret.metrics import Metric, RankedRelevant, parse_metrics
 
 
-def make_dataset(rng: np.random.Generator, groups: int, languages: str, per_group: int = 1) -> Dataset:
+def make_dataset(
+    rng: np.random.Generator, groups: int, languages: str, per_group: int = 1
+) -> Dataset:
     """Questions in every language, each with ``per_group`` answers in its own."""
     queries, documents, qrels = [], [], {}
     for g in range(groups):
@@ -111,7 +113,9 @@ def test_the_same_bits_for_any_order_and_number_of_threads():
         again = rank_embeddings(pool, q, d, threads=threads)
         assert (again.in_all == expected.in_all).all()
     order = rng.permutation(600)
-    shuffled = Dataset("made", dataset.queries, [dataset.documents[i] for i in order], dataset.qrels)
+    shuffled = Dataset(
+        "made", dataset.queries, [dataset.documents[i] for i in order], dataset.qrels
+    )
     again = rank_embeddings(Pool(shuffled), q, d[order])
     assert (again.in_all == expected.in_all).all()
     assert (again.in_language == expected.in_language).all()
@@ -150,7 +154,9 @@ TREC_NAMES = {
 }  # fmt: skip
 
 
-@given(seed=st.integers(0, 2**32 - 1), documents=st.integers(1, 60), levels=st.sampled_from([3, 1000]))
+@given(
+    seed=st.integers(0, 2**32 - 1), documents=st.integers(1, 60), levels=st.sampled_from([3, 1000])
+)
 @settings(max_examples=60, deadline=None)
 def test_metrics_equal_trec_eval(seed, documents, levels):
     """Graded judgements and many tied scores, which trec_eval's own code breaks by document id."""
@@ -215,7 +221,9 @@ def test_settings_and_summaries():
     queries = [Query("qa", "?", "a", "g"), Query("qb", "?", "b", "g"), Query("qx", "?", "a", "x")]
     documents = [Document("da", "!", "a", "g"), Document("db", "!", "b", "g"),
                  Document("dx", "!", "a", "x")]  # fmt: skip
-    dataset = Dataset("made", queries, documents, {"qa": {"da": 1}, "qb": {"db": 1}, "qx": {"dx": 1}})
+    dataset = Dataset(
+        "made", queries, documents, {"qa": {"da": 1}, "qb": {"db": 1}, "qx": {"dx": 1}}
+    )
     q = np.array([[1, 0], [0, 1], [1, 0]], dtype=np.float32)
     d = np.array([[1, 0], [0, 1], [0.9, 0.1]], dtype=np.float32)
     report = evaluate_embeddings(q, d, dataset, metrics=["AP"])
@@ -239,7 +247,9 @@ def test_embeddings_that_cannot_be_ranked_are_named():
     bad = good.copy()
     bad[4, 1] = np.inf
     document_id = dataset.documents[4].document_id
-    with pytest.raises(DataError, match=f"row 4 .id '{document_id}'. has a value that is not finite"):
+    with pytest.raises(
+        DataError, match=f"row 4 .id '{document_id}'. has a value that is not finite"
+    ):
         evaluate_embeddings(good, bad, dataset)
     with pytest.raises(DataError, match=r"query embedding in row 4 .*not finite"):
         evaluate_embeddings(bad, good, dataset)

@@ -69,7 +69,9 @@ def test_any_shape_agrees_with_the_twin(n, extra, depth, temperature, groups, sp
     check(q, d, labels, temperature=temperature, groups=masks, loss=1e-6 * slack, grad=5e-6 * slack)
 
 
-@pytest.mark.parametrize("shape", [(300, 300, 64), (257, 700, 33), (1, 1, 8), (1, 500, 8), (600, 600, 7)])
+@pytest.mark.parametrize(
+    "shape", [(300, 300, 64), (257, 700, 33), (1, 1, 8), (1, 500, 8), (600, 600, 7)]
+)
 def test_several_panels_and_ragged_tiles(shape):
     rng = np.random.default_rng(1)
     n, m, depth = shape
@@ -92,9 +94,13 @@ def test_masks_follow_the_rule():
     q, d = vectors(rng, 4, 16), vectors(rng, 6, 16)
     query_groups = np.array([7, -1, 9, 7])
     document_groups = np.array([7, -1, 9, 7, 7, -1])
-    rows = infonce(q, d, query_groups=query_groups, document_groups=document_groups, reduction="none")
+    rows = infonce(
+        q, d, query_groups=query_groups, document_groups=document_groups, reduction="none"
+    )
     s = q.astype(np.float64) @ d.T.astype(np.float64) / 0.05
-    for i, columns in enumerate([[0, 1, 2, 5], [0, 1, 2, 3, 4, 5], [0, 1, 2, 3, 4, 5], [1, 2, 3, 5]]):
+    for i, columns in enumerate(
+        [[0, 1, 2, 5], [0, 1, 2, 3, 4, 5], [0, 1, 2, 3, 4, 5], [1, 2, 3, 5]]
+    ):
         expected = -s[i, i] + np.log(np.exp(s[i, columns]).sum())
         assert rows[i] == pytest.approx(expected, rel=1e-5)
 

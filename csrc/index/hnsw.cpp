@@ -188,33 +188,59 @@ void HnswIndex::save(const std::string& path) const {
                              " bytes arrived");
 }
 
-void HnswIndex::load(const std::string& path, const int32_t* languages, int64_t count) {
-  auto graph = std::make_unique<Graph>(depth_, 1, links_, ef_construction_, seed_);
-  {
-    // The header decides how much memory is taken and where vectors are read: compare it with the
-    // shape this index has before anything is believed.
-    const auto& h = graph->hnsw;
-    size_t sizes[6] = {};
-    std::ifstream file(path, std::ios::binary);
-    file.read(reinterpret_cast<char*>(sizes), sizeof(sizes));
-    if (!file || sizes[0] != h.offsetLevel0_ || sizes[2] != static_cast<size_t>(count) ||
-        sizes[1] < sizes[2] || sizes[3] != h.size_data_per_element_ ||
-        sizes[4] != h.label_offset_ || sizes[5] != h.offsetData_)
-      throw std::runtime_error(path + " is not the graph of this index: its header does not "
-                               "match dimension, links and number of documents");
+// Reads the file as hnswlib will, believing nothing: sizes decide where it would allocate and seek, and
+// an exception half-way through its own loading leaves it in a state that its destructor crashes on.
+void HnswIndex::check_layout(const std::string& path, int64_t count) const {
+  const Graph shape(depth_, 1, links_, ef_construction_, seed_);
+  const auto& h = shape.hnsw;
+  const auto foreign = [&](bool condition) {
+    if (condition)
+      throw std::runtime_error(path + " is not the graph of this index: its layout does not match "
+                               "dimension, links and number of documents");
+  };
+  std::ifstream file(path, std::ios::binary | std::ios::ate);
+  const std::streamoff bytes = file ? static_cast<std::streamoff>(file.tellg()) : 0;
+  file.seekg(0);
+  size_t sizes[6] = {};  // offset of level 0, capacity, count, element size, label and data offsets
+  file.read(reinterpret_cast<char*>(sizes), sizeof(sizes));
+  foreign(!file || sizes[0] != h.offsetLevel0_ || sizes[2] != static_cast<size_t>(count) ||
+          sizes[1] < sizes[2] || sizes[3] != h.size_data_per_element_ ||
+          sizes[4] != h.label_offset_ || sizes[5] != h.offsetData_);
+  const std::streamoff header = sizeof(sizes) + sizeof(h.maxlevel_) + sizeof(h.enterpoint_node_) +
+                                4 * sizeof(size_t) + sizeof(h.mult_);
+  size_t links[3] = {};  // maxM, maxM0, M
+  file.seekg(sizeof(sizes) + sizeof(h.maxlevel_) + sizeof(h.enterpoint_node_));
+  file.read(reinterpret_cast<char*>(links), sizeof(links));
+  foreign(!file || links[0] != h.maxM_ || links[1] != h.maxM0_ || links[2] != h.M_);
+  std::streamoff at = header + static_cast<std::streamoff>(sizes[2] * sizes[3]);
+  for (int64_t i = 0; i < count; ++i) {
+    unsigned int upper = 0;
+    foreign(at + static_cast<std::streamoff>(sizeof(upper)) > bytes);
+    file.seekg(at);
+    file.read(reinterpret_cast<char*>(&upper), sizeof(upper));
+    foreign(!file || upper % h.size_links_per_element_ != 0);
+    at += static_cast<std::streamoff>(sizeof(upper)) + upper;
   }
-  graph->hnsw.loadIndex(path, &graph->space, static_cast<size_t>(std::max<int64_t>(count, 1024)));
+  foreign(at != bytes);
+}
+
+void HnswIndex::load(const std::string& path, const int32_t* languages, int64_t count) {
+  for (int64_t i = 0; i < count; ++i)
+    if (languages[i] < 0) throw std::invalid_argument("a language number is negative");
+  check_layout(path, count);
+  auto graph = std::make_unique<Graph>(depth_, 1, links_, ef_construction_, seed_);
   auto& h = graph->hnsw;
+  h.loadIndex(path, &graph->space, static_cast<size_t>(std::max<int64_t>(count, 1024)));
   h.setEf(static_cast<size_t>(ef_search_));
   const auto damaged = [&](bool condition) {
     if (condition) throw std::runtime_error(path + " is damaged: a link or label is out of range");
   };
   damaged(count > 0 && h.enterpoint_node_ >= static_cast<size_t>(count));
+  damaged(count > 0 && h.element_levels_[h.enterpoint_node_] != h.maxlevel_);
   damaged(h.label_lookup_.size() != static_cast<size_t>(count));
   for (int64_t i = 0; i < count; ++i) {
     const auto id = static_cast<hnswlib::tableint>(i);
     damaged(h.getExternalLabel(id) >= static_cast<size_t>(count));
-    damaged(i == static_cast<int64_t>(h.enterpoint_node_) && h.element_levels_[i] < h.maxlevel_);
     for (int level = 0; level <= h.element_levels_[id]; ++level) {
       auto* list = h.get_linklist_at_level(id, level);
       const size_t links = h.getListCount(list);
@@ -224,6 +250,8 @@ void HnswIndex::load(const std::string& path, const int32_t* languages, int64_t 
         damaged(to >= static_cast<size_t>(count) || h.element_levels_[to] < level);
       }
     }
+    require_finite(graph->vector(static_cast<int64_t>(h.getExternalLabel(id))), depth_,
+                   "a vector of the file");
   }
 
   std::unique_lock<std::shared_mutex> guard(lock_);

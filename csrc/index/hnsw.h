@@ -53,6 +53,7 @@ class HnswIndex {
 
  private:
   struct Graph;
+  void check_layout(const std::string& path, int64_t count) const;
   int64_t live_in(const std::vector<bool>* allowed) const;
   std::vector<Hit> scan(const float* query, int64_t k, const std::vector<bool>* allowed) const;
 

@@ -32,7 +32,7 @@ def read_lines(path: Path) -> Iterator[tuple[str, str]]:
     number = 0
     try:
         with open_text(path) as file:
-            for number, line in enumerate(file, 1):  # noqa: B007 (named in the error below)
+            for number, line in enumerate(file, 1):
                 yield f"{path}:{number}", line.rstrip("\n")
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 after line {number}: {error.reason}") from None

@@ -32,7 +32,9 @@ def read_ntrex(folder: str | Path) -> Dataset:
     queries: list[Query] = []
     documents: list[Document] = []
     qrels: dict[str, dict[str, int]] = {}
-    files = sorted([*folder.glob("newstest2019-src.*.txt*"), *folder.glob("newstest2019-ref.*.txt*")])
+    files = sorted(
+        [*folder.glob("newstest2019-src.*.txt*"), *folder.glob("newstest2019-ref.*.txt*")]
+    )
     if not files:
         raise DataError(f"{folder}: no newstest2019-ref.<language>.txt in it")
     for file in files:

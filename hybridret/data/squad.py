@@ -88,9 +88,7 @@ def _read_language(
                     f"which no sentence break holds"
                 )
             query_id = f"{language}-{question_id}"
-            queries.append(
-                Query(query_id, _field(qa, "question", where), language, question_id)
-            )
+            queries.append(Query(query_id, _field(qa, "question", where), language, question_id))
             qrels[query_id] = {f"{language}-{first + inside[0]:06d}": 1}
 
 

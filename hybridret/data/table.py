@@ -162,7 +162,9 @@ def _unique(ids: Iterable[str], what: str) -> set[str]:
     counts = Counter(ids)
     twice = [i for i, n in counts.items() if n > 1]
     if twice:
-        raise DataError(f"{what} id {twice[0]!r} stands {counts[twice[0]]} times; ids must be unique")
+        raise DataError(
+            f"{what} id {twice[0]!r} stands {counts[twice[0]]} times; ids must be unique"
+        )
     return set(counts)
 
 
@@ -191,7 +193,11 @@ def hold_out(dataset: Dataset, fraction: float) -> tuple[Dataset, Dataset]:
             f"{len(names) - len(held)} to train on and {len(held)} to choose settings by"
         )
     training = dataset._subset(
-        [q for q in dataset.queries if held.isdisjoint(map(group_of.get, dataset.qrels[q.query_id]))],
+        [
+            q
+            for q in dataset.queries
+            if held.isdisjoint(map(group_of.get, dataset.qrels[q.query_id]))
+        ],
         [d for d in dataset.documents if d.group_id not in held],
     )
     questions = {first[name] for name in held}

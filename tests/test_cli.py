@@ -1,0 +1,226 @@
+"""The commands as a user types them: output, JSON, and one clear sentence for each mistake."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hybridret.cli import main
+
+COMMANDS = ("quickstart", "train", "evaluate", "export", "index", "search", "info")
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    status = main([str(a) for a in arguments])
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+def fails(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """The one line that a failing command writes."""
+    status, out, err = run(capsys, *arguments)
+    assert (status, out) == (1, "")
+    assert err.startswith("hybridret: ")
+    assert err.count("\n") == 1, err
+    return err
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_explains_every_option(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    assert "None" not in text
+    assert "False" not in text
+
+
+def test_info(capsys):
+    status, out, _ = run(capsys, "info", "--json")
+    found = json.loads(out)
+    assert status == 0
+    assert found["isa"] in found["usable_isas"]
+    assert found["threads"] >= 1
+    assert found["cuda"].keys() == {"compiled", "architectures", "available", "reason"}
+    assert run(capsys, "info")[1].startswith(f"hybridret {found['version']}")
+
+
+def test_the_whole_way_from_a_model_to_an_answer(capsys, bert_folder, tmp_path):
+    pytest.importorskip("onnxscript")
+    out = tmp_path / "out"
+    status, text, _ = run(capsys, "export", bert_folder, out, "--pooling", "cls", "--json")
+    assert status == 0
+    assert json.loads(text)["parity"] < 1e-5
+    documents = tmp_path / "docs.jsonl"
+    lines = [{"id": "a", "text": "The capital of France is Paris.", "language": "en"},
+             {"id": "b", "text": "法国的首都是巴黎。", "language": "zho"}]  # fmt: skip
+    documents.write_text("\n".join(map(json.dumps, lines)))
+    assert (
+        "2 documents added, 2 in the index (en 1, zh 1)" in run(capsys, "index", out, documents)[1]
+    )
+    status, text, _ = run(
+        capsys, "search", out, "The capital of France is Paris.", "-k", 1, "--json"
+    )
+    (hit,) = json.loads(text)
+    assert (hit["document_id"], hit["language"]) == ("a", "en")
+    assert run(capsys, "search", out, "Paris", "--languages", "zh")[1].split()[1:3] == ["zh", "b"]
+    assert "already has an index" in fails(capsys, "index", out, documents)
+    assert "'a' is already in the index" in fails(capsys, "index", out, documents, "--add")
+    assert run(capsys, "index", out, documents, "--overwrite")[0] == 0
+    assert "no document in language 'tr'" in fails(capsys, "search", out, "x", "--languages", "tr")
+    assert "already exists" in fails(capsys, "export", bert_folder, out)
+    assert "had to be given to 'hybridret export'" in fails(
+        capsys, "evaluate", out, "--data", "facts-evaluation", "--pooling", "cls"
+    )
+
+
+def test_train_then_evaluate(capsys, tmp_path):
+    pytest.importorskip("torch")
+    run_folder, scores = tmp_path / "run", tmp_path / "scores.json"
+    arguments = ("train", "--data", "facts-evaluation", "--languages", "de", "en", "--steps", 20,
+                 "--batch-size", 32, "--dimension", 16, "--vocabulary-size", 600, "--hold-out", 0.2,
+                 "--output", run_folder)  # fmt: skip
+    status, text, _ = run(capsys, *arguments, "--json")
+    assert status == 0
+    summary = json.loads(text)
+    assert summary["development"]["n"]["mono"] > 0
+    assert (
+        json.loads((run_folder / "training.json").read_text())["development"]
+        == summary["development"]
+    )
+    assert "already holds a training run" in fails(capsys, *arguments)
+    page = tmp_path / "page.html"
+    status, text, _ = run(
+        capsys, "evaluate", run_folder / "model", "--data", "facts-evaluation", "--languages", "de",
+        "en", "--baselines", "random", "bm25", "--metrics", "ap", "NDCG@10", "--json", scores,
+        "--html", page,
+    )  # fmt: skip
+    assert status == 0
+    assert [line.split()[0] for line in text.splitlines()[3:]] == ["model", "random", "bm25"]
+    report = json.loads(scores.read_text())
+    assert report["schema"] == 1
+    assert [s["setting"] for s in report["settings"]] == ["mono"] * 2 + ["cross"] * 2 + [
+        "multi"
+    ] * 2
+    assert report["settings"][0].keys() == {
+        "setting", "query_language", "document_language", "n", "metrics"
+    }  # fmt: skip
+    assert report["settings"][-1]["document_language"] is None
+    assert report["summary"]["mono"].keys() == {"AP", "nDCG@10"}
+    assert len(report["baselines"]) == 2
+    assert "<table" in page.read_text()
+
+
+def test_evaluate_embeddings_of_xquad_r(capsys, real_data, tmp_path):
+    """11 languages give 11 + 110 + 11 rows; random vectors are chance."""
+    rng = np.random.default_rng(0)
+    for name, rows in (("q", 13_090), ("d", 13_014)):
+        np.save(tmp_path / f"{name}.npy", rng.standard_normal((rows, 16), dtype=np.float32))
+    arguments = ["evaluate", "--data", real_data / "xquad-r", "--query-embeddings", tmp_path / "q.npy",
+                 "--document-embeddings", tmp_path / "d.npy"]  # fmt: skip
+    status, _, _ = run(
+        capsys,
+        *arguments,
+        "--metrics",
+        "AP",
+        "nDCG@10",
+        "recall@100",
+        "--json",
+        tmp_path / "out.json",
+    )
+    assert status == 0
+    settings = json.loads((tmp_path / "out.json").read_text())["settings"]
+    assert [s["setting"] for s in settings] == ["mono"] * 11 + ["cross"] * 110 + ["multi"] * 11
+    assert {s["n"] for s in settings} == {1190}
+    assert all(s["metrics"]["AP"] < 0.03 for s in settings)
+    np.save(tmp_path / "q.npy", np.zeros((3, 16), np.float32))
+    assert "shape [3, 16]; expected [13090, dimension]" in fails(capsys, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["evaluate", "--data", "facts-evaluation"], "nothing to judge"),
+        (["evaluate", "--data", "nowhere", "--baselines", "random"], "nowhere: no such file or folder"),
+        (["evaluate", "--data", "facts-evaluation", "--languages", "fr", "--baselines", "random"],
+         "has no language fr"),
+        (["evaluate", "--data", "facts-evaluation", "--baselines", "random", "--metrics", "f1"],
+         "unknown metric 'f1'"),
+        (["evaluate", "./nowhere", "--data", "facts-evaluation"], "no such model folder"),
+        (["evaluate", "--data", "facts-evaluation", "--query-embeddings", "q.npy"], "go together"),
+        (["search", "nowhere", "question"], "not an exported encoder"),
+        (["index", "nowhere", "docs.jsonl"], "not an exported encoder"),
+        (["train", "--data", "facts-evaluation", "--output", "run", "--batch-size", "100000"],
+         "only 567 distinct groups"),
+        (["train", "--data", "facts-evaluation", "--output", "run", "--hold-out", "2"],
+         "must lie between 0 and 1"),
+    ],
+)  # fmt: skip
+def test_mistakes(arguments, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert message in fails(capsys, *arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_damaged_arrays(capsys, tmp_path):
+    good = tmp_path / "good.npy"
+    np.save(good, np.ones((6237, 4), np.float32))
+    cut = tmp_path / "cut.npy"
+    cut.write_bytes(good.read_bytes()[:1000])
+    pickled = tmp_path / "pickled.npy"
+    np.save(pickled, np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    for bad in (cut, pickled):
+        message = fails(
+            capsys, "evaluate", "--data", "facts-evaluation", "--query-embeddings", bad,
+            "--document-embeddings", good,
+        )  # fmt: skip
+        assert f"{bad}: not a whole .npy file" in message
+
+
+def test_ctrl_c_during_training(tmp_path):
+    """The checkpoint is whole, the message says how to go on, and going on works."""
+    pytest.importorskip("torch")
+    command = [
+        sys.executable, "-m", "hybridret.cli", "train", "--data", "facts-evaluation", "--output",
+        "run", "--dimension", "16", "--vocabulary-size", "600", "--batch-size", "64",
+        "--checkpoint-every", "20", "--steps",
+    ]  # fmt: skip
+    process = subprocess.Popen(
+        [*command, "100000"], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+    )
+    state = tmp_path / "run" / "checkpoint" / "state.json"
+    deadline = time.monotonic() + 120
+    while not state.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "--resume" in err
+    assert "Traceback" not in err
+    json.loads(state.read_text())
+    resumed = subprocess.Popen(
+        [*command, "100000", "--resume"], cwd=tmp_path, stderr=subprocess.PIPE
+    )
+    before = json.loads(state.read_text())["step"]
+    while json.loads(read(state))["step"] == before and time.monotonic() < deadline + 120:
+        time.sleep(0.05)
+    resumed.kill()
+    resumed.communicate()
+    assert json.loads(read(state))["step"] > before
+
+
+def read(path: Path) -> str:
+    """A file in a folder that is being replaced."""
+    while True:
+        try:
+            return path.read_text()
+        except FileNotFoundError:
+            time.sleep(0.01)

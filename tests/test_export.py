@@ -1,0 +1,119 @@
+"""ONNX with pooling and normalisation inside says what torch says."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import TEXTS
+
+pytest.importorskip("torch")
+pytest.importorskip("onnxscript")
+
+from hybridret import export as export_module
+from hybridret.encoder import OnnxEncoder, load_encoder
+from hybridret.errors import ModelError
+from hybridret.model import TorchEncoder
+
+
+def make(kind: str, request: pytest.FixtureRequest) -> TorchEncoder:
+    if kind == "static":
+        return TorchEncoder.new_static(TEXTS, dimension=24, vocabulary_size=300)
+    folder = request.getfixturevalue(f"{kind.partition('-')[0]}_folder")
+    if kind.endswith("cls"):
+        return TorchEncoder.load(folder, pooling="cls", query_prompt="Query: ", max_length=20)
+    return TorchEncoder.load(folder, pooling=kind.partition("-")[2], normalize=True)
+
+
+@pytest.mark.parametrize("kind", ["static", "bert-mean", "bert-cls", "xlmr-mean", "xlmr-lasttoken"])
+def test_exported_vectors_equal_torch(kind, request, tmp_path):
+    encoder = make(kind, request)
+    result = export_module.export(encoder, tmp_path / "out")
+    assert result.parity < 1e-5
+    exported = load_encoder(tmp_path / "out")
+    assert isinstance(exported, OnnxEncoder)
+    assert exported.config == encoder.config
+    texts = [*TEXTS[:6], "", "x", "word " * 300]
+    for batch_size in (1, 4, 9):
+        np.testing.assert_allclose(
+            exported.encode_queries(texts, batch_size=batch_size),
+            encoder.encode_queries(texts), atol=2e-5,
+        )  # fmt: skip
+
+
+def test_two_outputs_tokens_first(bert_folder, tmp_path):
+    export_module.export(bert_folder, tmp_path / "out")
+    exported = OnnxEncoder(tmp_path / "out")
+    assert [o.name for o in exported.session.get_outputs()] == [
+        "last_hidden_state", "sentence_embedding"
+    ]  # fmt: skip
+    assert [i.name for i in exported.session.get_inputs()] == ["input_ids", "attention_mask"]
+    ids, mask = exported.tokenizer(TEXTS[:2])
+    tokens, vectors = exported.session.run(None, {"input_ids": ids, "attention_mask": mask})
+    assert tokens.shape == (2, ids.shape[1], 32)
+    assert vectors.shape == (2, 32)
+
+
+def test_the_fingerprint_changes_with_whatever_changes_a_vector(bert_folder, tmp_path):
+    prints = {
+        name: export_module.export(TorchEncoder.load(bert_folder, **settings), tmp_path / name).fingerprint
+        for name, settings in {
+            "a": {}, "same": {}, "cls": {"pooling": "cls"}, "prompt": {"query_prompt": "Q: "}
+        }.items()
+    }  # fmt: skip
+    assert prints["a"] == prints["same"]
+    assert len(set(prints.values())) == 3
+
+
+def test_a_result_that_differs_is_refused(bert_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(export_module, "PARITY_BOUND", -1.0)
+    with pytest.raises(ModelError, match="differs from torch"):
+        export_module.export(bert_folder, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_there_is_kept(bert_folder, tmp_path):
+    export_module.export(bert_folder, tmp_path / "out")
+    with pytest.raises(ModelError, match="already exists"):
+        export_module.export(bert_folder, tmp_path / "out")
+    export_module.export(bert_folder, tmp_path / "out", overwrite=True)
+
+
+def test_damaged_encoder_folders(bert_folder, tmp_path):
+    export_module.export(bert_folder, tmp_path / "good")
+
+    def broken(name: str, file: str, content: bytes | None):
+        folder = tmp_path / name
+        shutil.copytree(tmp_path / "good", folder)
+        (folder / file).unlink() if content is None else (folder / file).write_bytes(content)
+        return folder
+
+    onnx = (tmp_path / "good" / "onnx" / "model.onnx").read_bytes()
+    manifest = json.loads((tmp_path / "good" / "hybridret.json").read_text())
+    newer = json.dumps(manifest | {"schema": 2}).encode()
+    for folder, message in (
+        (broken("a", "hybridret.json", b"{"), "damaged"),
+        (broken("b", "hybridret.json", newer), "schema 1"),
+        (broken("c", "tokenizer.json", None), "no tokenizer.json"),
+        (broken("d", "tokenizer.json", b"{}"), "not a tokenizer"),
+        (broken("e", "onnx/model.onnx", onnx[: len(onnx) // 2]), "onnxruntime cannot load"),
+        (broken("f", "onnx/model.onnx", None), "no onnx/model.onnx"),
+    ):
+        with pytest.raises(ModelError, match=message):
+            load_encoder(folder)
+
+
+def test_serving_imports_neither_torch_nor_transformers(bert_folder, tmp_path):
+    export_module.export(bert_folder, tmp_path / "out")
+    code = (
+        "import sys, hybridret; from hybridret.retriever import Retriever; "
+        "from hybridret.data import Document, load_dataset; import hybridret.evaluation;"
+        f"r = Retriever.create({str(tmp_path / 'out')!r}); "
+        "r.add([Document('a', 'text', 'en', 'a')]); r.save(); assert r.search('text');"
+        "heavy = {'torch', 'transformers', 'onnx', 'tqdm'} & set(sys.modules); assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,62 @@
+"""Reports: plain tables in line, and a page that needs nothing from elsewhere."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+
+from hybridret.data import load_facts
+from hybridret.evaluation import evaluate_embeddings
+from hybridret.report import summary_text, text_table, write_html
+
+
+def a_report(name: str):
+    dataset = load_facts("evaluation").only_languages(["de", "en", "zh"])
+    rng = np.random.default_rng(0)
+    q = rng.standard_normal((len(dataset.queries), 8), dtype=np.float32)
+    d = rng.standard_normal((len(dataset.documents), 8), dtype=np.float32)
+    return evaluate_embeddings(q, d, dataset, metrics=["AP", "recall@10"], name=name)
+
+
+def test_text_tables_are_in_line():
+    lines = text_table(["name", "x"], [["a", "1"], ["long name", "22"]]).splitlines()
+    assert lines == ["name        x", "---------  --", "a           1", "long name  22"]
+
+
+def test_one_system_shows_all_metrics_and_several_the_first():
+    one = summary_text([a_report("m")], ["AP", "recall@10"])
+    assert re.search(r"^recall@10 +0\.\d{3} +0\.\d{3} +0\.\d{3}$", one, re.M)
+    assert "rank distance" in one
+    two = summary_text([a_report("m"), a_report("n")], ["AP", "recall@10"])
+    assert re.search(r"^n +0\.\d{3} +0\.\d{3} +0\.\d{3} +[\d,]+\.\d$", two, re.M)
+
+
+class Page(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.cells = 0
+
+    def handle_starttag(self, tag, attrs):
+        if tag not in ("meta", "br"):
+            self.open.append(tag)
+        self.cells += tag == "td"
+        for name, value in attrs:
+            assert name not in ("src", "href"), f"the page asks for {value}"
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_the_page_is_whole_and_self_contained(tmp_path):
+    write_html(tmp_path / "r.html", [a_report("a <b> & c"), a_report("second")], "Title <&>")
+    text = (tmp_path / "r.html").read_text()
+    page = Page()
+    page.feed(text)
+    assert page.open == []
+    # 2 systems: a row of name, 2 metrics x 3 settings, distance; a heat map of 3 x (3 + 1).
+    assert page.cells == 2 * (1 + 6 + 1) + 2 * 3 * 4
+    assert "a &lt;b&gt; &amp; c" in text
+    assert "http" not in text

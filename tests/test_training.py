@@ -1,0 +1,196 @@
+"""Training learns, can be stopped at any moment, and goes on with the same batches."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from hybridret import training  # noqa: E402
+from hybridret.batches import PairTable  # noqa: E402
+from hybridret.data import load_facts  # noqa: E402
+from hybridret.data.table import Dataset  # noqa: E402
+from hybridret.errors import DataError, ModelError  # noqa: E402
+from hybridret.evaluation import evaluate  # noqa: E402
+from hybridret.model import TorchEncoder  # noqa: E402
+from hybridret.training import train  # noqa: E402
+from hybridret.training_config import TrainingConfig  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def facts() -> Dataset:
+    return load_facts("evaluation").only_languages(["de", "en", "zh"])
+
+
+@pytest.fixture(scope="module")
+def table(facts) -> PairTable:
+    return PairTable.from_dataset(facts)
+
+
+def new_encoder(table: PairTable, seed: int = 0) -> TorchEncoder:
+    texts = [*table.query_texts, *table.document_texts]
+    return TorchEncoder.new_static(texts, dimension=32, vocabulary_size=1500, seed=seed)
+
+
+def test_a_static_encoder_learns_across_languages(table, facts, tmp_path):
+    encoder = new_encoder(table)
+    before = evaluate(encoder, facts, metrics=["AP"]).summary
+    config = TrainingConfig(sampler="hybrid", steps=150, batch_size=64)
+    result = train(encoder, table, tmp_path / "run", config, progress=False)
+    after = evaluate(encoder, facts, metrics=["AP"]).summary
+    assert after["mono"]["AP"] > before["mono"]["AP"]
+    assert after["cross"]["AP"] > 3 * before["cross"]["AP"]
+    assert after["rank_distance"] < before["rank_distance"]
+    log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    cross = [entry["loss"] for entry in log if entry["kind"] == "cross-lingual"]
+    assert cross[-1] < 0.7 * cross[0]
+    assert {entry["kind"] for entry in log} == {"monolingual", "cross-lingual"}
+    state = json.loads((tmp_path / "run" / "training.json").read_text())
+    assert (state["step"], state["pairs_seen"]) == (150, 150 * 64)
+    saved = TorchEncoder.load(result.model)
+    np.testing.assert_array_equal(saved.encode_queries(["a b"]), encoder.encode_queries(["a b"]))
+
+
+@pytest.mark.parametrize("folder", ["bert_folder", "xlmr_folder"])
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+def test_hugging_face_encoders_learn(folder, pooling, request, table, tmp_path):
+    encoder = TorchEncoder.load(
+        request.getfixturevalue(folder), pooling=pooling, normalize=True,
+        query_prompt="Query: ", document_prompt="Passage: ",
+    )  # fmt: skip
+    config = TrainingConfig(
+        sampler="mixed", steps=12, batch_size=16, learning_rate=3e-3, log_every=1
+    )
+    train(encoder, table, tmp_path / "run", config, progress=False)
+    lines = (tmp_path / "run" / "log.jsonl").read_text().splitlines()
+    losses = [json.loads(line)["loss"] for line in lines]
+    assert np.mean(losses[-3:]) < np.mean(losses[:3])
+    saved = TorchEncoder.load(tmp_path / "run" / "model")
+    assert saved.config.query_prompt == "Query: "
+    assert saved.model.pooling == pooling
+
+
+def test_the_same_seed_gives_the_same_encoder(table, tmp_path):
+    config = TrainingConfig(steps=10, batch_size=32, seed=4)
+    losses = []
+    for run in ("a", "b"):
+        train(new_encoder(table), table, tmp_path / run, config, progress=False)
+        losses.append((tmp_path / run / "log.jsonl").read_text())
+    assert losses[0] == losses[1]
+
+
+class Interrupted(KeyboardInterrupt):
+    pass
+
+
+def stop_at(monkeypatch, step: int) -> None:
+    """Ctrl-C in the middle of a step."""
+    original = training._Run._step
+
+    def _step(self, number, batch):
+        if number == step:
+            raise Interrupted
+        return original(self, number, batch)
+
+    monkeypatch.setattr(training._Run, "_step", _step)
+
+
+@pytest.mark.parametrize("folder", [None, "bert_folder"])
+def test_stopped_and_resumed_equals_never_stopped(folder, request, table, tmp_path, monkeypatch):
+    """Dropout included: the random state is part of the checkpoint."""
+
+    def encoder() -> TorchEncoder:
+        return TorchEncoder.load(request.getfixturevalue(folder)) if folder else new_encoder(table)
+
+    config = TrainingConfig(steps=14, batch_size=24, checkpoint_every=5, log_every=1,
+                            learning_rate=1e-3)  # fmt: skip
+    whole = encoder()
+    train(whole, table, tmp_path / "whole", config, progress=False)
+    with monkeypatch.context() as patch:
+        stop_at(patch, 12)
+        with pytest.raises(KeyboardInterrupt):
+            train(encoder(), table, tmp_path / "parts", config, progress=False)
+    assert not (tmp_path / "parts" / "model").exists()
+    checkpoint = tmp_path / "parts" / "checkpoint"
+    assert json.loads((checkpoint / "state.json").read_text())["step"] == 10
+    resumed = TorchEncoder.load(checkpoint)
+    train(resumed, table, tmp_path / "parts", config, resume=True, progress=False)
+    assert (tmp_path / "whole" / "log.jsonl").read_text() == (
+        tmp_path / "parts" / "log.jsonl"
+    ).read_text()
+    for a, b in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=0)
+
+
+def test_ctrl_c_while_a_checkpoint_is_written(table, tmp_path, monkeypatch):
+    """The checkpoint before stays whole, and no temporary folder is left."""
+    config = TrainingConfig(steps=10, batch_size=24, checkpoint_every=4)
+    original = training.save_file
+    # The first checkpoint's parameters and optimizer pass; the second's optimizer does not.
+    passed = {"optimizer": 0}
+
+    def counting(tensors, path):
+        if "optimizer" in str(path):
+            passed["optimizer"] += 1
+            if passed["optimizer"] == 2:
+                raise Interrupted
+        return original(tensors, path)
+
+    monkeypatch.setattr(training, "save_file", counting)
+    with pytest.raises(KeyboardInterrupt):
+        train(new_encoder(table), table, tmp_path / "run", config, progress=False)
+    assert json.loads((tmp_path / "run" / "checkpoint" / "state.json").read_text())["step"] == 4
+    TorchEncoder.load(tmp_path / "run" / "checkpoint")
+    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == [
+        "checkpoint", "log.jsonl", "training.json"
+    ]  # fmt: skip
+
+
+def test_runs_are_not_overwritten_or_mixed(table, tmp_path):
+    config = TrainingConfig(steps=4, batch_size=24, checkpoint_every=2)
+    train(new_encoder(table), table, tmp_path / "run", config, progress=False)
+    with pytest.raises(DataError, match="already holds a training run"):
+        train(new_encoder(table), table, tmp_path / "run", config, progress=False)
+    other = TrainingConfig(steps=4, batch_size=24, checkpoint_every=2, temperature=0.1)
+    with pytest.raises(DataError, match=r"other settings \(temperature\)"):
+        train(new_encoder(table), table, tmp_path / "run", other, resume=True, progress=False)
+
+
+def test_a_loss_that_is_not_a_number_stops_the_run(table, tmp_path):
+    encoder = new_encoder(table)
+    with torch.no_grad():
+        encoder.model.backbone.embedding.weight.fill_(float("nan"))
+    with pytest.raises(ModelError, match="the loss became nan at step 0"):
+        train(
+            encoder, table, tmp_path / "run", TrainingConfig(steps=3, batch_size=24), progress=False
+        )
+    assert not (tmp_path / "run" / "model").exists()
+
+
+def test_bad_settings(table, tmp_path):
+    for bad in ({"steps": -1}, {"temperature": 0.0}, {"learning_rate": -1.0}):
+        with pytest.raises(DataError):
+            TrainingConfig(**bad)
+    with pytest.raises(DataError, match="distinct groups"):
+        train(new_encoder(table), table, tmp_path / "run", TrainingConfig(batch_size=10_000))
+    assert not (tmp_path / "run").exists()
+
+
+def test_no_steps_leave_the_encoder_untrained(table, tmp_path):
+    encoder = new_encoder(table)
+    before = encoder.encode_queries(["Paris"])
+    result = train(encoder, table, tmp_path / "run", TrainingConfig(steps=0), progress=False)
+    np.testing.assert_array_equal(TorchEncoder.load(result.model).encode_queries(["Paris"]), before)
+
+
+def test_documents_of_one_group_are_no_negatives(monkeypatch, tmp_path):
+    """The loss is told the groups: here all rows share one, so there is nothing to learn."""
+    base = load_facts("evaluation").only_languages(["en"])
+    documents = [type(d)(d.document_id, d.text, d.language, "one") for d in base.documents]
+    table = PairTable.from_dataset(Dataset("one", base.queries, documents, base.qrels))
+    config = TrainingConfig(sampler="monolingual", steps=3, batch_size=16)
+    result = train(new_encoder(table), table, tmp_path / "run", config, progress=False)
+    assert result.final_loss == 0

