@@ -89,8 +89,7 @@ py::tuple infonce_forward(const py::array_t<float>& queries, const py::array_t<f
                           const Integers& labels, const std::optional<Integers>& query_groups,
                           const std::optional<Integers>& document_groups, float scale,
                           const std::optional<Floats>& row_weights, int threads) {
-  const auto p =
-      infonce_problem(queries, documents, labels, query_groups, document_groups, scale);
+  const auto p = infonce_problem(queries, documents, labels, query_groups, document_groups, scale);
   threads = thread_count(threads);
   const int64_t n = p.queries.rows;
   Floats lse(n), positive(n);
@@ -114,8 +113,7 @@ py::tuple infonce_backward(const py::array_t<float>& queries, const py::array_t<
                            const Floats& positive, const std::optional<Integers>& query_groups,
                            const std::optional<Integers>& document_groups, float scale,
                            const Floats& row_weights, int threads) {
-  const auto p =
-      infonce_problem(queries, documents, labels, query_groups, document_groups, scale);
+  const auto p = infonce_problem(queries, documents, labels, query_groups, document_groups, scale);
   threads = thread_count(threads);
   const int64_t n = p.queries.rows;
   Floats query_gradient({n, p.queries.depth});
@@ -184,8 +182,8 @@ py::tuple search(const HnswIndex& index, const Floats& query, int64_t k,
   {
     py::gil_scoped_release release;
     const auto* filter = languages ? &allowed : nullptr;
-    hits = exact ? index.search_exact(query.data(), k, filter)
-                 : index.search(query.data(), k, filter);
+    hits =
+        exact ? index.search_exact(query.data(), k, filter) : index.search(query.data(), k, filter);
   }
   Integers labels(hits.size());
   Floats scores(hits.size());
@@ -206,8 +204,9 @@ PYBIND11_MODULE(_native, m) {
   m.attr("compiler") = HYBRIDRET_COMPILER;
   m.attr("hnswlib_version") = HYBRIDRET_HNSWLIB_VERSION;
 
-  m.def("isa", [] { return std::string(hybridret::similarity::active_kernel().isa); },
-        "Instruction set of the kernels in use.");
+  m.def(
+      "isa", [] { return std::string(hybridret::similarity::active_kernel().isa); },
+      "Instruction set of the kernels in use.");
   m.def(
       "usable_isas",
       [] {
@@ -228,8 +227,8 @@ PYBIND11_MODULE(_native, m) {
         "loss.");
   m.def("infonce_backward", &infonce_backward, arg("queries"), arg("documents"), arg("labels"),
         arg("negatives_lse"), arg("positive"), kw_only(), arg("query_groups") = py::none(),
-        arg("document_groups") = py::none(), arg("scale"), arg("row_weights"),
-        arg("threads") = 0, "(query_gradient [N, D], document_gradient [M, D]) from given statistics.");
+        arg("document_groups") = py::none(), arg("scale"), arg("row_weights"), arg("threads") = 0,
+        "(query_gradient [N, D], document_gradient [M, D]) from given statistics.");
   m.def("count_above", &count_above, arg("queries"), arg("documents"), kw_only(),
         arg("language_begin"), arg("tie_order"), arg("target_begin"), arg("targets"),
         arg("threads") = 0,

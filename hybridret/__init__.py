@@ -1,7 +1,7 @@
 """hybridret: train, judge and serve multilingual dense retrievers.
 
-Importing it, and everything that serves queries, needs numpy alone; torch, transformers, onnxruntime
-are imported by the parts that use them.
+Importing it, and everything that serves queries, needs numpy alone; torch, transformers,
+onnxruntime are imported by the parts that use them.
 """
 
 from __future__ import annotations

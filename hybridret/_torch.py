@@ -1,4 +1,4 @@
-"""The native ops as torch sees them: schema, fake, autograd. Imported on the first use of a tensor."""
+"""The native ops as torch sees them: schema, fake, autograd. Imported with the first tensor."""
 
 from __future__ import annotations
 
@@ -153,7 +153,8 @@ class _InfoNCE(torch.autograd.Function):
         else:
             queries, by_query, by_document, scale = ctx.saved_tensors
             by_query, by_document = by_query * upstream, by_document * upstream
-        # d/d scale: each logit is scale * <q, d>, and sum_j dL/ds_ij <q_i, d_j> = <q_i, dq_i> / scale.
+        # By the scale: each logit is scale * <q, d>, so sum_ij dL/ds_ij <q_i, d_j> is
+        # sum_i <q_i, dq_i> / scale.
         by_scale = None
         if ctx.needs_input_grad[5]:
             by_scale = ((queries.double() * by_query.double()).sum() / scale).to(scale.dtype)

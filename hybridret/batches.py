@@ -3,7 +3,7 @@
 The four kinds (arXiv 2408.10536, section 3, and LAReQA, arXiv 2004.05484):
 
 ============== ===================================================================================
-monolingual    one language for the whole batch, query and document in it; drawn uniformly (X-X-mono)
+monolingual    one language for the whole batch, drawn uniformly, on both sides (X-X-mono)
 cross-lingual  in every row the query's language differs from the document's; pairs mixed (X-Y)
 mixed          query and document in the same language, languages mixed in the batch (X-X)
 hybrid(alpha)  a monolingual batch with probability alpha, otherwise a cross-lingual one
@@ -11,8 +11,8 @@ hybrid(alpha)  a monolingual batch with probability alpha, otherwise a cross-lin
 
 Every sampler is a pure function of (seed, epoch): it can be asked for any epoch at any time, on any
 machine, and gives the same batches. The order of the rows depends on seed and epoch alone, so on a
-table whose rows exist in every language all samplers draw the same rows and differ in nothing but the
-languages.
+table whose rows exist in every language all samplers draw the same rows and differ in nothing but
+the languages.
 """
 
 from __future__ import annotations

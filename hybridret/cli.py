@@ -1,4 +1,4 @@
-"""The command line: ``hybridret train | evaluate | export | index | search | info | quickstart``."""
+"""The command line: ``hybridret COMMAND``, each command with its own ``--help``."""
 
 from __future__ import annotations
 
@@ -98,8 +98,11 @@ def _add_train(commands: Any) -> None:
     )  # fmt: skip
     p.add_argument("--data", required=True, help=_DATA_HELP)
     p.add_argument("--output", type=Path, required=True, help="folder of the run")
-    p.add_argument("--model", default="static",
-                   help="'static' for a new static-embedding encoder, or " + _MODEL_HELP)  # fmt: skip
+    p.add_argument(
+        "--model",
+        default="static",
+        help="'static' for a new static-embedding encoder, or " + _MODEL_HELP,
+    )
     p.add_argument("--sampler", choices=SAMPLERS, default=d.sampler, help="languages of a batch")
     p.add_argument("--alpha", type=float, default=d.alpha,
                    help="share of monolingual batches of the hybrid sampler")  # fmt: skip
@@ -154,7 +157,7 @@ def _add_evaluate(commands: Any) -> None:
 
 def _add_export(commands: Any) -> None:
     p = _add_command(
-        commands, "export", _export, "write an encoder as ONNX with pooling and normalisation inside",
+        commands, "export", _export, "write an encoder as ONNX, pooling and normalisation inside",
         "The result is checked against torch and needs neither torch nor transformers.",
     )  # fmt: skip
     p.add_argument("model", help=_MODEL_HELP)
@@ -347,8 +350,8 @@ def _evaluate(o: argparse.Namespace) -> None:
         return
     if o.json:
         first.save_json(o.json)
-    print(f"{dataset.name}: {len(dataset.queries):,} queries, {len(dataset.documents):,} documents, "
-          f"{len(dataset.languages)} languages")  # fmt: skip
+    print(f"{dataset.name}: {len(dataset.queries):,} queries, {len(dataset.documents):,} "
+          f"documents, {len(dataset.languages)} languages")  # fmt: skip
     print(summary_text(reports, metrics))
 
 

@@ -1,8 +1,8 @@
 """Text encoders. This module serves queries and never imports torch or transformers.
 
-:class:`TextEncoder` is what evaluation, index and retriever ask for; :class:`OnnxEncoder` runs a folder
-written by ``hybridret export``. The torch side, :class:`hybridret.model.TorchEncoder`, is the same
-interface over a Hugging Face, sentence-transformers or static model.
+:class:`TextEncoder` is what evaluation, index and retriever ask for; :class:`OnnxEncoder` runs a
+folder written by ``hybridret export``. The torch side, :class:`hybridret.model.TorchEncoder`, is
+the same interface over a Hugging Face, sentence-transformers or static model.
 """
 
 from __future__ import annotations

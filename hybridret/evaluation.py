@@ -1,12 +1,13 @@
 """Judging a retriever in the monolingual, cross-lingual and multilingual settings.
 
-With L languages: *mono*, queries of a language against that language's documents (L settings); *cross*,
-queries of X against the documents of Y != X (L (L - 1) settings); *multi*, queries of X against the
-documents of all languages, every parallel answer relevant (L settings). In mono and cross a query
-without a relevant document in the pool is left out of the mean; n says how many are in it.
+With L languages: *mono*, queries of a language against that language's documents (L settings);
+*cross*, queries of X against the documents of Y != X (L (L - 1) settings); *multi*, queries of X
+against the documents of all languages, every parallel answer relevant (L settings). In mono and
+cross a query without a relevant document in the pool is left out of the mean; n says how many are
+in it.
 
-Ranks are exact and follow a total order, as trec_eval's: score descending, then document id descending
-by its UTF-8 bytes.
+Ranks are exact and follow a total order, as trec_eval's: score descending, then document id
+descending by its UTF-8 bytes.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ RANK_DISTANCE = "rank_distance"
 
 
 class Pool:
-    """A data set in the scorer's terms: languages by number, documents by language, targets by query.
+    """A data set in the scorer's terms: languages as numbers, targets by query.
 
     Raises:
         DataError: there are no queries, no documents, or no relevant documents.
@@ -131,8 +132,8 @@ def _checked(embeddings: Floats, dataset: Dataset, what: str, similarity: Simila
         ids = [d.document_id for d in dataset.documents]
     if embeddings.ndim != 2 or len(embeddings) != len(ids):
         raise DataError(
-            f"{what} embeddings have shape {list(embeddings.shape)}; expected [{len(ids)}, dimension],"
-            f" one row for each {what} of {dataset.name}"
+            f"{what} embeddings have shape {list(embeddings.shape)}; expected "
+            f"[{len(ids)}, dimension], one row for each {what} of {dataset.name}"
         )
     if not np.issubdtype(embeddings.dtype, np.floating):
         raise DataError(f"{what} embeddings are {embeddings.dtype}; expected floating point")
@@ -173,8 +174,8 @@ class Report:
 
     A summary is the mean over languages (cross: per query language the mean over the other pools,
     then over query languages). ``summary["rank_distance"]`` is, per query, the worst minus the best
-    rank of its parallel answers in the pool of all (Huang et al. 2023), mean over queries, then over
-    languages; None where no query has two answers.
+    rank of its parallel answers in the pool of all (Huang et al. 2023), mean over queries, then
+    over languages; None where no query has two answers.
     """
 
     name: str

@@ -32,7 +32,7 @@ from hybridret.tokenization import TOKENIZER_FILE
 
 OPSET = 18
 PARITY_BOUND = 1e-4
-"""Largest difference between ONNX and torch, relative to the vectors' largest value, that is let out."""
+"""Largest difference between ONNX and torch that is let out, relative to the largest value."""
 
 # Texts of several scripts and lengths, the empty one among them: what parity is checked on.
 PROBE_TEXTS = (
@@ -82,7 +82,8 @@ def export(
 
     Raises:
         ModelError: the model cannot be loaded or exported, or ONNX and torch differ by more than
-            ``PARITY_BOUND``; ``output`` exists and ``overwrite`` is not set. Nothing is written then.
+            ``PARITY_BOUND``; ``output`` exists and ``overwrite`` is not set. Nothing is written
+            then.
         MissingExtraError: onnx, onnxscript or onnxruntime is not installed.
     """
     for module in ("onnx", "onnxscript", "onnxruntime"):

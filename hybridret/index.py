@@ -2,14 +2,14 @@
 
 ::
 
-    index/manifest.json           what belongs together: files with sizes and checksums, the encoder,
-                                  the graph's settings
+    index/manifest.json           what belongs together: files with sizes and checksums, the
+                                  encoder, the graph's settings
     index/graph-<n>.hnsw          vectors and links
     index/documents-<n>.jsonl     one line a document, in the order of the graph's labels
 
-New files get a new number and the manifest is replaced last, in one step: a crash at any moment leaves
-the old index whole. Nothing is unpickled, and nothing is read that the manifest's checksums do not
-vouch for.
+New files get a new number and the manifest is replaced last, in one step: a crash at any moment
+leaves the old index whole. Nothing is unpickled, and nothing is read that the manifest's checksums
+do not vouch for.
 
 One graph holds all languages. A search over few documents (one rare language) is an exact scan.
 """
@@ -51,8 +51,8 @@ class Hit:
 class GraphSettings:
     """HNSW's parameters (Malkov and Yashunin, arXiv 1603.09320).
 
-    ``links`` is M, ``ef_construction`` and ``ef_search`` the widths of the candidate lists: more costs
-    time and raises recall.
+    ``links`` is M, ``ef_construction`` and ``ef_search`` the widths of the candidate lists: more
+    costs time and raises recall.
     """
 
     links: int = 16
@@ -83,7 +83,7 @@ class Index:
         self.encoder = encoder
         self.settings = settings or GraphSettings()
         self._graph = _native.HnswIndex(dimension, **asdict(self.settings))
-        # By label. A removed document stays until the index is saved: a search may just have found it.
+        # By label. A removed document stays until the next load: a search may just have found it.
         self._documents: list[Document | None] = []
         self._labels: dict[str, int] = {}
         self._languages: dict[str, int] = {}
@@ -254,10 +254,13 @@ class Index:
                 write_json(folder / INDEX_MANIFEST, manifest)
             except (OSError, RuntimeError) as error:
                 raise IndexFileError(f"{folder}: the index could not be written: {error}") from None
-            for file in folder.iterdir():
-                if file.name not in (graph, documents, INDEX_MANIFEST):
-                    if file.name.startswith(("graph-", "documents-")):
-                        file.unlink()
+            for left_over in folder.iterdir():
+                name = left_over.name.removeprefix(".")  # a temporary file of a killed save
+                if name.startswith(("graph-", "documents-")) and left_over.name not in (
+                    graph,
+                    documents,
+                ):
+                    left_over.unlink()
 
     @classmethod
     def load(cls, folder: str | Path, *, encoder: str | None = None) -> Index:
@@ -274,7 +277,8 @@ class Index:
         if encoder is not None and manifest["encoder"] != encoder:
             raise IndexFileError(
                 f"{folder}: this index was made by another encoder (fingerprint "
-                f"{manifest['encoder'] or 'none'}, this one is {encoder}); index the documents again"
+                f"{manifest['encoder'] or 'none'}, this one is {encoder}); index the documents "
+                f"again"
             )
         for name, expected in manifest["files"].items():
             _check_file(folder / name, expected)

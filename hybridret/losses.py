@@ -1,7 +1,8 @@
 """In-batch InfoNCE that never holds the N x M similarities.
 
-:func:`infonce` takes numpy arrays (the value only) or torch tensors (with autograd). Gradients are made
-in the forward pass: 6 N M D multiply-adds in all, and ``backward`` is a multiplication.
+:func:`infonce` takes numpy arrays (the value only) or torch tensors (with autograd). For
+``mean`` and ``sum`` the gradients are made in the forward pass, 6 N M D operations in all, and
+``backward`` is a multiplication.
 """
 
 from __future__ import annotations
@@ -70,8 +71,8 @@ def infonce(
         labels: int64 [N], the row of ``documents`` that answers each query; default 0 ... N-1.
         temperature: above zero; a torch scalar may take a gradient.
         query_groups: int64 [N], translation group of each row's positive.
-        document_groups: int64 [M], translation group of each document; -1 matches nothing. A document
-            of the row's group other than its label is no negative.
+        document_groups: int64 [M], translation group of each document; -1 matches nothing. A
+            document of the row's group other than its label is no negative.
         reduction: ``mean`` or ``sum`` give a scalar, ``none`` [N].
 
     Returns:
@@ -118,9 +119,10 @@ def infonce(
 def row_losses(
     negatives_lse: NDArray[np.float32], positive: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """Loss of each row, float32 [N], from its two statistics: softplus(negatives_lse - positive)."""
+    """Loss of each row, float32 [N]: softplus(negatives_lse - positive)."""
     with np.errstate(invalid="ignore"):  # NaN is passed on without a warning
-        return np.logaddexp(np.float32(0), negatives_lse - positive, dtype=np.float32)
+        losses = np.logaddexp(np.float32(0), negatives_lse - positive, dtype=np.float32)
+    return np.asarray(losses)
 
 
 def _unit_stride(array: NDArray[np.float32]) -> NDArray[np.float32]:

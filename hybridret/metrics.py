@@ -1,9 +1,9 @@
 """Retrieval metrics from exact ranks, by trec_eval's conventions.
 
-Everything follows from the ranks of a query's relevant documents (first is 1), their grades, and their
-number: no ranked list is needed, and no cutoff is imposed. Per query, with R relevant documents:
+Everything follows from the ranks of a query's relevant documents (first is 1), their grades and
+their number: no ranked list is needed, and no cutoff is imposed. Per query, R being the number:
 
-========== ==========================================================================================
+========== ======================================================================================
 AP, AP@k   sum over relevant documents (of rank <= k) of precision at their rank, divided by R
 RR         reciprocal of the best rank
 nDCG@k     gain = grade, discount 1 / log2(rank + 1), ideal over all judged documents
@@ -11,7 +11,7 @@ recall@k   share of the R with rank <= k
 P@k        their number divided by k
 success@k  whether there is one
 Rprec      P@R
-========== ==========================================================================================
+========== ======================================================================================
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class RankedRelevant:
     @property
     def counts(self) -> Ints:
         """R of each query, int64 [Q]."""
-        return np.diff(self.begin)
+        return np.asarray(np.diff(self.begin))
 
     @property
     def query(self) -> Ints:
@@ -70,7 +70,8 @@ class RankedRelevant:
 
     def sum(self, values: NDArray[np.float64] | NDArray[np.bool_]) -> Floats:
         """Sum over each query's documents, float64 [Q]."""
-        return np.bincount(self.query, weights=values, minlength=len(self.begin) - 1)
+        totals = np.bincount(self.query, weights=values, minlength=len(self.begin) - 1)
+        return totals.astype(np.float64)
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class Metric:
 
     @classmethod
     def parse(cls, text: str) -> Metric:
-        """Reads ``nDCG@10``, ``ndcg_cut_10``-less spellings in any case (``map`` is AP, ``mrr`` RR).
+        """Reads ``nDCG@10`` in any case; ``map`` is AP and ``mrr`` is RR.
 
         Raises:
             DataError: no such metric, or a cutoff is missing or not a positive number.
@@ -106,7 +107,8 @@ class Metric:
         """float64 [Q]; a query without relevant documents scores 0."""
         ranks = relevant.ranks
         count = np.maximum(relevant.counts, 1)
-        within = ranks <= (self.cutoff if self.cutoff is not None else np.iinfo(np.int64).max)
+        cutoff = self.cutoff if self.cutoff is not None else np.iinfo(np.int64).max
+        within = ranks <= cutoff
         if self.name == "AP":
             return relevant.sum(np.where(within, relevant.place() / ranks, 0.0)) / count
         if self.name == "RR":
@@ -114,19 +116,19 @@ class Metric:
         if self.name == "recall":
             return relevant.sum(within) / count
         if self.name == "P":
-            assert self.cutoff is not None
-            return relevant.sum(within) / self.cutoff
+            return relevant.sum(within) / cutoff
         if self.name == "success":
             return (relevant.sum(within) > 0).astype(np.float64)
         if self.name == "Rprec":
             return relevant.sum(ranks <= relevant.counts[relevant.query]) / count
-        return self._ndcg(relevant, within)
+        return self._ndcg(relevant, cutoff)
 
-    def _ndcg(self, relevant: RankedRelevant, within: NDArray[np.bool_]) -> Floats:
+    def _ndcg(self, relevant: RankedRelevant, cutoff: int) -> Floats:
+        within = relevant.ranks <= cutoff
         gain = relevant.sum(np.where(within, relevant.grades / np.log2(relevant.ranks + 1), 0.0))
         order = np.lexsort((-relevant.grades, relevant.query))
         place = relevant.place()
-        best = np.where(place <= self.cutoff, relevant.grades[order] / np.log2(place + 1), 0.0)
+        best = np.where(place <= cutoff, relevant.grades[order] / np.log2(place + 1), 0.0)
         ideal = relevant.sum(best)
         return np.divide(gain, ideal, out=np.zeros_like(gain), where=ideal > 0)
 

@@ -1,6 +1,6 @@
 """The torch side of the encoder: static embeddings or any Hugging Face encoder, pooled.
 
-Folders are in the sentence-transformers layout: what they saved is read here and the other way round.
+Folders are in the sentence-transformers layout, read and written.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class StaticEmbeddings(nn.Module):
 
 
 class Dense(nn.Module):
-    """sentence-transformers' Dense: a linear layer and an activation after pooling (LaBSE has one)."""
+    """A linear layer and an activation after pooling, as LaBSE has."""
 
     def __init__(self, inputs: int, outputs: int, bias: bool, activation: str) -> None:
         super().__init__()
@@ -88,10 +88,11 @@ class EncoderModel(nn.Module):
             raise ModelError(f"unknown pooling {pooling!r}; expected one of {', '.join(POOLINGS)}")
         self.backbone = backbone
         self.pooling = pooling
-        self.dense = nn.ModuleList(dense)
+        layers = list(dense)
+        self.dense = nn.ModuleList(layers)
         self.normalize = normalize
         self.width = width
-        self.dimension = self.dense[-1].linear.out_features if self.dense else width
+        self.dimension = layers[-1].linear.out_features if layers else width
 
     @property
     def is_static(self) -> bool:
@@ -139,7 +140,7 @@ class TorchEncoder(TextEncoder):
             pad_id=tokenizer.pad_id,
             special_tokens=tokenizer.special_tokens,
         )
-        self.dimension = model.dimension
+        self.dimension: int = model.dimension
 
     @torch.inference_mode()
     def embed_tokens(self, input_ids: Ints, attention_mask: Ints) -> Floats:
@@ -219,7 +220,7 @@ class TorchEncoder(TextEncoder):
         return encoder
 
     def save(self, folder: str | Path) -> None:
-        """Writes a sentence-transformers folder (weights as safetensors) into an existing folder."""
+        """Writes a sentence-transformers model (weights as safetensors) into an existing folder."""
         folder = Path(folder)
         self.save_description(folder)
         if isinstance(self.model.backbone, StaticEmbeddings):
@@ -335,7 +336,7 @@ def _load_weights(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise ModelError(f"{path.parent}: no {path.name}; pickled weights are not loaded")
     try:
-        return load_file(path)
+        return dict(load_file(path))
     except SafetensorError as error:
         raise ModelError(f"{path}: damaged or cut short: {error}") from None
 
@@ -424,10 +425,10 @@ def _load_sentence_transformers(folder: Path, max_length: int | None) -> TorchEn
     settings = _read_json(folder / "config_sentence_transformers.json", {})
     prompts = settings.get("prompts") or {}
     default = prompts.get(settings.get("default_prompt_name") or "", "")
-    similarity = settings.get("similarity_fn_name") or "cosine"
+    similarity: Any = settings.get("similarity_fn_name") or "cosine"
     if similarity not in ("cosine", "dot"):
         raise ModelError(f"{folder}: similarity {similarity!r} is not cosine or dot")
-    # sentence-transformers adds an empty "document" beside an author's "passage": what is said counts.
+    # sentence-transformers saves an empty "document" beside an author's "passage".
     named = [prompts[name] for name in ("document", "passage", "corpus") if prompts.get(name)]
     document = named[0] if named else default
     model = EncoderModel(

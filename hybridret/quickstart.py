@@ -1,8 +1,8 @@
 """The whole job in one run, on the embedded facts: train, judge, export, index, search.
 
-It prints what it measures and claims nothing else. From scratch, all knowledge of which words mean the
-same comes from cross-lingual batches, and a hybrid run has half as many of them: expect hybrid to land
-between its two baselines, unlike with a pretrained multilingual encoder (arXiv 2408.10536).
+It prints what it measures and claims nothing else. From scratch, all knowledge of which words mean
+the same comes from cross-lingual batches, and a hybrid run has half as many of them: expect hybrid
+to land between its two baselines, unlike with a pretrained multilingual encoder (arXiv 2408.10536).
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ def quickstart(
         f"facts from Unicode CLDR in {len(table.languages)} languages "
         f"({' '.join(table.languages)})\n"
         f"training   {len(table):,} facts, each as question and passage in every language\n"
-        f"evaluation {len(evaluation.queries):,} questions on {len(evaluation.documents):,} passages "
-        f"about entities that training never sees",
+        f"evaluation {len(evaluation.queries):,} questions on {len(evaluation.documents):,} "
+        f"passages about entities that training never sees",
     )
     reports = [evaluate_baseline(name, evaluation) for name in ("random", "bm25")]
     untrained = _new_encoder(table, seed)
@@ -85,7 +85,8 @@ def quickstart(
     write_json(output / _MARKER, {"schema": 1, "systems": [r.to_dict() for r in reports]})
     _say(
         "Written",
-        f"{output}/report.html   every pair of languages\n{output}/{_MARKER}   the same for programs"
+        f"{output}/report.html   every pair of languages\n"
+        f"{output}/{_MARKER}   the same for programs"
         f"\n({time.monotonic() - began:.0f} seconds)\n\nNow try\n"
         f'hybridret search {exported.folder} "Madagascar: which currency is legal tender there?" '
         f"-k 3 --languages hi th",

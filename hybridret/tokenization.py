@@ -62,7 +62,7 @@ class Tokenizer:
 
     @classmethod
     def train(cls, texts: Iterable[str], *, vocabulary_size: int, max_length: int) -> Tokenizer:
-        """A new BPE vocabulary, for models trained from scratch (NFKC, lower case, no special tokens)."""
+        """A new BPE vocabulary: NFKC, lower case, no special tokens around a text."""
         library = require("tokenizers", "train", "training a tokenizer")
         backend = library.Tokenizer(library.models.BPE(unk_token="[UNK]"))
         backend.normalizer = library.normalizers.Sequence(
@@ -87,7 +87,7 @@ class Tokenizer:
         return [np.array(e.ids, dtype=np.int32) for e in encodings]
 
     def pad(self, ids: Sequence[NDArray[np.int32]]) -> tuple[Ints, Ints]:
-        """(input_ids, attention_mask), both int64 [B, S], S the longest of the batch, at least 1."""
+        """(input_ids, attention_mask), int64 [B, S]; S is the longest of the batch, at least 1."""
         lengths = np.array([len(i) for i in ids], dtype=np.int64)
         width = max(1, int(lengths.max(initial=1)))
         mask = (np.arange(width) < lengths[:, None]).astype(np.int64)

@@ -7,8 +7,8 @@ A run is a folder::
     checkpoint/       the newest checkpoint: a whole encoder folder with the optimizer's state
     model/            the trained encoder, in the sentence-transformers layout, when the run is done
 
-Samplers are pure functions of (seed, epoch), so a run resumed from its checkpoint sees the same batches
-as one that was never stopped.
+Samplers are pure functions of (seed, epoch), so a run resumed from its checkpoint sees the same
+batches as one that was never stopped.
 """
 
 from __future__ import annotations
@@ -198,7 +198,7 @@ class _Run:
         )
         loss = losses.mean()
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
         # -log p < log 2: the positive outweighs all negatives together.
         accuracy = float((losses.detach() < math.log(2)).float().mean())

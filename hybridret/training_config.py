@@ -15,8 +15,8 @@ class TrainingConfig:
     Attributes:
         sampler: one of :data:`hybridret.batches.SAMPLERS`; ``alpha`` counts for ``hybrid``.
         steps, batch_size: pairs seen are their product.
-        learning_rate: its peak; None takes 2e-2 for a static encoder and 3e-5 for a transformer (the
-            paper's). Linear warm-up over ``warmup`` of the steps, then linear decay to zero.
+        learning_rate: its peak; None takes 2e-2 for a static encoder and 3e-5 for a transformer
+            (the paper's). Linear warm-up over ``warmup`` of the steps, then linear decay to zero.
         weight_decay: AdamW's (the paper's 1e-2).
         temperature: of the loss.
         seed: of the sampler and of dropout.

@@ -62,7 +62,6 @@ def test_a_pure_function_of_seed_and_epoch(name):
 
     sampler = make_sampler(name, table, 8, seed=1)
     list(sampler.epoch(0))  # asking for other epochs first changes nothing
-    np.random.seed(9)
     assert [[*b.rows, *b.query_languages, *b.document_languages] for b in sampler.epoch(2)] == draw(
         1, 2
     )
@@ -120,7 +119,7 @@ def test_shares_of_kinds_and_languages():
 )
 @settings(max_examples=150, deadline=None)
 def test_rows_that_lack_languages(present, name, size, seed):
-    """Queries and documents exist in any subset of three languages: no batch asks for a missing one."""
+    """Texts exist in any subset of three languages: no batch asks for a missing one."""
     queries, documents, qrels = [], [], {}
     for r, (asked, told) in enumerate(present):
         has = [x for n, x in enumerate("abc") if told >> n & 1]

@@ -124,7 +124,8 @@ def test_evaluate_embeddings_of_xquad_r(capsys, real_data, tmp_path):
     rng = np.random.default_rng(0)
     for name, rows in (("q", 13_090), ("d", 13_014)):
         np.save(tmp_path / f"{name}.npy", rng.standard_normal((rows, 16), dtype=np.float32))
-    arguments = ["evaluate", "--data", real_data / "xquad-r", "--query-embeddings", tmp_path / "q.npy",
+    arguments = ["evaluate", "--data", real_data / "xquad-r",
+                 "--query-embeddings", tmp_path / "q.npy",
                  "--document-embeddings", tmp_path / "d.npy"]  # fmt: skip
     status, _, _ = run(
         capsys,
@@ -149,7 +150,7 @@ def test_evaluate_embeddings_of_xquad_r(capsys, real_data, tmp_path):
     ("arguments", "message"),
     [
         (["evaluate", "--data", "facts-evaluation"], "nothing to judge"),
-        (["evaluate", "--data", "nowhere", "--baselines", "random"], "nowhere: no such file or folder"),
+        (["evaluate", "--data", "nowhere", "--baselines", "random"], "nowhere: no such file"),
         (["evaluate", "--data", "facts-evaluation", "--languages", "fr", "--baselines", "random"],
          "has no language fr"),
         (["evaluate", "--data", "facts-evaluation", "--baselines", "random", "--metrics", "f1"],

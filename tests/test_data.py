@@ -185,8 +185,8 @@ def test_squad_without_sentences_takes_paragraphs(tmp_path):
         ('{"data": [{"paragraphs": [{"qas": []}]}]}', "paragraph 0: no field 'context'"),
         ('{"data": [{"paragraphs": [{"context": "c", "qas": [{"id": "7"}]}]}]}',
          "question 7: no field 'answers'"),
-        ('{"data": [{"paragraphs": [{"context": "c", "qas": [{"id": "7", "question": "?", "answers":'
-         '[{"answer_start": 99}]}]}]}]}', "question 7: the answer starts at 99"),
+        ('{"data": [{"paragraphs": [{"context": "c", "qas": [{"id": "7", "question": "?", '
+         '"answers": [{"answer_start": 99}]}]}]}]}', "question 7: the answer starts at 99"),
         ('{"data": []}', "no question in it"),
     ],
 )  # fmt: skip

@@ -67,7 +67,7 @@ def sorted_ranks(pool: Pool, scores: np.ndarray) -> Ranks:
 )
 @settings(max_examples=100, deadline=None)
 def test_ranks_are_those_of_a_full_sort(groups, languages, per_group, depth, levels, seed):
-    """Small integers are exact in float32: with few levels most scores tie, and must tie exactly."""
+    """Small integers are exact in float32: with few levels most scores tie, exactly."""
     rng = np.random.default_rng(seed)
     pool = Pool(make_dataset(rng, groups, languages, per_group))
     q = rng.integers(-levels, levels + 1, (len(pool.query_language), depth)).astype(np.float32)

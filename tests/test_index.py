@@ -57,7 +57,7 @@ def test_exact_search_is_a_full_sort():
 
 
 def test_the_graph_finds_what_the_scan_finds():
-    index, vectors = made(6000, dimension=16)
+    index, _ = made(6000, dimension=16)
     queries = np.random.default_rng(2).standard_normal((50, 16), dtype=np.float32)
     found = wanted = 0
     for query in queries:

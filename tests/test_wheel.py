@@ -1,4 +1,4 @@
-"""The wheel, repaired for manylinux, serves where there is no compiler, no torch, no transformers."""
+"""The wheel, repaired for manylinux, serves without a compiler, torch and transformers."""
 
 from __future__ import annotations
 

@@ -43,8 +43,10 @@ bool better(const Hit& a, const Hit& b) {
 void require_finite(const float* values, int64_t count, const char* what) {
   for (int64_t i = 0; i < count; ++i)
     if (!std::isfinite(values[i]))
-      throw std::invalid_argument(std::string(what) + " holds a value that is not finite (NaN or "
-                                  "infinity) at position " + std::to_string(i));
+      throw std::invalid_argument(std::string(what) +
+                                  " holds a value that is not finite (NaN or "
+                                  "infinity) at position " +
+                                  std::to_string(i));
 }
 
 }  // namespace
@@ -152,7 +154,8 @@ std::vector<Hit> HnswIndex::search(const float* query, int64_t k,
   } filter;
   filter.languages = &languages_;
   filter.allowed = allowed;
-  auto heap = graph_->hnsw.searchKnn(query, static_cast<size_t>(wanted), allowed ? &filter : nullptr);
+  auto heap =
+      graph_->hnsw.searchKnn(query, static_cast<size_t>(wanted), allowed ? &filter : nullptr);
   if (static_cast<int64_t>(heap.size()) < wanted) return scan(query, k, allowed);
   std::vector<Hit> hits;
   for (; !heap.empty(); heap.pop())
@@ -188,14 +191,16 @@ void HnswIndex::save(const std::string& path) const {
                              " bytes arrived");
 }
 
-// Reads the file as hnswlib will, believing nothing: sizes decide where it would allocate and seek, and
-// an exception half-way through its own loading leaves it in a state that its destructor crashes on.
+// Reads the file as hnswlib will, believing nothing: sizes decide where it would allocate and seek,
+// and an exception half-way through its own loading leaves it in a state that its destructor
+// crashes on.
 void HnswIndex::check_layout(const std::string& path, int64_t count) const {
   const Graph shape(depth_, 1, links_, ef_construction_, seed_);
   const auto& h = shape.hnsw;
   const auto foreign = [&](bool condition) {
     if (condition)
-      throw std::runtime_error(path + " is not the graph of this index: its layout does not match "
+      throw std::runtime_error(path +
+                               " is not the graph of this index: its layout does not match "
                                "dimension, links and number of documents");
   };
   std::ifstream file(path, std::ios::binary | std::ios::ate);

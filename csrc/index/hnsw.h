@@ -1,10 +1,10 @@
 // An HNSW graph over inner products, on hnswlib's headers, with languages and safe files.
 //
-// What hnswlib 0.8 leaves to its callers and is done here: one NaN ruins the recall of the whole graph
-// (rejected); a failed save is silent (the file's size is checked); a file of another shape, or with
-// links out of range, is loaded all the same (checked before it is trusted); a filter that few
-// documents pass costs a walk over the whole graph and may find fewer than k (exact scan instead);
-// the distance kernels need -march flags (ours are chosen at run time).
+// What hnswlib 0.8 leaves to its callers and is done here: one NaN ruins the recall of the whole
+// graph (rejected); a failed save is silent (the file's size is checked); a file of another shape,
+// or with links out of range, is loaded all the same (checked before it is trusted); a filter that
+// few documents pass costs a walk over the whole graph and may find fewer than k (exact scan
+// instead); the distance kernels need -march flags (ours are chosen at run time).
 #pragma once
 
 #include <cstdint>
@@ -22,8 +22,7 @@ struct Hit {
 
 class HnswIndex {
  public:
-  HnswIndex(int64_t depth, int64_t links, int64_t ef_construction, int64_t ef_search,
-            int64_t seed);
+  HnswIndex(int64_t depth, int64_t links, int64_t ef_construction, int64_t ef_search, int64_t seed);
   ~HnswIndex();
 
   // Appends vectors [count, depth]; vector i gets label size() + i and language languages[i] >= 0.
@@ -59,8 +58,8 @@ class HnswIndex {
 
   const int64_t depth_, links_, ef_construction_, ef_search_, seed_;
   std::unique_ptr<Graph> graph_;
-  std::vector<int32_t> languages_;                  // by label
-  std::vector<std::vector<int64_t>> by_language_;   // labels of each language, removed ones included
+  std::vector<int32_t> languages_;                 // by label
+  std::vector<std::vector<int64_t>> by_language_;  // labels of each language, removed ones included
   std::vector<int64_t> live_by_language_;
   mutable std::shared_mutex lock_;  // searches share it; add, remove and load own it
 };

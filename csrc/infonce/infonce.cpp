@@ -19,9 +19,10 @@ using similarity::packed_buffer;
 using similarity::parallel_for;
 using similarity::round_up;
 
-constexpr int64_t kPanelRows = 256;   // logits held at once: kPanelRows x M
+constexpr int64_t kPanelRows = 256;    // logits held at once: kPanelRows x M
 constexpr int64_t kBlocksPerItem = 4;  // row blocks that share one pass over the documents
-constexpr int64_t kDepthBlock = 512;  // rows of an operand that stay in L2 during a gradient product
+constexpr int64_t kDepthBlock =
+    512;  // rows of an operand that stay in L2 during a gradient product
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 float sigmoid(float x) { return x >= 0 ? 1 / (1 + std::exp(-x)) : std::exp(x) / (1 + std::exp(x)); }
@@ -119,7 +120,7 @@ class Run {
     }
     float shift = kernel_.scale_and_max(row, columns, p_.scale);
     float lse = statistics_.negatives_lse[i];
-    float gap;  // lse - positive
+    float gap;      // lse - positive
     double factor;  // e^(shift - lse)
     if (statistics_given_) {
       // Exponentials relative to the given lse; the row's own maximum plays no part.

@@ -10,10 +10,10 @@
 // The positive never enters the sum of exponentials, so a loss of 1e-12 and its gradient keep their
 // digits; p - 1 computed from a full softmax would have none.
 //
-// Rows go through in panels; one panel holds kPanelRows x M logits. Three products per panel, all on
-// the tile kernel: S = Q D^T, dQ = P D, dD += P^T Q (6 N M depth flops).
-// dD is accumulated in the order of the panels by the one thread that owns the columns: the result is
-// the same bits for any number of threads.
+// Rows go through in panels; one panel holds kPanelRows x M logits. Three products per panel, all
+// on the tile kernel: S = Q D^T, dQ = P D, dD += P^T Q (6 N M depth flops). dD is accumulated in
+// the order of the panels by the one thread that owns the columns: the result is the same bits for
+// any number of threads.
 //
 // Not handled here: anything but float32, a symmetric loss, per-column bias.
 #pragma once

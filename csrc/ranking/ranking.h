@@ -6,8 +6,8 @@
 // and in the pool of all, and with the ranks every metric. No score matrix, no sort, no limit on k;
 // counts of shards of a pool add up.
 //
-// The score of a target is computed by the same tile kernel as every other score, so a document never
-// outranks itself and equal vectors tie exactly.
+// The score of a target is computed by the same tile kernel as every other score, so a document
+// never outranks itself and equal vectors tie exactly.
 //
 // Not handled here: anything but float32, non-finite values (callers reject them).
 #pragma once
@@ -19,9 +19,9 @@
 namespace hybridret::ranking {
 
 struct Problem {
-  similarity::Matrix queries;    // [Q, depth]
-  similarity::Matrix documents;  // [P, depth], the documents of one language stand together
-  int64_t languages;             // L
+  similarity::Matrix queries;     // [Q, depth]
+  similarity::Matrix documents;   // [P, depth], the documents of one language stand together
+  int64_t languages;              // L
   const int64_t* language_begin;  // [L + 1], rows of each language
   const int64_t* tie_order;       // [P], distinct; the smaller comes first among equal scores
   const int64_t* target_begin;    // [Q + 1]

@@ -2,8 +2,8 @@
 //
 // A tile is `rows` x `columns` inner products held in registers. Every element is one chain of
 // multiply-adds in ascending order of depth, whatever the position of the element in the tile, of
-// the tile in the matrix, and of the thread that computes it: within one ISA, equal inputs give equal
-// bits. The scorer's ranks and the loss's run-to-run determinism rest on that.
+// the tile in the matrix, and of the thread that computes it: within one ISA, equal inputs give
+// equal bits. The scorer's ranks and the loss's run-to-run determinism rest on that.
 #pragma once
 
 #include <cstdint>

@@ -150,7 +150,7 @@ float dot(const float* a, const float* b, int64_t depth) {
 
 }  // namespace
 
-const Kernel HYBRIDRET_KERNEL = {
-    HYBRIDRET_ISA_NAME, kRows, kColumns, tile, exponentials, scale_and_max, dot};
+const Kernel HYBRIDRET_KERNEL = {HYBRIDRET_ISA_NAME, kRows,         kColumns, tile,
+                                 exponentials,       scale_and_max, dot};
 
 }  // namespace hybridret::similarity

@@ -21,7 +21,8 @@ struct Matrix {
 };
 
 // Packs rows [begin, begin + count) so that `width` of them stand side by side at every depth:
-// packed[((i / width) * depth + k) * width + i % width] = matrix[begin + i][k]; missing rows are zero.
+// packed[((i / width) * depth + k) * width + i % width] = matrix[begin + i][k]; missing rows are
+// zero.
 inline void pack(const Matrix& matrix, int64_t begin, int64_t count, int64_t width, float* packed) {
   for (int64_t block = 0; block < count; block += width) {
     float* to = packed + block * matrix.depth;

@@ -11,8 +11,8 @@
 
 namespace hybridret::similarity {
 
-// Calls work(item) once for every item in [0, items), on at most `threads` threads; returns when all
-// are done. An exception of an item is rethrown here, after the others have ended.
+// Calls work(item) once for every item in [0, items), on at most `threads` threads; returns when
+// all are done. An exception of an item is rethrown here, after the others have ended.
 void parallel_for(int64_t items, int threads, const std::function<void(int64_t)>& work);
 
 // Processors this process may use (its affinity mask).

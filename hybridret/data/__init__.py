@@ -1,4 +1,4 @@
-"""Data sets: one table (:mod:`hybridret.data.table`) and a reader for each format met in the wild."""
+"""Data sets: one table (:mod:`hybridret.data.table`) and a reader for each format."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ __all__ = [
 def load_dataset(source: str | Path, *, candidates: Candidates = "sentence") -> Dataset:
     """A data set by name or path; the format is told by what is there.
 
-    ``facts-train``, ``facts-evaluation`` and ``facts-paraphrase`` are embedded. A folder with ``DOCUMENT_IDS.tsv`` is
-    NTREX, one with ``corpus.jsonl`` BEIR, one with ``<language>.json`` files SQuAD (XQuAD-R,
-    MLQA-R); a ``.jsonl`` file holds query/positive pairs.
+    ``facts-train``, ``facts-evaluation`` and ``facts-paraphrase`` are embedded. A folder with
+    ``DOCUMENT_IDS.tsv`` is NTREX, one with ``corpus.jsonl`` BEIR, one with ``<language>.json``
+    files SQuAD (XQuAD-R, MLQA-R); a ``.jsonl`` file holds query/positive pairs.
 
     Args:
         candidates: text of a document of a set that has sentences, see :func:`read_squad`.

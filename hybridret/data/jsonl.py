@@ -23,7 +23,7 @@ def open_text(path: Path) -> io.TextIOBase:
     if not path.is_file():
         raise DataError(f"{path}: no such file")
     if path.suffix == ".gz":
-        return gzip.open(path, "rt", encoding="utf-8")  # type: ignore[return-value]
+        return gzip.open(path, "rt", encoding="utf-8")
     return path.open(encoding="utf-8")
 
 

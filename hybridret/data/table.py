@@ -1,7 +1,7 @@
 """The one table every reader fills: queries, documents and relevance judgements.
 
-A row never stores a pair of languages. ``group_id`` joins translations: queries of one group ask the
-same question in several languages, documents of one group say the same thing. Samplers form
+A row never stores a pair of languages. ``group_id`` joins translations: queries of one group ask
+the same question in several languages, documents of one group say the same thing. Samplers form
 monolingual and cross-lingual pairs from the groups, so both kinds of batch come out of one table.
 """
 
@@ -171,9 +171,9 @@ def _unique(ids: Iterable[str], what: str) -> set[str]:
 def hold_out(dataset: Dataset, fraction: float) -> tuple[Dataset, Dataset]:
     """(training, development): a share of the document groups is kept for choosing settings.
 
-    The groups are chosen by a hash of their names: the same ones on every machine and for every seed.
-    The development set has one question of each held-out document group, the first: other questions on
-    the same document would find near copies of their answer in the pool.
+    The groups are chosen by a hash of their names: the same ones on every machine and for every
+    seed. The development set has one question of each held-out document group, the first: other
+    questions on the same document would find near copies of their answer in the pool.
 
     Raises:
         DataError: ``fraction`` is not between 0 and 1, or leaves one side empty.

@@ -63,10 +63,10 @@ def load_facts(split: Split = "train") -> Dataset:
         split: "train", "evaluation" or "paraphrase".
 
     Returns:
-        The data set "facts-train", ... A group is a fact such as "territory/FR/currency"; it has one
-        query ("territory/FR/currency/q/en") and one document ("territory/FR/currency/d/en") in each
-        of ``LANGUAGES``. Each query is judged on the document of its language; the group makes the
-        other languages' documents relevant. Every call returns the same rows in the same order.
+        The data set "facts-train", ... A group is a fact such as "territory/FR/currency"; it has
+        one query ("territory/FR/currency/q/en") and one document ("territory/FR/currency/d/en") in
+        each of ``LANGUAGES``. Each query is judged on the document of its language; the group makes
+        the other languages' documents relevant. Every call returns the same rows in the same order.
 
     Raises:
         DataError: there is no such split.
