@@ -52,8 +52,9 @@ $(VENV)/.torch:
 	$(BIN)/python -m pip install --quiet --no-deps --extra-index-url $(TORCH_INDEX) "$(TORCH)"
 	touch $@
 
+# Editable, because Python started in this folder finds the sources before any other copy.
 $(VENV)/.installed: $(VENV)/.torch $(SOURCES)
-	$(BIN)/python -m pip install --quiet ".[all]"
+	$(BIN)/python -m pip install --quiet --editable ".[all]"
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.txt
