@@ -1,4 +1,4 @@
-"""Benchmarks run one after another, all peers of a question in one run; quote ratios, not seconds."""
+"""All peers of a question are timed in one run: quote ratios, not seconds."""
 
 from __future__ import annotations
 

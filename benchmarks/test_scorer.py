@@ -1,4 +1,4 @@
-"""How fast are exact ranks? All 122 settings of XQuAD-R's shape, and a tenth of it with a full sort."""
+"""How fast are exact ranks? All 122 settings of a data set of XQuAD-R's shape."""
 
 from __future__ import annotations
 

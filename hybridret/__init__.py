@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from hybridret.encoder import OnnxEncoder, load_encoder
     from hybridret.evaluation import Report, evaluate, evaluate_embeddings
     from hybridret.export import export
-    from hybridret.model import TorchEncoder
     from hybridret.retriever import Retriever
+    from hybridret.torch_encoder import TorchEncoder
     from hybridret.training import train
     from hybridret.training_config import TrainingConfig
 
@@ -41,7 +41,7 @@ _HOMES = {
     "evaluate": "evaluation",
     "evaluate_embeddings": "evaluation",
     "export": "export",
-    "TorchEncoder": "model",
+    "TorchEncoder": "torch_encoder",
     "Retriever": "retriever",
     "TrainingConfig": "training_config",
     "train": "training",

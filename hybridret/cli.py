@@ -231,7 +231,7 @@ def _torch_encoder() -> Any:
     from hybridret._extras import require
 
     require("torch", "train", "loading a torch model")
-    from hybridret.model import TorchEncoder
+    from hybridret.torch_encoder import TorchEncoder
 
     return TorchEncoder
 

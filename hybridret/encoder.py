@@ -1,7 +1,7 @@
 """Text encoders. This module serves queries and never imports torch or transformers.
 
 :class:`TextEncoder` is what evaluation, index and retriever ask for; :class:`OnnxEncoder` runs a
-folder written by ``hybridret export``. The torch side, :class:`hybridret.model.TorchEncoder`, is
+folder written by ``hybridret export``. The torch side, :class:`hybridret.TorchEncoder`, is
 the same interface over a Hugging Face, sentence-transformers or static model.
 """
 
@@ -187,6 +187,6 @@ def load_encoder(source: str | Path, *, threads: int = 0) -> TextEncoder:
     if (Path(source) / MANIFEST_FILE).is_file():
         return OnnxEncoder(source, threads=threads)
     require("torch", "train", f"loading {source} (not an exported encoder)")
-    from hybridret.model import TorchEncoder
+    from hybridret.torch_encoder import TorchEncoder
 
     return TorchEncoder.load(source)

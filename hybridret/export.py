@@ -22,13 +22,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hybridret import _native
+from hybridret import _native, model_folder
 from hybridret._extras import require
 from hybridret._files import atomic_folder, sha256, write_json
 from hybridret.encoder import MANIFEST_FILE, ONNX_FILE, OnnxEncoder
 from hybridret.errors import ModelError
-from hybridret.model import EncoderModel, TorchEncoder
+from hybridret.model import EncoderModel
 from hybridret.tokenization import TOKENIZER_FILE
+from hybridret.torch_encoder import TorchEncoder
 
 OPSET = 18
 PARITY_BOUND = 1e-4
@@ -95,7 +96,7 @@ def export(
         source = source or str(encoder)
         encoder = TorchEncoder.load(encoder)
     with atomic_folder(output) as folder:
-        encoder.save_description(folder)
+        model_folder.write_description(folder, encoder.model, encoder.tokenizer, encoder.config)
         model = folder / ONNX_FILE
         model.parent.mkdir()
         _write_onnx(encoder.model, model)

@@ -20,9 +20,9 @@ from hybridret.data import Dataset, load_facts
 from hybridret.errors import DataError
 from hybridret.evaluation import Report, evaluate
 from hybridret.export import export
-from hybridret.model import TorchEncoder
 from hybridret.report import summary_rows, text_table, write_html
 from hybridret.retriever import Retriever
+from hybridret.torch_encoder import TorchEncoder
 from hybridret.training import train
 from hybridret.training_config import TrainingConfig
 

@@ -111,20 +111,17 @@ def _explanation(report: Report) -> str:
 
 
 def _summary_table(reports: Sequence[Report], metrics: Sequence[str]) -> str:
-    head = "".join(
-        f"<th>{html.escape(metric)}<br>{name}</th>" for metric in metrics for name in SETTINGS
-    )
+    # Rank distance right after the first metric: these four columns are what most people look for.
+    columns = [(metric, setting) for metric in metrics for setting in SETTINGS]
+    head = [f"<th>{html.escape(metric)}<br>{setting}</th>" for metric, setting in columns]
+    head.insert(len(SETTINGS), "<th>rank<br>distance</th>")
     body = []
     for report in reports:
-        cells = "".join(
-            f"<td>{_score(report.summary[setting].get(metric))}</td>"
-            for metric in metrics
-            for setting in SETTINGS
-        )
-        distance = _distance(report.summary[RANK_DISTANCE])
-        body.append(f"<tr><td>{html.escape(report.name)}</td>{cells}<td>{distance}</td></tr>")
+        cells = [f"<td>{_score(report.summary[s].get(metric))}</td>" for metric, s in columns]
+        cells.insert(len(SETTINGS), f"<td>{_distance(report.summary[RANK_DISTANCE])}</td>")
+        body.append(f"<tr><td>{html.escape(report.name)}</td>{''.join(cells)}</tr>")
     return (
-        f"<div class='scroll'><table><thead><tr><th>system</th>{head}<th>rank<br>distance</th>"
+        f"<div class='scroll'><table><thead><tr><th>system</th>{''.join(head)}"
         f"</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
     )
 
@@ -156,7 +153,7 @@ def _cell(value: float, title: str, css: str) -> str:
         return f"<td class='{css}' title='{html.escape(title)}'>–</td>"
     # From pale to deep blue; the text turns white where the ground is dark.
     ground = f"hsl(212 {40 + 45 * value:.0f}% {96 - 62 * value:.0f}%)"
-    ink = "#fff" if value > 0.55 else "#111"
+    ink = "#fff" if value > 0.7 else "#111"
     return (
         f"<td class='{css}' style='background:{ground};color:{ink}' "
         f"title='{html.escape(title)}'>{_score(value)}</td>"

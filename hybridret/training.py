@@ -31,8 +31,8 @@ from hybridret._progress import progress_bar
 from hybridret.batches import BatchSampler, PairTable, make_sampler
 from hybridret.errors import DataError, ModelError
 from hybridret.losses import infonce
-from hybridret.model import TorchEncoder
 from hybridret.tokenization import Tokenizer
+from hybridret.torch_encoder import TorchEncoder
 from hybridret.training_config import TrainingConfig
 
 TRAINING_FILE = "training.json"

@@ -17,7 +17,7 @@ pytest.importorskip("onnxscript")
 from hybridret import export as export_module
 from hybridret.encoder import OnnxEncoder, load_encoder
 from hybridret.errors import ModelError
-from hybridret.model import TorchEncoder
+from hybridret.torch_encoder import TorchEncoder
 
 
 def make(kind: str, request: pytest.FixtureRequest) -> TorchEncoder:

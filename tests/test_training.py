@@ -15,7 +15,7 @@ from hybridret.data import load_facts  # noqa: E402
 from hybridret.data.table import Dataset  # noqa: E402
 from hybridret.errors import DataError, ModelError  # noqa: E402
 from hybridret.evaluation import evaluate  # noqa: E402
-from hybridret.model import TorchEncoder  # noqa: E402
+from hybridret.torch_encoder import TorchEncoder  # noqa: E402
 from hybridret.training import train  # noqa: E402
 from hybridret.training_config import TrainingConfig  # noqa: E402
 

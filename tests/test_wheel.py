@@ -18,7 +18,7 @@ pytest.importorskip("onnxscript")
 pytest.importorskip("auditwheel")
 
 from hybridret.export import export
-from hybridret.model import TorchEncoder
+from hybridret.torch_encoder import TorchEncoder
 
 pytestmark = pytest.mark.packaging
 

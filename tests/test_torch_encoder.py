@@ -15,7 +15,7 @@ transformers = pytest.importorskip("transformers")
 
 from hybridret.encoder import load_encoder  # noqa: E402
 from hybridret.errors import ModelError  # noqa: E402
-from hybridret.model import TorchEncoder  # noqa: E402
+from hybridret.torch_encoder import TorchEncoder  # noqa: E402
 
 SAMPLE = [TEXTS[0], "short", "", TEXTS[3], "a " * 200]
 

@@ -1,0 +1,319 @@
+"""Encoder folders in the sentence-transformers layout, and plain Hugging Face ones: read and write.
+
+Weights are safetensors, everything else is JSON: nothing is unpickled, and no code of a model runs.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from hybridret._files import write_json
+from hybridret.encoder import EncoderConfig
+from hybridret.errors import ModelError
+from hybridret.model import POOLINGS, Dense, EncoderModel, StaticEmbeddings
+from hybridret.tokenization import TOKENIZER_FILE, Tokenizer
+
+_TOKENIZER_FILES = (
+    "tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model",
+    "tokenizer.model", "tekken.json",
+)  # fmt: skip
+_DOWNLOADS = ["*.json", "*.safetensors", "*.txt", "*.model"]
+
+Parts = tuple[EncoderModel, Tokenizer, EncoderConfig]
+
+
+def write(folder: Path, model: EncoderModel, tokenizer: Tokenizer, config: EncoderConfig) -> None:
+    """Writes a sentence-transformers model into an existing folder."""
+    write_description(folder, model, tokenizer, config)
+    if isinstance(model.backbone, StaticEmbeddings):
+        weights = {"embedding.weight": model.backbone.embedding.weight.detach()}
+        save_file(weights, folder / "model.safetensors")
+    else:
+        model.backbone.save_pretrained(folder)  # type: ignore[operator]
+    for position, layer in enumerate(model.dense):
+        state = {name: value.contiguous() for name, value in layer.state_dict().items()}
+        save_file(state, folder / _dense_folder(position) / "model.safetensors")
+
+
+def _dense_folder(position: int) -> str:
+    return f"{position + 2}_Dense"
+
+
+def write_description(
+    folder: Path, model: EncoderModel, tokenizer: Tokenizer, config: EncoderConfig
+) -> None:
+    """Everything of :func:`write` but the weights: configuration, tokenizer, module list."""
+    tokenizer.backend.no_truncation()
+    tokenizer.backend.save(str(folder / TOKENIZER_FILE))
+    tokenizer.backend.enable_truncation(tokenizer.max_length)
+    namespace = "sentence_transformers.models"
+    modules = [("", f"{namespace}.{'StaticEmbedding' if model.is_static else 'Transformer'}")]
+    if not model.is_static:
+        model.backbone.config.save_pretrained(folder)  # type: ignore[union-attr,operator]
+        pad = tokenizer.backend.id_to_token(tokenizer.pad_id)
+        write_json(
+            folder / "tokenizer_config.json",
+            {
+                "tokenizer_class": "PreTrainedTokenizerFast",
+                "model_max_length": tokenizer.max_length,
+                "pad_token": pad,
+            },
+        )
+    # A static model of sentence-transformers pools by itself; its length is ours alone.
+    length = {"max_seq_length": tokenizer.max_length, "do_lower_case": False}
+    write_json(folder / "sentence_bert_config.json", length)
+    if not model.is_static:
+        modules.append(("1_Pooling", f"{namespace}.Pooling"))
+        flags = {"cls_token": "cls", "mean_tokens": "mean", "max_tokens": "max"}
+        pooling = {f"pooling_mode_{k}": model.pooling == v for k, v in flags.items()}
+        pooling["pooling_mode_lasttoken"] = model.pooling == "lasttoken"
+        write_json(
+            folder / "1_Pooling" / "config.json",
+            {"word_embedding_dimension": model.width, **pooling, "include_prompt": True},
+        )
+    for position, layer in enumerate(model.dense):
+        modules.append((_dense_folder(position), f"{namespace}.Dense"))
+        assert isinstance(layer, Dense)
+        activation = layer.activation_name
+        write_json(
+            folder / _dense_folder(position) / "config.json",
+            {
+                "in_features": layer.linear.in_features,
+                "out_features": layer.linear.out_features,
+                "bias": layer.linear.bias is not None,
+                "activation_function": f"torch.nn.modules."
+                f"{'linear' if activation == 'Identity' else 'activation'}.{activation}",
+            },
+        )
+    if model.normalize:
+        modules.append((f"{len(modules)}_Normalize", f"{namespace}.Normalize"))
+        (folder / modules[-1][0]).mkdir(exist_ok=True)
+    write_json(
+        folder / "modules.json",
+        [
+            {"idx": i, "name": str(i), "path": path, "type": kind}
+            for i, (path, kind) in enumerate(modules)
+        ],
+    )
+    prompts = {"query": config.query_prompt, "document": config.document_prompt}
+    write_json(
+        folder / "config_sentence_transformers.json",
+        {
+            "model_type": "SentenceTransformer",
+            "prompts": prompts,
+            "default_prompt_name": None,
+            "similarity_fn_name": config.similarity,
+        },
+    )
+
+
+def local_folder(source: str | Path) -> Path:
+    """The folder of a model; one that is named by its hub name is downloaded.
+
+    Raises:
+        ModelError: neither a folder nor a model that the hub gives.
+    """
+    folder = Path(source)
+    if folder.is_dir():
+        return folder
+    if folder.exists() or str(source).count("/") > 1 or str(source).startswith((".", "/")):
+        raise ModelError(f"{source}: no such model folder")
+    import huggingface_hub
+
+    try:
+        return Path(huggingface_hub.snapshot_download(str(source), allow_patterns=_DOWNLOADS))
+    except Exception as error:  # offline, gated, unknown name: the hub's own words say which
+        reason = str(error).strip().split("\n")[0]
+        raise ModelError(
+            f"{source}: neither a folder nor a model that the hub gave: {reason}"
+        ) from None
+
+
+def _read_json(path: Path, default: Any = None) -> Any:
+    if not path.is_file():
+        if default is None:
+            raise ModelError(f"{path}: no such file in this model folder")
+        return default
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ModelError(f"{path}: damaged: {error}") from None
+
+
+def _load_weights(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise ModelError(f"{path.parent}: no {path.name}; pickled weights are not loaded")
+    try:
+        return dict(load_file(path))
+    except SafetensorError as error:
+        raise ModelError(f"{path}: damaged or cut short: {error}") from None
+
+
+def _width(backbone: nn.Module) -> int:
+    return int(backbone.config.hidden_size)  # type: ignore[union-attr,arg-type]
+
+
+def _load_transformer(folder: Path, max_length: int | None) -> tuple[nn.Module, Tokenizer]:
+    import transformers
+
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"{folder}: not a model folder (no config.json and no modules.json)")
+    if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
+        raise ModelError(f"{folder}: this model folder has no tokenizer (no {TOKENIZER_FILE})")
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        config = transformers.AutoConfig.from_pretrained(folder)
+        loader: Any = transformers.AutoModel
+        if getattr(config, "is_encoder_decoder", False):
+            loader = transformers.AutoModelForTextEncoding  # the encoder half (sentence-t5)
+        backbone, info = loader.from_pretrained(
+            folder, config=config, dtype=torch.float32, use_safetensors=True,
+            output_loading_info=True,
+        )  # fmt: skip
+        fast = transformers.AutoTokenizer.from_pretrained(folder, use_fast=True)
+    except (OSError, ValueError, KeyError, SafetensorError, json.JSONDecodeError) as error:
+        raise ModelError(f"{folder}: cannot be loaded: {str(error).strip()}") from None
+    # A pooler of BERT's next-sentence head is not part of a sentence encoder.
+    missing = sorted(k for k in info["missing_keys"] if "pooler." not in k)
+    if missing:
+        raise ModelError(f"{folder}: the weights lack {len(missing)} tensors, {missing[0]!r} first")
+    backend = getattr(fast, "backend_tokenizer", None)
+    if backend is None:
+        raise ModelError(f"{folder}: no fast tokenizer ({TOKENIZER_FILE}) can be made of this one")
+    settings = _read_json(folder / "sentence_bert_config.json", {})
+    if settings.get("do_lower_case"):
+        import tokenizers
+
+        steps = [tokenizers.normalizers.Lowercase()]
+        if backend.normalizer is not None:
+            steps.append(backend.normalizer)
+        backend.normalizer = tokenizers.normalizers.Sequence(steps)
+    limits = [max_length, settings.get("max_seq_length"), fast.model_max_length]
+    longest = next(limit for limit in limits if limit is not None)
+    return backbone, Tokenizer(
+        backend,
+        max_length=min(int(longest), _positions(backbone)),
+        pad_id=fast.pad_token_id if fast.pad_token_id is not None else 0,
+    )
+
+
+def _positions(backbone: nn.Module) -> int:
+    """Tokens that the position table has room for; RoBERTa's begins after the padding id."""
+    positions = int(getattr(backbone.config, "max_position_embeddings", 0) or 1 << 20)
+    table = getattr(getattr(backbone, "embeddings", None), "position_embeddings", None)
+    padding = getattr(table, "padding_idx", None)
+    return positions if padding is None else positions - int(padding) - 1
+
+
+def read(folder: Path, max_length: int | None = None) -> Parts:
+    """Model, tokenizer and settings of a folder.
+
+    Raises:
+        ModelError: see :meth:`hybridret.TorchEncoder.load`.
+    """
+    if (folder / "modules.json").is_file():
+        return _load_sentence_transformers(folder, max_length)
+    backbone, tokenizer = _load_transformer(folder, max_length)
+    model = EncoderModel(backbone, pooling="mean", normalize=False, width=_width(backbone))
+    return model, tokenizer, EncoderConfig()
+
+
+def _load_sentence_transformers(folder: Path, max_length: int | None) -> Parts:
+    kinds = [
+        (str(module["type"]).rpartition(".")[2], folder / module["path"])
+        for module in _read_json(folder / "modules.json")
+    ]
+    normalize, pooling, dense = False, "mean", []
+    backbone: nn.Module | None = None
+    for kind, path in kinds:
+        if kind == "Transformer":
+            backbone, tokenizer = _load_transformer(path, max_length)
+            width = _width(backbone)
+        elif kind == "StaticEmbedding":
+            backbone, tokenizer = _load_static(path, max_length)
+            width = backbone.embedding.embedding_dim
+        elif kind == "Pooling":
+            pooling = _read_pooling(path / "config.json")
+        elif kind == "Dense":
+            dense.append(_load_dense(path))
+        elif kind == "Normalize":
+            normalize = True
+        elif kind != "Dropout":
+            raise ModelError(f"{folder}: module {kind!r} is not known; expected Transformer, "
+                             f"StaticEmbedding, Pooling, Dense or Normalize")  # fmt: skip
+    if backbone is None:
+        raise ModelError(f"{folder}/modules.json: no Transformer or StaticEmbedding in it")
+    settings = _read_json(folder / "config_sentence_transformers.json", {})
+    prompts = settings.get("prompts") or {}
+    default = prompts.get(settings.get("default_prompt_name") or "", "")
+    similarity: Any = settings.get("similarity_fn_name") or "cosine"
+    if similarity not in ("cosine", "dot"):
+        raise ModelError(f"{folder}: similarity {similarity!r} is not cosine or dot")
+    # sentence-transformers saves an empty "document" beside an author's "passage".
+    named = [prompts[name] for name in ("document", "passage", "corpus") if prompts.get(name)]
+    document = named[0] if named else default
+    model = EncoderModel(
+        backbone, pooling=pooling, normalize=normalize, dense=dense, width=width  # type: ignore[arg-type]
+    )  # fmt: skip
+    config = EncoderConfig(
+        query_prompt=prompts.get("query") or default,
+        document_prompt=document,
+        similarity=similarity,
+    )
+    return model, tokenizer, config
+
+
+def _load_static(folder: Path, max_length: int | None) -> tuple[StaticEmbeddings, Tokenizer]:
+    weights = _load_weights(folder / "model.safetensors")
+    table = weights.get("embedding.weight", weights.get("embeddings"))
+    if table is None:
+        raise ModelError(f"{folder}: no tensor 'embedding.weight' in model.safetensors")
+    backbone = StaticEmbeddings(*table.shape)
+    backbone.load_state_dict({"embedding.weight": table.float()})
+    settings = _read_json(folder / "sentence_bert_config.json", {})
+    length = max_length or settings.get("max_seq_length") or 1 << 20
+    tokenizer = Tokenizer.from_file(
+        folder / TOKENIZER_FILE, max_length=length, special_tokens=False
+    )
+    if tokenizer.vocabulary_size > table.shape[0]:
+        raise ModelError(
+            f"{folder}: the tokenizer has {tokenizer.vocabulary_size} tokens, "
+            f"the model {table.shape[0]} vectors"
+        )
+    return backbone, tokenizer
+
+
+def _read_pooling(path: Path) -> str:
+    config = _read_json(path)
+    modes = config.get("pooling_mode")
+    if modes is None:
+        names = {"cls_token": "cls", "mean_tokens": "mean", "max_tokens": "max",
+                 "lasttoken": "lasttoken", "mean_sqrt_len_tokens": "mean_sqrt_len",
+                 "weightedmean_tokens": "weightedmean"}  # fmt: skip
+        modes = [name for key, name in names.items() if config.get(f"pooling_mode_{key}")]
+    modes = [modes] if isinstance(modes, str) else modes
+    if len(modes) != 1 or modes[0] not in POOLINGS:
+        raise ModelError(f"{path}: pooling {'+'.join(modes) or 'none'} is not one of "
+                         f"{', '.join(POOLINGS)}")  # fmt: skip
+    if config.get("include_prompt") is False:
+        raise ModelError(f"{path}: pooling that leaves out the prompt is not supported")
+    return str(modes[0])
+
+
+def _load_dense(folder: Path) -> Dense:
+    config = _read_json(folder / "config.json")
+    layer = Dense(
+        config["in_features"],
+        config["out_features"],
+        config.get("bias", True),
+        str(config.get("activation_function", "Tanh")).rpartition(".")[2],
+    )
+    layer.load_state_dict(_load_weights(folder / "model.safetensors"))
+    return layer
