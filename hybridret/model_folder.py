@@ -6,6 +6,7 @@ Weights are safetensors, everything else is JSON: nothing is unpickled, and no c
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,14 @@ _TOKENIZER_FILES = (
     "tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model",
     "tokenizer.model", "tekken.json",
 )  # fmt: skip
+_POOLING_KEYS = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_lasttoken": "lasttoken",
+}
+# What an encoder may be made of, in this order and no other.
+_PIPELINE = re.compile(r"(Transformer Pooling|StaticEmbedding)( Dense)*( Normalize)?")
 _DOWNLOADS = ["*.json", "*.safetensors", "*.txt", "*.model"]
 
 Parts = tuple[EncoderModel, Tokenizer, EncoderConfig]
@@ -50,48 +59,21 @@ def write_description(
     folder: Path, model: EncoderModel, tokenizer: Tokenizer, config: EncoderConfig
 ) -> None:
     """Everything of :func:`write` but the weights: configuration, tokenizer, module list."""
-    tokenizer.backend.no_truncation()
-    tokenizer.backend.save(str(folder / TOKENIZER_FILE))
-    tokenizer.backend.enable_truncation(tokenizer.max_length)
+    _write_tokenizer(folder, tokenizer)
     namespace = "sentence_transformers.models"
     modules = [("", f"{namespace}.{'StaticEmbedding' if model.is_static else 'Transformer'}")]
-    if not model.is_static:
+    if not model.is_static:  # a static model of sentence-transformers pools by itself
         model.backbone.config.save_pretrained(folder)  # type: ignore[union-attr,operator]
-        pad = tokenizer.backend.id_to_token(tokenizer.pad_id)
-        write_json(
-            folder / "tokenizer_config.json",
-            {
-                "tokenizer_class": "PreTrainedTokenizerFast",
-                "model_max_length": tokenizer.max_length,
-                "pad_token": pad,
-            },
-        )
-    # A static model of sentence-transformers pools by itself; its length is ours alone.
-    length = {"max_seq_length": tokenizer.max_length, "do_lower_case": False}
-    write_json(folder / "sentence_bert_config.json", length)
-    if not model.is_static:
         modules.append(("1_Pooling", f"{namespace}.Pooling"))
-        flags = {"cls_token": "cls", "mean_tokens": "mean", "max_tokens": "max"}
-        pooling = {f"pooling_mode_{k}": model.pooling == v for k, v in flags.items()}
-        pooling["pooling_mode_lasttoken"] = model.pooling == "lasttoken"
+        pooling = {key: model.pooling == name for key, name in _POOLING_KEYS.items()}
         write_json(
             folder / "1_Pooling" / "config.json",
             {"word_embedding_dimension": model.width, **pooling, "include_prompt": True},
         )
     for position, layer in enumerate(model.dense):
-        modules.append((_dense_folder(position), f"{namespace}.Dense"))
         assert isinstance(layer, Dense)
-        activation = layer.activation_name
-        write_json(
-            folder / _dense_folder(position) / "config.json",
-            {
-                "in_features": layer.linear.in_features,
-                "out_features": layer.linear.out_features,
-                "bias": layer.linear.bias is not None,
-                "activation_function": f"torch.nn.modules."
-                f"{'linear' if activation == 'Identity' else 'activation'}.{activation}",
-            },
-        )
+        modules.append((_dense_folder(position), f"{namespace}.Dense"))
+        write_json(folder / _dense_folder(position) / "config.json", _dense_config(layer))
     if model.normalize:
         modules.append((f"{len(modules)}_Normalize", f"{namespace}.Normalize"))
         (folder / modules[-1][0]).mkdir(exist_ok=True)
@@ -102,16 +84,43 @@ def write_description(
             for i, (path, kind) in enumerate(modules)
         ],
     )
-    prompts = {"query": config.query_prompt, "document": config.document_prompt}
     write_json(
         folder / "config_sentence_transformers.json",
         {
             "model_type": "SentenceTransformer",
-            "prompts": prompts,
+            "prompts": {"query": config.query_prompt, "document": config.document_prompt},
             "default_prompt_name": None,
             "similarity_fn_name": config.similarity,
         },
     )
+
+
+def _write_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
+    tokenizer.backend.no_truncation()
+    tokenizer.backend.save(str(folder / TOKENIZER_FILE))
+    tokenizer.backend.enable_truncation(tokenizer.max_length)
+    write_json(
+        folder / "tokenizer_config.json",
+        {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "model_max_length": tokenizer.max_length,
+            "pad_token": tokenizer.backend.id_to_token(tokenizer.pad_id),
+        },
+    )
+    write_json(
+        folder / "sentence_bert_config.json",
+        {"max_seq_length": tokenizer.max_length, "do_lower_case": False},
+    )
+
+
+def _dense_config(layer: Dense) -> dict[str, Any]:
+    module = "linear" if layer.activation_name == "Identity" else "activation"
+    return {
+        "in_features": layer.linear.in_features,
+        "out_features": layer.linear.out_features,
+        "bias": layer.linear.bias is not None,
+        "activation_function": f"torch.nn.modules.{module}.{layer.activation_name}",
+    }
 
 
 def local_folder(source: str | Path) -> Path:
@@ -226,30 +235,26 @@ def read(folder: Path, max_length: int | None = None) -> Parts:
 
 
 def _load_sentence_transformers(folder: Path, max_length: int | None) -> Parts:
-    kinds = [
+    modules = [
         (str(module["type"]).rpartition(".")[2], folder / module["path"])
         for module in _read_json(folder / "modules.json")
     ]
-    normalize, pooling, dense = False, "mean", []
-    backbone: nn.Module | None = None
-    for kind, path in kinds:
-        if kind == "Transformer":
-            backbone, tokenizer = _load_transformer(path, max_length)
-            width = _width(backbone)
-        elif kind == "StaticEmbedding":
-            backbone, tokenizer = _load_static(path, max_length)
-            width = backbone.embedding.embedding_dim
-        elif kind == "Pooling":
-            pooling = _read_pooling(path / "config.json")
-        elif kind == "Dense":
-            dense.append(_load_dense(path))
-        elif kind == "Normalize":
-            normalize = True
-        elif kind != "Dropout":
-            raise ModelError(f"{folder}: module {kind!r} is not known; expected Transformer, "
-                             f"StaticEmbedding, Pooling, Dense or Normalize")  # fmt: skip
-    if backbone is None:
-        raise ModelError(f"{folder}/modules.json: no Transformer or StaticEmbedding in it")
+    pipeline = " ".join(kind for kind, _ in modules if kind != "Dropout")
+    if not _PIPELINE.fullmatch(pipeline):
+        raise ModelError(
+            f"{folder}: made of {pipeline.replace(' ', ', ') or 'nothing'}; expected Transformer "
+            f"and Pooling, or StaticEmbedding, then any Dense, then Normalize or nothing"
+        )
+    places = dict(modules)
+    backbone: nn.Module
+    if "StaticEmbedding" in places:
+        backbone, tokenizer = _load_static(places["StaticEmbedding"], max_length)
+        width, pooling = backbone.embedding.embedding_dim, "mean"
+    else:
+        backbone, tokenizer = _load_transformer(places["Transformer"], max_length)
+        width, pooling = _width(backbone), _read_pooling(places["Pooling"] / "config.json")
+    dense = [_load_dense(path) for kind, path in modules if kind == "Dense"]
+    normalize = "Normalize" in places
     settings = _read_json(folder / "config_sentence_transformers.json", {})
     prompts = settings.get("prompts") or {}
     default = prompts.get(settings.get("default_prompt_name") or "", "")
@@ -294,10 +299,8 @@ def _read_pooling(path: Path) -> str:
     config = _read_json(path)
     modes = config.get("pooling_mode")
     if modes is None:
-        names = {"cls_token": "cls", "mean_tokens": "mean", "max_tokens": "max",
-                 "lasttoken": "lasttoken", "mean_sqrt_len_tokens": "mean_sqrt_len",
-                 "weightedmean_tokens": "weightedmean"}  # fmt: skip
-        modes = [name for key, name in names.items() if config.get(f"pooling_mode_{key}")]
+        asked = [key for key in config if key.startswith("pooling_mode_") and config[key]]
+        modes = [_POOLING_KEYS.get(key, key.removeprefix("pooling_mode_")) for key in asked]
     modes = [modes] if isinstance(modes, str) else modes
     if len(modes) != 1 or modes[0] not in POOLINGS:
         raise ModelError(f"{path}: pooling {'+'.join(modes) or 'none'} is not one of "

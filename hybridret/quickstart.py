@@ -20,7 +20,7 @@ from hybridret.data import Dataset, load_facts
 from hybridret.errors import DataError
 from hybridret.evaluation import Report, evaluate
 from hybridret.export import export
-from hybridret.report import summary_rows, text_table, write_html
+from hybridret.report import summary_text, write_html
 from hybridret.retriever import Retriever
 from hybridret.torch_encoder import TorchEncoder
 from hybridret.training import train
@@ -66,7 +66,7 @@ def quickstart(
         _print(f"trained {sampler}: {steps} steps of {config.batch_size} pairs")
     _say(
         "Average precision (1 is perfect)",
-        text_table(*summary_rows(reports, "AP"))
+        summary_text(reports, ["AP"])
         + "\nRank distance: worst minus best rank of the 11 parallel answers among all passages"
         f"\n(at best {len(table.languages) - 1}). Trained from scratch, hybrid lands between its "
         "two baselines: see the README.",

@@ -56,9 +56,11 @@ def summary_rows(reports: Sequence[Report], metric: str) -> tuple[list[str], lis
 
 def summary_text(reports: Sequence[Report], metrics: Sequence[str]) -> str:
     """One table of all metrics and settings for one system; of the first metric for several."""
-    if len(reports) > 1:
-        return text_table(*summary_rows(reports, metrics[0]))
     summary = reports[0].summary
+    if len(reports) > 1:
+        header, rows = summary_rows(reports, metrics[0])
+        counts = (summary["n"][key] for key in (*SETTINGS, RANK_DISTANCE))
+        return text_table(header, [*rows, ["n", *(f"{n:,}" for n in counts)]])
     rows = [
         [metric, *(_score(summary[setting].get(metric)) for setting in SETTINGS)]
         for metric in metrics

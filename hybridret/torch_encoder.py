@@ -94,6 +94,8 @@ class TorchEncoder(TextEncoder):
         if pooling is not None:
             if pooling not in POOLINGS:
                 raise ModelError(f"unknown pooling {pooling!r}; expected {', '.join(POOLINGS)}")
+            if encoder.model.is_static and pooling != "mean":
+                raise ModelError(f"{source}: a static encoder takes the mean, not {pooling!r}")
             encoder.model.pooling = pooling
         if normalize is not None:
             encoder.model.normalize = normalize

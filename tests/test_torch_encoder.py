@@ -187,12 +187,17 @@ def test_unknown_parts_are_named(bert_folder, tmp_path):
         {"idx": 9, "name": "9", "path": "9_CNN", "type": "sentence_transformers.models.CNN"}
     )
     (folder / "modules.json").write_text(json.dumps(modules))
-    with pytest.raises(ModelError, match="module 'CNN' is not known"):
+    with pytest.raises(ModelError, match="made of Transformer, Pooling, CNN; expected"):
         TorchEncoder.load(folder)
-    (folder / "modules.json").write_text(json.dumps(modules[:-1]))
+    modules[-1]["type"] = "sentence_transformers.models.Normalize"
+    modules[1:] = modules[:0:-1]  # normalised before it is pooled
+    (folder / "modules.json").write_text(json.dumps(modules))
+    with pytest.raises(ModelError, match="made of Transformer, Normalize, Pooling; expected"):
+        TorchEncoder.load(folder)
+    (folder / "modules.json").write_text(json.dumps([modules[0], modules[2]]))
     pooling = {"word_embedding_dimension": 32, "pooling_mode_weightedmean_tokens": True}
     (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
-    with pytest.raises(ModelError, match="pooling weightedmean is not one of"):
+    with pytest.raises(ModelError, match="pooling weightedmean_tokens is not one of"):
         TorchEncoder.load(folder)
 
 

@@ -59,6 +59,10 @@ def before(scores: Array, tie_order: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.lexsort((tie_order, -scores))
 
 
-def relative(actual: NDArray[np.floating], expected: Array, terms: float = 1e-300) -> float:
-    """Frobenius distance, relative to ``expected`` or to the terms it is the sum of."""
-    return float(np.linalg.norm(actual - expected) / max(np.linalg.norm(expected), terms, 1e-300))
+def relative(actual: NDArray[np.floating], expected: Array, terms: float = 0.0) -> float:
+    """Frobenius distance, relative to ``expected`` or to the terms it is the sum of.
+
+    What is far below float32's smallest normal number, 1.2e-38, may be zero.
+    """
+    size = max(float(np.linalg.norm(expected)), terms, 1e-32)
+    return float(np.linalg.norm(actual - expected)) / size

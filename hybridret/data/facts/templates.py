@@ -78,9 +78,9 @@ WORDINGS: dict[str, dict[str, Wording]] = {
         ),
         "en": Wording(
             "{entity}: which currency is legal tender there?",
-            "What money do people pay with in the country or territory “{entity}”?",
+            "What money do people pay with in the country or territory called “{entity}”?",
             "Name the official monetary unit of the following country or territory: {entity}.",
-            "Legal tender in the country or territory “{entity}”: {answer}.",
+            "Legal tender in the country or territory called “{entity}”: {answer}.",
         ),
         "es": Wording(
             "{entity}: ¿qué moneda es de curso legal allí?",
@@ -105,7 +105,7 @@ WORDINGS: dict[str, dict[str, Wording]] = {
         ),
         "th": Wording(
             "{entity}: ที่นั่นใช้สกุลเงินใดชำระหนี้ได้ตามกฎหมาย",
-            "ผู้คนในประเทศหรือดินแดนที่ชื่อ “{entity}” จ่ายเงินด้วยเงินตราอะไร",
+            "ผู้คนในประเทศหรือดินแดนที่ชื่อ “{entity}” จับจ่ายด้วยเงินอะไร",
             "จงระบุหน่วยเงินตราทางการของประเทศหรือดินแดนต่อไปนี้: {entity}",
             "สกุลเงินที่ใช้อย่างเป็นทางการในประเทศหรือดินแดนที่ชื่อ “{entity}” คือ {answer}",
         ),
@@ -133,7 +133,7 @@ WORDINGS: dict[str, dict[str, Wording]] = {
             "«{entity}»: ما اللغة الرسمية هناك؟",
             "أي لغة تتمتع بالصفة الرسمية في البلد أو الإقليم المسمى «{entity}»؟",
             "بأي لغة تُدار الشؤون الحكومية في هذا الإقليم أو البلد: {entity}؟",
-            "تتمتع بصفة اللغة الرسمية في البلد أو الإقليم المسمى «{entity}»: {answer}.",
+            "اللغات ذات الصفة الرسمية في البلد أو الإقليم المسمى «{entity}»: {answer}.",
         ),
         "de": Wording(
             "{entity}: Welche Sprache ist dort Amtssprache?",
@@ -149,12 +149,12 @@ WORDINGS: dict[str, dict[str, Wording]] = {
         ),
         "en": Wording(
             "{entity}: which language is official there?",
-            "What language has official status in the country or territory “{entity}”?",
+            "What language has official status in the country or territory called “{entity}”?",
             (
                 "In what tongue are government affairs conducted "
                 "in the following country or territory: {entity}?"
             ),
-            "Languages with official status in the country or territory “{entity}”: {answer}.",
+            "Languages with official status in the country or territory called “{entity}”: {answer}.",
         ),
         "es": Wording(
             "{entity}: ¿qué idioma es oficial allí?",
@@ -220,12 +220,12 @@ WORDINGS: dict[str, dict[str, Wording]] = {
             "في أي جزء من العالم تضع إحصاءات الأمم المتحدة البلد أو الإقليم المسمى «{entity}»؟",
             "تحت أي عنوان جغرافي يرد هذا البلد أو الإقليم في جداول الهيئة الأممية: {entity}؟",
             (
-                "في معيار الأمم المتحدة M49 يقع البلد أو الإقليم "
-                "المسمى «{entity}» ضمن المنطقة الفرعية: {answer}."
+                "وفق معيار الأمم المتحدة M49 يقع البلد أو الإقليم "
+                "المسمى «{entity}» ضمن المنطقة الفرعية الآتية: {answer}."
             ),
         ),
         "de": Wording(
-            "{entity}: Zu welcher Subregion der M49-Gliederung der Vereinten Nationen gehört das?",
+            "{entity}: Zu welcher Subregion der M49-Gliederung der Vereinten Nationen gehört dieses Gebiet?",
             (
                 "Welchem Teil der Welt ordnet die Statistik der "
                 "Vereinten Nationen das Land oder Gebiet „{entity}“ zu?"
@@ -236,7 +236,7 @@ WORDINGS: dict[str, dict[str, Wording]] = {
             ),
             (
                 "Nach dem M49-Standard der Vereinten Nationen liegt das "
-                "Land oder Gebiet „{entity}“ in der Subregion: {answer}."
+                "Land oder Gebiet „{entity}“ in dieser Subregion: {answer}."
             ),
         ),
         "el": Wording(
@@ -251,14 +251,14 @@ WORDINGS: dict[str, dict[str, Wording]] = {
             ),
             (
                 "Κατά το πρότυπο M49 των Ηνωμένων Εθνών, η χώρα ή "
-                "περιοχή «{entity}» βρίσκεται στην υποπεριοχή: {answer}."
+                "περιοχή «{entity}» βρίσκεται στην εξής υποπεριοχή: {answer}."
             ),
         ),
         "en": Wording(
             "{entity}: to which sub-region of the United Nations M49 standard does it belong?",
             (
                 "In which part of the world do United Nations "
-                "statistics place the country or territory “{entity}”?"
+                "statistics place the country or territory called “{entity}”?"
             ),
             (
                 "Under what geographical heading do UN tables "
@@ -266,7 +266,7 @@ WORDINGS: dict[str, dict[str, Wording]] = {
             ),
             (
                 "In the United Nations M49 standard, the country or "
-                "territory “{entity}” lies in the sub-region: {answer}."
+                "territory called “{entity}” lies in this sub-region: {answer}."
             ),
         ),
         "es": Wording(
@@ -281,7 +281,7 @@ WORDINGS: dict[str, dict[str, Wording]] = {
             ),
             (
                 "Según el estándar M49 de las Naciones Unidas, el país o "
-                "territorio llamado «{entity}» está en la subregión: {answer}."
+                "territorio llamado «{entity}» está en esta subregión: {answer}."
             ),
         ),
         "hi": Wording(
@@ -293,7 +293,7 @@ WORDINGS: dict[str, dict[str, Wording]] = {
         "ru": Wording(
             "{entity}: какой это субрегион по классификации M49 Организации Объединённых Наций?",
             (
-                "К какой части света статистика Организации Объединённых "
+                "К какой части мира статистика Организации Объединённых "
                 "Наций относит страну или территорию под названием «{entity}»?"
             ),
             (
@@ -302,7 +302,7 @@ WORDINGS: dict[str, dict[str, Wording]] = {
             ),
             (
                 "По стандарту M49 Организации Объединённых Наций страна или "
-                "территория под названием «{entity}» входит в субрегион: {answer}."
+                "территория под названием «{entity}» входит в следующий субрегион: {answer}."
             ),
         ),
         "th": Wording(
@@ -369,12 +369,12 @@ WORDINGS: dict[str, dict[str, Wording]] = {
         ),
         "en": Wording(
             "{entity}: on which day does the week start there?",
-            "What is the first day of the week in the country or territory “{entity}”?",
+            "What is the first day of the week in the country or territory called “{entity}”?",
             (
                 "Which weekday do calendars put at the front in "
                 "the following country or territory: {entity}?"
             ),
-            "In the country or territory “{entity}” the week begins on {answer}.",
+            "In the country or territory called “{entity}” the week begins on {answer}.",
         ),
         "es": Wording(
             "{entity}: ¿en qué día comienza allí la semana?",
@@ -397,11 +397,8 @@ WORDINGS: dict[str, dict[str, Wording]] = {
                 "Какой день недели считается первым в стране "
                 "или на территории под названием «{entity}»?"
             ),
-            "Какой день ставят в начало календари следующей страны или территории: {entity}?",
-            (
-                "В стране или на территории под названием "
-                "«{entity}» первый день недели такой: {answer}."
-            ),
+            "Какой день открывает неделю в календарях следующей страны или территории: {entity}?",
+            ("В стране или на территории под названием «{entity}» первый день недели — {answer}."),
         ),
         "th": Wording(
             "{entity}: ที่นั่นสัปดาห์เริ่มต้นวันใด",
@@ -474,19 +471,19 @@ WORDINGS: dict[str, dict[str, Wording]] = {
             "В состав какого государства или зависимого владения входит следующий пункт: {entity}?",
             (
                 "Место под названием «{entity}» расположено в "
-                "такой стране или на такой территории: {answer}."
+                "следующей стране или на следующей территории: {answer}."
             ),
         ),
         "th": Wording(
             "{entity}: สถานที่นี้อยู่ในประเทศหรือดินแดนใด",
             "หากอยากเห็นสถานที่ที่ชื่อ “{entity}” ต้องเดินทางไปประเทศหรือดินแดนใด",
-            "ถิ่นต่อไปนี้เป็นส่วนหนึ่งของรัฐหรือเขตในปกครองใด: {entity}",
+            "ท้องที่ต่อไปนี้เป็นส่วนหนึ่งของรัฐหรือเขตในปกครองใด: {entity}",
             "สถานที่ที่ชื่อ “{entity}” ตั้งอยู่ในประเทศหรือดินแดนต่อไปนี้: {answer}",
         ),
         "tr": Wording(
             "{entity}: Bu yer hangi ülke veya bölgededir?",
             "“{entity}” adlı yeri görmek için hangi ülkeye veya bölgeye gitmek gerekir?",
-            "Şu yerleşim hangi devletin ya da bağımlı toprağın parçasıdır: {entity}?",
+            "Şu yerleşim hangi devletin ya da bağımlı bölgenin parçasıdır: {entity}?",
             "“{entity}” adlı yer şu ülke veya bölgede bulunur: {answer}.",
         ),
         "vi": Wording(
@@ -506,7 +503,7 @@ WORDINGS: dict[str, dict[str, Wording]] = {
         "ar": Wording(
             "«{entity}»: ما المنطقة الزمنية لهذا المكان؟",
             "وفق أي توقيت يعيش الناس في المكان المسمى «{entity}»؟",
-            "كيف تُضبط الساعات في الموقع الآتي، وعلى أي توقيت إقليمي: {entity}؟",
+            "على أي توقيت إقليمي تُضبط الساعات في الموقع الآتي: {entity}؟",
             "المنطقة الزمنية السارية في المكان المسمى «{entity}» هي: {answer}.",
         ),
         "de": Wording(
@@ -525,12 +522,12 @@ WORDINGS: dict[str, dict[str, Wording]] = {
             "{entity}: which time zone applies in this place?",
             "What time do people keep in the place called “{entity}”?",
             "By which regional standard are clocks set in the following locality: {entity}?",
-            "The time zone of the place called “{entity}” is this: {answer}.",
+            "The time zone of the place called “{entity}” is {answer}.",
         ),
         "es": Wording(
             "{entity}: ¿qué huso horario rige en este lugar?",
             "¿Por qué hora se guía la gente en el lugar llamado «{entity}»?",
-            "¿Según qué horario regional se ponen los relojes en la siguiente localidad: {entity}?",
+            "¿Según qué horario regional se ajustan los relojes en la siguiente localidad: {entity}?",
             "Huso horario del lugar llamado «{entity}»: {answer}.",
         ),
         "hi": Wording(
@@ -548,13 +545,13 @@ WORDINGS: dict[str, dict[str, Wording]] = {
         "th": Wording(
             "{entity}: สถานที่นี้ใช้เขตเวลาใด",
             "ผู้คนในสถานที่ที่ชื่อ “{entity}” ใช้เวลาตามโซนใด",
-            "นาฬิกาในถิ่นต่อไปนี้ตั้งตามมาตรฐานภูมิภาคใด: {entity}",
+            "นาฬิกาในท้องที่ต่อไปนี้ตั้งตามมาตรฐานภูมิภาคใด: {entity}",
             "เขตเวลาของสถานที่ที่ชื่อ “{entity}” คือ {answer}",
         ),
         "tr": Wording(
             "{entity}: Bu yerde hangi saat dilimi geçerlidir?",
             "“{entity}” adlı yerde insanlar hangi saate göre yaşar?",
-            "Şu yerleşimde saatler hangi bölgesel zamana ayarlanır: {entity}?",
+            "Şu yerleşimde saatler hangi bölgesel zamana göre ayarlanır: {entity}?",
             "“{entity}” adlı yerin saat dilimi: {answer}.",
         ),
         "vi": Wording(
@@ -566,7 +563,7 @@ WORDINGS: dict[str, dict[str, Wording]] = {
         "zh": Wording(
             "{entity}：这个地方属于哪个时区？",
             "在名为“{entity}”的地方，人们按什么时间作息？",
-            "以下地点的钟表以哪种区域标准为准：{entity}？",
+            "以下地点的钟表依照哪种区域标准来设定：{entity}？",
             "名为“{entity}”的地方采用的时区为：{answer}。",
         ),
     },
@@ -591,7 +588,7 @@ WORDINGS: dict[str, dict[str, Wording]] = {
             "Ποιο σύστημα γραφής χρησιμοποιεί η γλώσσα με την ονομασία «{entity}»;",
             (
                 "Ποια γράμματα ή σύμβολα πρέπει να μάθει κανείς για "
-                "να διαβάζει κείμενα σε γλώσσα με το όνομα: {entity};"
+                "να διαβάζει κείμενα στην εξής γλώσσα: {entity};"
             ),
             (
                 "Η γλώσσα με την ονομασία «{entity}» γράφεται "
@@ -649,7 +646,7 @@ WORDINGS: dict[str, dict[str, Wording]] = {
         "vi": Wording(
             "{entity}: ngôn ngữ này được viết bằng chữ gì?",
             "“{entity}” dùng hệ thống chữ viết nào?",
-            "Cần học những mẫu tự hay ký hiệu nào để đọc văn bản thuộc ngôn ngữ sau: {entity}?",
+            "Cần học những mẫu tự hay ký hiệu nào để đọc văn bản bằng ngôn ngữ sau: {entity}?",
             "“{entity}” chủ yếu dùng hệ chữ viết sau: {answer}.",
         ),
         "zh": Wording(
@@ -692,7 +689,7 @@ WORDINGS: dict[str, dict[str, Wording]] = {
         ),
         "en": Wording(
             "Language “{entity}”: with which country or territory is it mainly associated?",
-            "Where is the language called “{entity}” chiefly at home?",
+            "Where is the main home of the language called “{entity}”?",
             "What spot on the map comes to mind first when someone mentions this tongue: {entity}?",
             (
                 "The language called “{entity}” is associated "
@@ -723,18 +720,18 @@ WORDINGS: dict[str, dict[str, Wording]] = {
             "Какое место на карте вспоминается первым, когда говорят о следующем языке: {entity}?",
             (
                 "Язык под названием «{entity}» связан прежде "
-                "всего с такой страной или территорией: {answer}."
+                "всего со следующей страной или территорией: {answer}."
             ),
         ),
         "th": Wording(
             "ภาษา{entity}: เกี่ยวข้องกับประเทศหรือดินแดนใดเป็นหลัก",
             "ถิ่นหลักของภาษา{entity}อยู่ที่ใด",
             "เมื่อพูดถึงภาษาต่อไปนี้ คนมักนึกถึงที่ใดบนแผนที่ก่อน: {entity}",
-            "ภาษา{entity}ผูกพันกับประเทศหรือดินแดนนี้มากที่สุด: {answer}",
+            "ภาษา{entity}เชื่อมโยงกับประเทศหรือดินแดนนี้มากที่สุด: {answer}",
         ),
         "tr": Wording(
             "{entity}: Bu dil en çok hangi ülke veya bölgeyle ilişkilendirilir?",
-            "“{entity}” için asıl yurt neresidir?",
+            "“{entity}” konuşanların asıl yurdu neresidir?",
             "Şu dilin adı geçince haritada akla ilk gelen yer neresidir: {entity}?",
             "“{entity}” öncelikle şu ülke veya bölgeyle ilişkilidir: {answer}.",
         ),
