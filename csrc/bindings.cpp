@@ -80,7 +80,8 @@ hybridret::infonce::Problem infonce_problem(const py::array_t<float>& queries,
     p.query_groups = vector_data(*query_groups, p.queries.rows, "query_groups");
     p.document_groups = vector_data(*document_groups, p.documents.rows, "document_groups");
   }
-  if (!(scale > 0) || scale > 1e30f) throw py::value_error("temperature must be positive");
+  if (!(scale > 0) || scale > 1e30f)
+    throw py::value_error("temperature must be positive and finite");
   p.scale = scale;
   return p;
 }
@@ -263,7 +264,10 @@ PYBIND11_MODULE(_native, m) {
             index.load(path, language, count);
           },
           arg("path"), arg("languages"))
-      .def_property_readonly("size", &HnswIndex::size)
-      .def_property_readonly("live", &HnswIndex::live)
+      .def("removed", &HnswIndex::removed, py::call_guard<py::gil_scoped_release>())
+      .def_property_readonly(
+          "size", py::cpp_function(&HnswIndex::size, py::call_guard<py::gil_scoped_release>()))
+      .def_property_readonly(
+          "live", py::cpp_function(&HnswIndex::live, py::call_guard<py::gil_scoped_release>()))
       .def_property_readonly("dimension", &HnswIndex::depth);
 }

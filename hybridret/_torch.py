@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from hybridret import _native
+from hybridret.losses import check_temperature
 
 
 def _array(tensor: Tensor | None) -> Any:
@@ -28,20 +29,24 @@ def infonce_forward(
     scale: Tensor,
     row_weight: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(negatives_lse [N], positive [N], d(sum of losses * row_weight) by queries, by documents)."""
-    return tuple(  # type: ignore[return-value]
-        torch.from_numpy(array)
-        for array in _native.infonce_forward(
-            _array(queries),
-            _array(documents),
-            _array(labels),
-            query_groups=_array(query_groups),
-            document_groups=_array(document_groups),
-            scale=float(scale),
-            row_weights=np.full(len(queries), row_weight, dtype=np.float32),
-            threads=torch.get_num_threads(),
-        )
+    """(negatives_lse [N], positive [N], d(sum of losses * row_weight) by queries, by documents).
+
+    A ``row_weight`` of 0 asks for no gradients; both are then [0, D].
+    """
+    weights = np.full(len(queries), row_weight, dtype=np.float32) if row_weight else None
+    lse, positive, *gradients = _native.infonce_forward(
+        _array(queries),
+        _array(documents),
+        _array(labels),
+        query_groups=_array(query_groups),
+        document_groups=_array(document_groups),
+        scale=float(scale),
+        row_weights=weights,
+        threads=torch.get_num_threads(),
     )
+    none = np.empty((0, queries.shape[1]), dtype=np.float32)
+    by_query, by_document = gradients if row_weight else (none, none.copy())
+    return tuple(map(torch.from_numpy, (lse, positive, by_query, by_document)))  # type: ignore[return-value]
 
 
 @infonce_forward.register_fake
@@ -55,6 +60,9 @@ def _(
     row_weight: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     rows = queries.new_empty(queries.shape[0])
+    if not row_weight:
+        none = queries.new_empty(0, queries.shape[1])
+        return rows, rows.clone(), none, none.clone()
     return rows, rows.clone(), _contiguous_like(queries), _contiguous_like(documents)
 
 
@@ -122,9 +130,11 @@ class _InfoNCE(torch.autograd.Function):
         reduction: str,
     ) -> Tensor:
         weight = 1.0 / max(queries.shape[0], 1) if reduction == "mean" else 1.0
+        with_gradients = reduction != "none" and any(ctx.needs_input_grad)
         lse, positive, query_gradient, document_gradient = torch.ops.hybridret.infonce_forward(
-            queries, documents, labels, query_groups, document_groups, scale, weight
-        )
+            queries, documents, labels, query_groups, document_groups, scale,
+            weight if with_gradients else 0.0,
+        )  # fmt: skip
         losses = torch.nn.functional.softplus(lse - positive)
         ctx.reduction = reduction
         if reduction == "none":
@@ -183,10 +193,13 @@ def infonce(
     for name, given in (
         ("labels", labels), ("query_groups", query_groups), ("document_groups", document_groups)
     ):  # fmt: skip
-        if given is not None and (given.is_floating_point() or given.dtype == torch.bool):
-            raise TypeError(f"{name} must be integers, got {given.dtype}")
+        if given is not None and (
+            not isinstance(given, Tensor) or given.is_floating_point() or given.dtype == torch.bool
+        ):
+            got = getattr(given, "dtype", type(given).__name__)
+            raise TypeError(f"{name} must be a tensor of integers, got {got}")
         integers.append(None if given is None else given.long().contiguous())
+    if not isinstance(temperature, Tensor):
+        check_temperature(temperature)  # a tensor's value is checked by the kernel, which reads it
     scale = 1.0 / torch.as_tensor(temperature, dtype=torch.float32)
-    if not (torch.isfinite(scale) & (scale > 0)).all():
-        raise ValueError(f"temperature must be positive and finite, got {temperature}")
     return _InfoNCE.apply(queries, documents, *integers, scale, reduction)  # type: ignore[no-any-return,no-untyped-call]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -19,8 +21,17 @@ from hybridret.metrics import DEFAULT_METRICS
 BASELINES = ("random", "bm25")
 # Scripts written without spaces have no words to match: there a term is a pair of characters.
 _UNSPACED = r"\u0E00-\u0EFF\u1000-\u109F\u1780-\u17FF\u3040-\u30FF\u3400-\u4DBF\u4E00-\u9FFF"
-_RUNS = re.compile(rf"[{_UNSPACED}]+|[^\W{_UNSPACED}]+")
 _FIRST_UNSPACED = re.compile(rf"[{_UNSPACED}]")
+# Short vowels and the stretching stroke, which Arabic writes or leaves out as it likes.
+_ARABIC_OPTIONAL = dict.fromkeys([0x0640, *range(0x064B, 0x0653)])
+
+
+@cache
+def _runs() -> re.Pattern[str]:
+    r"""Words. Python's \w leaves out combining marks, without which Hindi is single consonants."""
+    marks = [chr(c) for c in range(0x300, 0x20000) if unicodedata.category(chr(c))[0] == "M"]
+    letters = rf"(?:[^\W{_UNSPACED}]|[{re.escape(''.join(marks))}])"
+    return re.compile(rf"[{_UNSPACED}]+|{letters}+")
 
 
 def evaluate_baseline(
@@ -57,7 +68,8 @@ def _random_ranks(pool: Pool, seed: int) -> Ranks:
 def terms(text: str) -> list[str]:
     """Lower-case words; pairs of neighbouring characters in Thai, Lao, Burmese, Khmer, CJK."""
     found = []
-    for run in _RUNS.findall(text.lower()):
+    normal = unicodedata.normalize("NFC", text.lower()).translate(_ARABIC_OPTIONAL)
+    for run in _runs().findall(normal):
         if _FIRST_UNSPACED.match(run) and len(run) > 1:
             found += [run[i : i + 2] for i in range(len(run) - 1)]
         else:

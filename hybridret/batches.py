@@ -184,12 +184,16 @@ class BatchSampler(ABC):
         rows = pending[eligible[pending]][: self.batch_size]
         return rows if len(rows) == self.batch_size else None
 
-    def _require(self, rows: int, what: str) -> None:
-        if rows < self.batch_size:
+    def _require(self, eligible: NDArray[np.bool_], what: str) -> None:
+        # Rows of one query group hold the same questions: more of them make no larger batch.
+        distinct = len(np.unique(self.table.queries[eligible].max(1, initial=ABSENT)))
+        if distinct < self.batch_size:
             raise DataError(
-                f"batch_size is {self.batch_size}, but only {rows} distinct groups {what}; "
+                f"batch_size is {self.batch_size}, but only {distinct} distinct groups {what}; "
                 f"use a smaller batch or more data"
             )
+        if len(np.unique(self.table.groups[eligible])) < 2:
+            raise DataError("all documents are of one group: no row would have a negative")
 
     def _monolingual(self, pending: Ints, rng: np.random.Generator) -> Batch | None:
         # A language that cannot fill a batch any more gives way to the next of the random order.
@@ -221,10 +225,11 @@ class BatchSampler(ABC):
         return Batch(rows, language, language, "mixed")
 
     def _check_monolingual(self) -> None:
-        self._require(int(self.has_both.sum(0).max()), "have query and document in one language")
+        fullest = int(self.has_both.sum(0).argmax())
+        self._require(self.has_both[:, fullest], "have query and document in one language")
 
     def _check_cross_lingual(self) -> None:
-        self._require(int(self.can_cross.sum()), "have two languages to pair")
+        self._require(self.can_cross, "have two languages to pair")
 
 
 class MonolingualSampler(BatchSampler):
@@ -251,7 +256,7 @@ class MixedSampler(BatchSampler):
     """In every row query and document share a language; languages are mixed in the batch."""
 
     def _check(self) -> None:
-        self._require(int(self.has_both.any(1).sum()), "have query and document in one language")
+        self._require(self.has_both.any(1), "have query and document in one language")
 
     def _draw(self, pending: Ints, rng: np.random.Generator) -> Batch | None:
         return self._mixed(pending, rng)

@@ -36,6 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit status: 0, 1 on an error, 130 on ctrl-C."""
     options = _parser().parse_args(arguments)
     try:
+        _check_isa()
         options.run(options)
     except HybridretError as error:
         print(f"hybridret: {error}", file=sys.stderr)
@@ -47,6 +48,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.close()
         return 1
     return 0
+
+
+def _check_isa() -> None:
+    try:
+        _native.isa()
+    except RuntimeError as error:  # HYBRIDRET_ISA names one this machine cannot run
+        raise DataError(str(error)) from None
 
 
 def _parser() -> argparse.ArgumentParser:

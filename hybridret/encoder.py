@@ -24,6 +24,8 @@ from hybridret.tokenization import TOKENIZER_FILE, Ints, Tokenizer
 
 Floats = NDArray[np.float32]
 Similarity = Literal["cosine", "dot"]
+LONGEST = 1e18
+"""Norm of the longest vector for inner products: those of longer ones may overflow float32."""
 
 MANIFEST_FILE = "hybridret.json"
 ONNX_FILE = "onnx/model.onnx"

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from hybridret import _native
 from hybridret._files import write_json
 from hybridret.data.table import Dataset
-from hybridret.encoder import Similarity, TextEncoder
+from hybridret.encoder import LONGEST, Similarity, TextEncoder
 from hybridret.errors import DataError
 from hybridret.metrics import DEFAULT_METRICS, Metric, RankedRelevant, parse_metrics
 
@@ -145,9 +145,15 @@ def _checked(embeddings: Floats, dataset: Dataset, what: str, similarity: Simila
             f"{what} embedding in row {row} (id {ids[row]!r}) has a value that is not finite "
             f"(NaN or infinity); {int((~finite).sum())} rows do"
         )
-    if similarity == "dot":
-        return vectors
     norms = np.linalg.norm(vectors.astype(np.float64), axis=1)
+    if similarity == "dot":
+        if norms.max(initial=0) > LONGEST:
+            row = int(np.argmax(norms))
+            raise DataError(
+                f"{what} embedding in row {row} (id {ids[row]!r}) is longer than {LONGEST:g}: "
+                f"inner products overflow"
+            )
+        return vectors
     if not norms.all():
         row = int(np.argmin(norms))
         raise DataError(

@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
@@ -82,6 +81,9 @@ def infonce(
         ValueError: shapes disagree, M < N, a label is out of range, or temperature is not positive.
         TypeError: embeddings are not float32, or labels or groups are not integers.
     """
+    for name, given in (("queries", queries), ("documents", documents)):
+        if not hasattr(given, "shape") or not hasattr(given, "dtype"):
+            raise TypeError(f"{name} must be an array or tensor, got {type(given).__name__}")
     if reduction not in _REDUCTIONS:
         raise ValueError(f"reduction must be one of {', '.join(_REDUCTIONS)}, got {reduction!r}")
     if len(queries.shape) == 2 and len(documents.shape) == 2 and len(documents) < len(queries):
@@ -99,8 +101,7 @@ def infonce(
         if not isinstance(array, np.ndarray) or array.dtype != np.float32:
             got = getattr(array, "dtype", type(array).__name__)
             raise TypeError(f"{name} must be a float32 numpy array or torch tensor, got {got}")
-    if not (float(temperature) > 0 and math.isfinite(temperature)):
-        raise ValueError(f"temperature must be positive and finite, got {temperature}")
+    check_temperature(float(temperature))
     lse, positive, _, _ = _native.infonce_forward(
         _unit_stride(queries),
         _unit_stride(documents),
@@ -114,6 +115,12 @@ def infonce(
         return losses
     total = losses.sum(dtype=np.float64)
     return np.float32(total / max(len(losses), 1) if reduction == "mean" else total)
+
+
+def check_temperature(temperature: float) -> None:
+    """Raises ValueError unless ``1 / temperature`` is a float32 that can scale a logit."""
+    if not 1e-30 < temperature < 1e30:
+        raise ValueError(f"temperature must be positive and finite, got {temperature}")
 
 
 def row_losses(
@@ -134,6 +141,8 @@ def _integers(name: str, values: Any) -> NDArray[np.int64] | None:
     if values is None:
         return None
     array = np.asarray(values)
-    if not np.issubdtype(array.dtype, np.integer):
-        raise TypeError(f"{name} must be integers, got {array.dtype}")
+    if not array.size:
+        return np.empty(array.shape, dtype=np.int64)
+    if not np.can_cast(array.dtype, np.int64) or array.dtype == bool:
+        raise TypeError(f"{name} must be integers that fit int64, got {array.dtype}")
     return np.ascontiguousarray(array, dtype=np.int64)

@@ -15,6 +15,9 @@ def test_terms_are_words_or_pairs_of_characters():
     assert terms("法国的首都") == ["法国", "国的", "的首", "首都"]
     assert terms("ปารีส 10 km") == ["ปา", "าร", "รี", "ีส", "10", "km"]
     assert terms("日") == ["日"]
+    assert terms("हिन्दी भाषा में") == ["हिन्दी", "भाषा", "में"]
+    assert terms("Việt Nam") == terms("Vie\u0323\u0302t Nam")  # composed or not
+    assert terms("كِتَابٌ") == terms("كتاب") == ["كتاب"]
 
 
 def test_bm25_finds_words_and_ranks_by_pool():

@@ -174,6 +174,25 @@ def test_batches_that_cannot_be_filled():
         make_sampler("bilingual", table, 4)
 
 
+def test_rows_without_a_negative_are_refused():
+    """Eight questions on one document: all negatives are masked, the loss would be zero."""
+    queries = [Query(f"q{i}", f"q{i}", "en", f"g{i}") for i in range(8)]
+    documents = [Document("d", "d", "en", "d")]
+    dataset = Dataset("made", queries, documents, {f"q{i}": {"d": 1} for i in range(8)})
+    with pytest.raises(DataError, match="no row would have a negative"):
+        make_sampler("monolingual", PairTable.from_dataset(dataset), 4)
+
+
+def test_several_answers_make_no_larger_batch():
+    queries = [Query(f"q{i}", f"q{i}", "en", f"g{i}") for i in range(3)]
+    documents = [Document(f"d{i}", f"d{i}", "en", f"d{i}") for i in range(9)]
+    qrels = {f"q{i}": {f"d{3 * i + n}": 1 for n in range(3)} for i in range(3)}
+    table = PairTable.from_dataset(Dataset("made", queries, documents, qrels))
+    assert len(table) == 9
+    with pytest.raises(DataError, match="only 3 distinct groups"):
+        make_sampler("mixed", table, 4)
+
+
 def test_an_empty_table():
     queries = [Query("q", "q", "en", "g")]
     with pytest.raises(DataError, match="empty"):

@@ -104,7 +104,7 @@ def test_train_then_evaluate(capsys, tmp_path):
         "--html", page,
     )  # fmt: skip
     assert status == 0
-    assert [line.split()[0] for line in text.splitlines()[3:]] == ["model", "random", "bm25"]
+    assert [line.split()[0] for line in text.splitlines()[3:]] == ["model", "random", "bm25", "n"]
     report = json.loads(scores.read_text())
     assert report["schema"] == 1
     assert [s["setting"] for s in report["settings"]] == ["mono"] * 2 + ["cross"] * 2 + [
@@ -169,6 +169,16 @@ def test_mistakes(arguments, message, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert message in fails(capsys, *arguments)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_instruction_set(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "hybridret.cli", "info"], capture_output=True, text=True,
+        env=os.environ | {"HYBRIDRET_ISA": "mmx"}, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.startswith("hybridret: HYBRIDRET_ISA is 'mmx', but this machine")
+    assert done.stderr.count("\n") == 1
 
 
 def test_damaged_arrays(capsys, tmp_path):

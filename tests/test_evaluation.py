@@ -264,6 +264,15 @@ def test_embeddings_that_cannot_be_ranked_are_named():
         evaluate_embeddings(good.astype(np.int64), good, dataset)
 
 
+def test_products_that_would_overflow_are_refused():
+    """Infinity minus infinity is not above anything: the rank would be the best."""
+    dataset = make_dataset(np.random.default_rng(0), 3, "a")
+    good = np.ones((3, 4), dtype=np.float32)
+    with pytest.raises(DataError, match=r"row 0 .* is longer than 1e.18"):
+        evaluate_embeddings(good, good * np.float32(1e20), dataset, similarity="dot")
+    evaluate_embeddings(good, good * np.float32(1e20), dataset)  # a cosine does not mind
+
+
 def test_empty_data_sets():
     with pytest.raises(DataError, match="empty: 0 queries"):
         Pool(Dataset("none", [], [], {}))

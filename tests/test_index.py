@@ -82,7 +82,7 @@ def test_saved_and_loaded(tmp_path):
     again.save(tmp_path / "index")
     third = Index.load(tmp_path / "index")
     assert third.search(vectors[5], 1, languages=["fr"])[0].text == "new"
-    assert len(list((tmp_path / "index").iterdir())) == 3
+    assert len(list((tmp_path / "index").iterdir())) == 4  # with the lock
 
 
 def test_deleted_documents_are_gone_and_may_come_back():
@@ -125,7 +125,7 @@ def test_one_bad_vector_changes_nothing():
         index.add(documents[:2], vectors[:3])
     with pytest.raises(DataError, match="the query has a value that is not finite"):
         index.search(np.full(24, np.inf, np.float32))
-    with pytest.raises(DataError, match="k must be at least 1"):
+    with pytest.raises(DataError, match="k must be a whole number of at least 1, got 0"):
         index.search(vectors[0], 0)
     with pytest.raises(
         DataError, match="no document in language 'fr'; the index has ar, de, en, zh"
@@ -134,6 +134,95 @@ def test_one_bad_vector_changes_nothing():
     assert len(index) == 50
     index.add(documents, vectors[:3])
     assert len(index) == 53
+
+
+def test_an_interrupt_during_add_leaves_index_and_documents_in_step(tmp_path, monkeypatch):
+    """Ctrl-C is delivered when the native call returns: the vectors are in by then."""
+    index, vectors = made(50)
+    index.save(tmp_path / "index")
+    native = index._graph
+
+    class Interrupted:
+        def __getattr__(self, name):
+            return getattr(native, name)
+
+        def add(self, *arguments, **options):
+            native.add(*arguments, **options)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(index, "_graph", Interrupted())
+    with pytest.raises(KeyboardInterrupt):
+        index.add([Document("x", "t", "fr", "x")], -vectors[:1])
+    monkeypatch.undo()
+    assert ids(index.search(-vectors[0], 1)) == ["x"]
+    index.save(tmp_path / "index")
+    assert ids(Index.load(tmp_path / "index").search(-vectors[0], 1)) == ["x"]
+    native.add(vectors[:1], np.zeros(1, np.int32))  # as if the interrupt had come later still
+    with pytest.raises(IndexFileError, match="cannot be saved"):
+        index.save(tmp_path / "index")
+    assert len(Index.load(tmp_path / "index")) == 51
+
+
+def test_saving_touches_no_file_of_others(tmp_path):
+    for name in ("documents-en.jsonl", "graph-notes.txt", "documents.jsonl"):
+        (tmp_path / name).write_text("precious")
+    (tmp_path / "graph-dir").mkdir()
+    index, _ = made(10)
+    index.save(tmp_path)
+    index.save(tmp_path)
+    left = {p.name for p in tmp_path.iterdir()}
+    assert left == {
+        "documents-en.jsonl", "graph-notes.txt", "documents.jsonl", "graph-dir", ".lock",
+        "manifest.json", "graph-2.hnsw", "documents-2.jsonl",
+    }  # fmt: skip
+
+
+def test_two_processes_that_save_at_once(tmp_path):
+    """Whoever comes last, the index is one of the two, whole; and it can be read at any moment."""
+    code = f"""
+import sys, numpy as np
+from hybridret.data.table import Document
+from hybridret.index import Index
+who = sys.argv[1]
+index = Index(4)
+vectors = np.eye(4, dtype=np.float32) if who == "a" else np.eye(4, dtype=np.float32)[::-1]
+index.add([Document(f"{{who}}{{i}}", "t", "en", "x") for i in range(4)], vectors)
+for _ in range(30):
+    index.save({str(tmp_path / "index")!r})
+"""
+    savers = [subprocess.Popen([sys.executable, "-c", code, who]) for who in "ab"]
+    manifest = tmp_path / "index" / "manifest.json"
+    loads = 0
+    while any(saver.poll() is None for saver in savers) or not loads:
+        if manifest.exists():
+            hit = Index.load(tmp_path / "index").search(np.array([1, 0, 0, 0], np.float32), 1)[0]
+            assert hit.document_id in ("a0", "b3")
+            loads += 1
+    assert [saver.wait() for saver in savers] == [0, 0]
+    assert len(list((tmp_path / "index").iterdir())) == 4
+
+
+def test_a_language_whose_documents_are_all_gone():
+    index, vectors = made(8)
+    index.delete([f"d{i}" for i in range(8) if i % 4 == 0])
+    assert index.languages == {"de": 2, "en": 2, "zh": 2}
+    with pytest.raises(DataError, match="no document in language 'ar'; the index has de, en, zh"):
+        index.search(vectors[0], languages=["ar"])
+
+
+def test_what_cannot_be_searched_or_written_is_refused():
+    index = Index(2, similarity="dot")
+    with pytest.raises(DataError, match=r"longer than 1e\+18: scores overflow"):
+        index.add([Document("d", "t", "en", "d")], np.array([[1e20, 0]], np.float32))
+    with pytest.raises(DataError, match="lone surrogate"):
+        index.add([Document("d\ud83d", "t", "en", "d")], np.ones((1, 2), np.float32))
+    for bad in (2.0, "3"):
+        with pytest.raises(DataError, match="k must be"):
+            index.search(np.ones(2, np.float32), bad)
+    with pytest.raises(DataError, match="links must be"):
+        GraphSettings(links=1)
+    with pytest.raises(DataError, match="similarity"):
+        Index(2, similarity="euclid")
 
 
 def test_native_guards():
@@ -152,7 +241,7 @@ def test_dot_product_keeps_lengths():
     documents = [Document(x, x, "en", x) for x in ("short", "long")]
     index.add(documents, np.array([[1, 0], [3, 1]], np.float32))
     assert ids(index.search(np.array([1, 0], np.float32), 2)) == ["long", "short"]
-    assert index.search(np.array([1, 0], np.float32), 1)[0].score == 3
+    assert index.search(np.array([1, 0], np.float32), 2**70)[0].score == 3
 
 
 def damage(folder, name: str, change) -> None:
@@ -179,6 +268,15 @@ def test_damaged_files_are_found(tmp_path):
         ("d", "documents-*", flip, "checksum"),
         ("e", "manifest.json", lambda b: b[: len(b) // 2], "damaged"),
         ("f", "manifest.json", lambda b: b.replace(b'"dimension"', b'"dimensions"'), "damaged"),
+        (
+            "i",
+            "manifest.json",
+            lambda b: b.replace(b'"dimension": 24', b'"dimension": -1'),
+            "damaged",
+        ),
+        ("j", "manifest.json", lambda b: b.replace(b'"cosine"', b'"euclid"'), "damaged"),
+        ("k", "manifest.json", lambda b: b.replace(b"graph-1", b"../x-1"), "missing"),
+        ("l", "manifest.json", lambda b: b.replace(b'"bytes"', b'"size"'), "damaged"),
         ("g", "manifest.json", lambda b: b.replace(b'"schema": 1', b'"schema": 9'), "reads 1"),
     ):
         damage(folder := copy(name), file, change)

@@ -173,6 +173,10 @@ def test_bad_input_is_named():
         infonce(q.astype(np.float64), q)
     with pytest.raises(TypeError, match="integers"):
         infonce(q, q, np.array([0.0, 1.0, 2.0]))
+    with pytest.raises(TypeError, match="integers that fit int64, got uint64"):
+        infonce(q, q, query_groups=np.arange(3, dtype=np.uint64), document_groups=np.arange(3))
+    with pytest.raises(TypeError, match="queries must be an array or tensor, got list"):
+        infonce([[1.0]], q)
     with pytest.raises(ValueError, match="reduction"):
         infonce(q, q, reduction="median")
 
@@ -181,6 +185,7 @@ def test_an_empty_batch():
     none = np.zeros((0, 4), FLOATS)
     assert infonce(none, none) == 0
     assert infonce(none, np.zeros((3, 4), FLOATS), reduction="none").shape == (0,)
+    assert infonce(none, none, labels=[]) == 0
 
 
 class TestTorch:
@@ -239,6 +244,23 @@ class TestTorch:
             _torch.infonce_backward,
             (q.detach(), d.detach(), labels, lse, positive, *none, scale, torch.rand(20)),
         )
+
+    @pytest.mark.parametrize("dynamic", [None, True])
+    def test_compiles_into_one_graph(self, dynamic):
+        torch = self.torch
+        q, d = self.leaves(12, 20, 8)
+        compiled = torch.compile(infonce, fullgraph=True, backend="aot_eager", dynamic=dynamic)
+        compiled(q, d).backward()
+        found = q.grad.clone()
+        q.grad = None
+        infonce(q, d).backward()
+        torch.testing.assert_close(found, q.grad, rtol=0, atol=0)
+
+    def test_no_gradient_is_made_where_none_is_asked_for(self):
+        torch = self.torch
+        q, d = self.leaves(30, 30, 8)
+        with torch.no_grad():
+            assert infonce(q, d).item() == infonce(q.detach().numpy(), d.detach().numpy())
 
     def test_non_contiguous_tensors(self):
         torch = self.torch

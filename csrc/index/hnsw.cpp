@@ -204,7 +204,8 @@ void HnswIndex::check_layout(const std::string& path, int64_t count) const {
                                "dimension, links and number of documents");
   };
   std::ifstream file(path, std::ios::binary | std::ios::ate);
-  const std::streamoff bytes = file ? static_cast<std::streamoff>(file.tellg()) : 0;
+  if (!file) throw std::runtime_error("cannot open " + path);
+  const auto bytes = static_cast<std::streamoff>(file.tellg());
   file.seekg(0);
   size_t sizes[6] = {};  // offset of level 0, capacity, count, element size, label and data offsets
   file.read(reinterpret_cast<char*>(sizes), sizeof(sizes));
@@ -216,7 +217,12 @@ void HnswIndex::check_layout(const std::string& path, int64_t count) const {
   size_t links[3] = {};  // maxM, maxM0, M
   file.seekg(sizeof(sizes) + sizeof(h.maxlevel_) + sizeof(h.enterpoint_node_));
   file.read(reinterpret_cast<char*>(links), sizeof(links));
-  foreign(!file || links[0] != h.maxM_ || links[1] != h.maxM0_ || links[2] != h.M_);
+  double multiplier = 0;
+  size_t ef_construction = 0;
+  file.read(reinterpret_cast<char*>(&multiplier), sizeof(multiplier));
+  file.read(reinterpret_cast<char*>(&ef_construction), sizeof(ef_construction));
+  foreign(!file || links[0] != h.maxM_ || links[1] != h.maxM0_ || links[2] != h.M_ ||
+          multiplier != h.mult_ || ef_construction != h.ef_construction_);
   std::streamoff at = header + static_cast<std::streamoff>(sizes[2] * sizes[3]);
   for (int64_t i = 0; i < count; ++i) {
     unsigned int upper = 0;
@@ -235,7 +241,8 @@ void HnswIndex::load(const std::string& path, const int32_t* languages, int64_t 
   check_layout(path, count);
   auto graph = std::make_unique<Graph>(depth_, 1, links_, ef_construction_, seed_);
   auto& h = graph->hnsw;
-  h.loadIndex(path, &graph->space, static_cast<size_t>(std::max<int64_t>(count, 1024)));
+  if (count > 0)  // an empty graph's entry point and levels would be believed at the first add
+    h.loadIndex(path, &graph->space, static_cast<size_t>(std::max<int64_t>(count, 1024)));
   h.setEf(static_cast<size_t>(ef_search_));
   const auto damaged = [&](bool condition) {
     if (condition) throw std::runtime_error(path + " is damaged: a link or label is out of range");
@@ -273,6 +280,14 @@ void HnswIndex::load(const std::string& path, const int32_t* languages, int64_t 
     by_language_[language].push_back(label);
     live_by_language_[language] += !graph_->removed(label);
   }
+}
+
+std::vector<int64_t> HnswIndex::removed() const {
+  std::shared_lock<std::shared_mutex> guard(lock_);
+  std::vector<int64_t> labels;
+  for (int64_t label = 0; label < static_cast<int64_t>(languages_.size()); ++label)
+    if (graph_->removed(label)) labels.push_back(label);
+  return labels;
 }
 
 int64_t HnswIndex::size() const {

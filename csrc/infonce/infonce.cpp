@@ -56,7 +56,7 @@ class Run {
         threads_(threads),
         kernel_(similarity::active_kernel()),
         item_rows_(kBlocksPerItem * kernel_.rows),
-        panel_rows_(round_up(kPanelRows, item_rows_)),
+        panel_rows_(round_up(std::min(kPanelRows, p_.queries.rows), item_rows_)),
         panel_stride_(round_up(p_.documents.rows, kernel_.columns) + kernel_.rows),
         packed_documents_(packed_buffer(p_.documents.rows, kernel_.columns, p_.documents.depth)),
         packed_queries_(packed_buffer(panel_rows_, kernel_.rows, p_.queries.depth)),

@@ -5,9 +5,14 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <condition_variable>
+#include <cstdlib>
 #include <exception>
+#include <fstream>
 #include <mutex>
+#include <string>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -39,8 +44,12 @@ class Pool {
   bool try_run(Job& job, int helpers) {
     std::unique_lock<std::mutex> owner(owner_, std::try_to_lock);
     if (!owner.owns_lock()) return false;
-    while (static_cast<int>(threads_.size()) < helpers)
-      threads_.emplace_back([this, index = threads_.size()] { serve(static_cast<int>(index)); });
+    try {
+      while (static_cast<int>(threads_.size()) < helpers)
+        threads_.emplace_back([this, index = threads_.size()] { serve(static_cast<int>(index)); });
+    } catch (const std::system_error&) {  // a limit on threads: make do with those there are
+      helpers = static_cast<int>(threads_.size());
+    }
     {
       std::lock_guard<std::mutex> guard(lock_);
       job_ = &job;
@@ -106,11 +115,20 @@ void parallel_for(int64_t items, int threads, const std::function<void(int64_t)>
 }
 
 int default_threads() {
+  int threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
 #if defined(__linux__)
   cpu_set_t mask;
-  if (sched_getaffinity(0, sizeof(mask), &mask) == 0) return std::max(1, CPU_COUNT(&mask));
+  if (sched_getaffinity(0, sizeof(mask), &mask) == 0) threads = std::max(1, CPU_COUNT(&mask));
+  // A container's share of processors (cgroup v2): "max 100000", or microseconds and their period.
+  std::ifstream file("/sys/fs/cgroup/cpu.max");
+  std::string quota;
+  double period = 0;
+  if (file >> quota >> period && quota != "max" && period > 0) {
+    const int share = static_cast<int>(std::ceil(std::atof(quota.c_str()) / period));
+    threads = std::max(1, std::min(threads, share));
+  }
 #endif
-  return std::max(1u, std::thread::hardware_concurrency());
+  return threads;
 }
 
 }  // namespace hybridret::similarity

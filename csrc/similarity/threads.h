@@ -15,7 +15,7 @@ namespace hybridret::similarity {
 // all are done. An exception of an item is rethrown here, after the others have ended.
 void parallel_for(int64_t items, int threads, const std::function<void(int64_t)>& work);
 
-// Processors this process may use (its affinity mask).
+// Processors this process may use: its affinity mask and its container's share.
 int default_threads();
 
 }  // namespace hybridret::similarity

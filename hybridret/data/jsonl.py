@@ -62,6 +62,8 @@ class Row:
                 if not isinstance(value, str) or (default is None and not value.strip()):
                     got = "an empty text" if isinstance(value, str) else json.dumps(value)[:60]
                     raise DataError(f"{self.where}: field {name!r} must be a text, got {got}")
+                if not value.isascii() and any("\ud800" <= c <= "\udfff" for c in value):
+                    raise DataError(f"{self.where}: field {name!r} holds a lone surrogate")
                 return value
         if default is None:
             expected = " or ".join(repr(name) for name in names)

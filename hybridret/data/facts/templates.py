@@ -154,7 +154,10 @@ WORDINGS: dict[str, dict[str, Wording]] = {
                 "In what tongue are government affairs conducted "
                 "in the following country or territory: {entity}?"
             ),
-            "Languages with official status in the country or territory called “{entity}”: {answer}.",
+            (
+                "Languages with official status in the "
+                "country or territory called “{entity}”: {answer}."
+            ),
         ),
         "es": Wording(
             "{entity}: ¿qué idioma es oficial allí?",
@@ -225,7 +228,10 @@ WORDINGS: dict[str, dict[str, Wording]] = {
             ),
         ),
         "de": Wording(
-            "{entity}: Zu welcher Subregion der M49-Gliederung der Vereinten Nationen gehört dieses Gebiet?",
+            (
+                "{entity}: Zu welcher Subregion der M49-Gliederung "
+                "der Vereinten Nationen gehört dieses Gebiet?"
+            ),
             (
                 "Welchem Teil der Welt ordnet die Statistik der "
                 "Vereinten Nationen das Land oder Gebiet „{entity}“ zu?"
@@ -398,7 +404,7 @@ WORDINGS: dict[str, dict[str, Wording]] = {
                 "или на территории под названием «{entity}»?"
             ),
             "Какой день открывает неделю в календарях следующей страны или территории: {entity}?",
-            ("В стране или на территории под названием «{entity}» первый день недели — {answer}."),
+            "В стране или на территории под названием «{entity}» первый день недели — {answer}.",
         ),
         "th": Wording(
             "{entity}: ที่นั่นสัปดาห์เริ่มต้นวันใด",
@@ -527,7 +533,10 @@ WORDINGS: dict[str, dict[str, Wording]] = {
         "es": Wording(
             "{entity}: ¿qué huso horario rige en este lugar?",
             "¿Por qué hora se guía la gente en el lugar llamado «{entity}»?",
-            "¿Según qué horario regional se ajustan los relojes en la siguiente localidad: {entity}?",
+            (
+                "¿Según qué horario regional se ajustan los relojes "
+                "en la siguiente localidad: {entity}?"
+            ),
             "Huso horario del lugar llamado «{entity}»: {answer}.",
         ),
         "hi": Wording(
@@ -588,7 +597,7 @@ WORDINGS: dict[str, dict[str, Wording]] = {
             "Ποιο σύστημα γραφής χρησιμοποιεί η γλώσσα με την ονομασία «{entity}»;",
             (
                 "Ποια γράμματα ή σύμβολα πρέπει να μάθει κανείς για "
-                "να διαβάζει κείμενα στην εξής γλώσσα: {entity};"
+                "να διαβάζει κείμενα στη γλώσσα που ονομάζεται «{entity}»;"
             ),
             (
                 "Η γλώσσα με την ονομασία «{entity}» γράφεται "
