@@ -18,7 +18,8 @@ _DATA_HELP = (
     "a folder of <language>.json files (XQuAD-R, MLQA-R, SQuAD), a BEIR folder, an NTREX folder, a "
     ".jsonl file of pairs, or an embedded set: facts-train, facts-evaluation, facts-paraphrase"
 )
-_MODEL_HELP = "a folder or hub name: exported by hybridret, sentence-transformers, or Hugging Face"
+_TORCH_MODEL_HELP = "a sentence-transformers or Hugging Face model, by folder or hub name"
+_MODEL_HELP = "a folder written by 'hybridret export', or " + _TORCH_MODEL_HELP
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -109,7 +110,7 @@ def _add_train(commands: Any) -> None:
     p.add_argument(
         "--model",
         default="static",
-        help="'static' for a new static-embedding encoder, or " + _MODEL_HELP,
+        help="'static' for a new static-embedding encoder, or " + _TORCH_MODEL_HELP,
     )
     p.add_argument("--sampler", choices=SAMPLERS, default=d.sampler, help="languages of a batch")
     p.add_argument("--alpha", type=float, default=d.alpha,
@@ -168,7 +169,7 @@ def _add_export(commands: Any) -> None:
         commands, "export", _export, "write an encoder as ONNX, pooling and normalisation inside",
         "The result is checked against torch and needs neither torch nor transformers.",
     )  # fmt: skip
-    p.add_argument("model", help=_MODEL_HELP)
+    p.add_argument("model", help=_TORCH_MODEL_HELP)
     p.add_argument("output", type=Path, help="folder to write")
     p.add_argument("--overwrite", action="store_true", help="replace OUTPUT")
     _add_model_options(p, "the model's own")
@@ -287,11 +288,14 @@ def _train(o: argparse.Namespace) -> None:
             seed=o.seed,
         )
     else:
-        encoder = encoder_class.load(o.model, **given)
-        if not (Path(o.model) / "modules.json").is_file():
+        from hybridret.model_folder import MODULES_FILE, local_folder
+
+        folder = local_folder(o.model)
+        if not (folder / MODULES_FILE).is_file():
             # The paper's prefixes and cosine for an encoder that says nothing of either.
-            prompts = {"query_prompt": "Query: ", "document_prompt": "Passage: "}
-            encoder = encoder_class.load(o.model, **({"normalize": True} | prompts | given))
+            paper = {"query_prompt": "Query: ", "document_prompt": "Passage: ", "normalize": True}
+            given = paper | given
+        encoder = encoder_class.load(folder, **given)
     result = train(encoder, table, o.output, config, resume=o.resume, progress=_interactive())
     summary: dict[str, Any] = {"model": str(result.model), "steps": result.steps}
     if result.steps:

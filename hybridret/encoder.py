@@ -141,13 +141,13 @@ class OnnxEncoder(TextEncoder):
         options = runtime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
+        wanted = ("CUDAExecutionProvider", "CPUExecutionProvider")
+        providers = [p for p in wanted if p in runtime.get_available_providers()]
         model = folder / ONNX_FILE
         if not model.is_file():
             raise ModelError(f"{folder}: no {ONNX_FILE} in this encoder folder")
         try:
-            self.session = runtime.InferenceSession(
-                str(model), options, providers=runtime.get_available_providers()
-            )
+            self.session = runtime.InferenceSession(str(model), options, providers=providers)
         except Exception as error:  # onnxruntime raises its own pybind exceptions
             raise ModelError(f"{model}: onnxruntime cannot load it: {error}") from None
 

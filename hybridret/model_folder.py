@@ -33,6 +33,7 @@ _POOLING_KEYS = {
 }
 # What an encoder may be made of, in this order and no other.
 _PIPELINE = re.compile(r"(Transformer Pooling|StaticEmbedding)( Dense)*( Normalize)?")
+MODULES_FILE = "modules.json"
 _DOWNLOADS = ["*.json", "*.safetensors", "*.txt", "*.model"]
 
 Parts = tuple[EncoderModel, Tokenizer, EncoderConfig]
@@ -78,7 +79,7 @@ def write_description(
         modules.append((f"{len(modules)}_Normalize", f"{namespace}.Normalize"))
         (folder / modules[-1][0]).mkdir(exist_ok=True)
     write_json(
-        folder / "modules.json",
+        folder / MODULES_FILE,
         [
             {"idx": i, "name": str(i), "path": path, "type": kind}
             for i, (path, kind) in enumerate(modules)
@@ -227,7 +228,7 @@ def read(folder: Path, max_length: int | None = None) -> Parts:
     Raises:
         ModelError: see :meth:`hybridret.TorchEncoder.load`.
     """
-    if (folder / "modules.json").is_file():
+    if (folder / MODULES_FILE).is_file():
         return _load_sentence_transformers(folder, max_length)
     backbone, tokenizer = _load_transformer(folder, max_length)
     model = EncoderModel(backbone, pooling="mean", normalize=False, width=_width(backbone))
@@ -237,7 +238,7 @@ def read(folder: Path, max_length: int | None = None) -> Parts:
 def _load_sentence_transformers(folder: Path, max_length: int | None) -> Parts:
     modules = [
         (str(module["type"]).rpartition(".")[2], folder / module["path"])
-        for module in _read_json(folder / "modules.json")
+        for module in _read_json(folder / MODULES_FILE)
     ]
     pipeline = " ".join(kind for kind, _ in modules if kind != "Dropout")
     if not _PIPELINE.fullmatch(pipeline):

@@ -184,7 +184,7 @@ class _Run:
         documents = self._embed(
             self.documents, self.table.documents[batch.rows, batch.document_languages]
         )
-        if not self.encoder.model.normalize:
+        if self.encoder.config.similarity == "cosine" and not self.encoder.model.normalize:
             queries = torch.nn.functional.normalize(queries, dim=-1)
             documents = torch.nn.functional.normalize(documents, dim=-1)
         groups = torch.from_numpy(self.table.groups[batch.rows])

@@ -119,6 +119,31 @@ def test_train_then_evaluate(capsys, tmp_path):
     assert "<table" in page.read_text()
 
 
+def test_train_a_hugging_face_encoder(capsys, xlmr_folder, tmp_path):
+    """A model that names no prompts gets the paper's; what is given on the line counts."""
+    arguments = ("train", "--data", "facts-evaluation", "--languages", "deu", "en", "--steps", 2,
+                 "--batch-size", 8, "--model", xlmr_folder, "--pooling", "cls")  # fmt: skip
+    for name, more, query in (
+        ("a", (), "Query: "),
+        ("b", ("--query-prompt", ""), ""),
+        ("c", ("--no-normalize", "--max-length", 16), "Query: "),
+    ):
+        assert run(capsys, *arguments, "--output", tmp_path / name, *more)[0] == 0
+        model = tmp_path / name / "model"
+        settings = json.loads((model / "config_sentence_transformers.json").read_text())
+        assert settings["prompts"] == {"query": query, "document": "Passage: "}
+        modules = json.loads((model / "modules.json").read_text())
+        assert (len(modules) == 3) == (name != "c")
+        assert json.loads((model / "1_Pooling" / "config.json").read_text())[
+            "pooling_mode_cls_token"
+        ]
+        # Trained once more, it keeps its own prompts.
+    again = (*arguments[:-3], tmp_path / "b" / "model", "--output", tmp_path / "d")
+    assert run(capsys, *again)[0] == 0
+    settings = json.loads((tmp_path / "d/model/config_sentence_transformers.json").read_text())
+    assert settings["prompts"] == {"query": "", "document": "Passage: "}
+
+
 def test_evaluate_embeddings_of_xquad_r(capsys, real_data, tmp_path):
     """11 languages give 11 + 110 + 11 rows; random vectors are chance."""
     rng = np.random.default_rng(0)

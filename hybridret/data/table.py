@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 
+from hybridret.data.languages import normalize_language
 from hybridret.errors import DataError
 
 Qrels = dict[str, dict[str, int]]
@@ -81,13 +82,13 @@ class Dataset:
         Raises:
             DataError: a language is not in the data set.
         """
-        unknown = sorted(set(languages) - set(self.languages))
+        keep = {normalize_language(language) for language in languages}
+        unknown = sorted(keep - set(self.languages))
         if unknown:
             raise DataError(
                 f"{self.name} has no language {', '.join(unknown)}; it has "
                 f"{', '.join(self.languages)}"
             )
-        keep = set(languages)
         return self._subset(
             [q for q in self.queries if q.language in keep],
             [d for d in self.documents if d.language in keep],
