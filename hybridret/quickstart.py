@@ -68,8 +68,8 @@ def quickstart(
         "Average precision (1 is perfect)",
         summary_text(reports, ["AP"])
         + "\nRank distance: worst minus best rank of the 11 parallel answers among all passages"
-        f"\n(at best {len(table.languages) - 1}). Trained from scratch, hybrid lands between its "
-        "two baselines: see the README.",
+        f"\n(at best {len(table.languages) - 1}). All four samplers start from the untrained encoder "
+        "and draw the same rows; the README\nsays what a pretrained one changes.",
     )
     exported = export(encoder, output / "encoder", source="quick start, hybrid")
     retriever = Retriever.create(exported.folder)
