@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from hybridret.data import Dataset, load_dataset
     from hybridret.encoder import OnnxEncoder, load_encoder
     from hybridret.evaluation import Report, evaluate, evaluate_embeddings
-    from hybridret.export import export
+    from hybridret.exporting import export
     from hybridret.retriever import Retriever
     from hybridret.torch_encoder import TorchEncoder
     from hybridret.training import train
@@ -40,7 +40,7 @@ _HOMES = {
     "Report": "evaluation",
     "evaluate": "evaluation",
     "evaluate_embeddings": "evaluation",
-    "export": "export",
+    "export": "exporting",
     "TorchEncoder": "torch_encoder",
     "Retriever": "retriever",
     "TrainingConfig": "training_config",

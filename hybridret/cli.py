@@ -383,7 +383,7 @@ def _load_array(path: Path) -> Any:
 
 def _export(o: argparse.Namespace) -> None:
     encoder_class = _torch_encoder()
-    from hybridret.export import export
+    from hybridret.exporting import export
 
     encoder = encoder_class.load(o.model, **_model_options(o))
     result = export(encoder, o.output, overwrite=o.overwrite, source=o.model)

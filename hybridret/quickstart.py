@@ -19,7 +19,7 @@ from hybridret.batches import SAMPLERS, PairTable
 from hybridret.data import Dataset, load_facts
 from hybridret.errors import DataError
 from hybridret.evaluation import Report, evaluate
-from hybridret.export import export
+from hybridret.exporting import export
 from hybridret.report import summary_text, write_html
 from hybridret.retriever import Retriever
 from hybridret.torch_encoder import TorchEncoder
@@ -27,7 +27,7 @@ from hybridret.training import train
 from hybridret.training_config import TrainingConfig
 
 _MARKER = "results.json"
-# Questions on entities that training has not seen, asked in one language and answered in another.
+# Questions on held-out entities, asked in one language and answered in others.
 _SEARCHES = (
     ("de", ["en", "zh"]),
     ("tr", ["ru", "es"]),
@@ -53,7 +53,7 @@ def quickstart(
         f"({' '.join(table.languages)})\n"
         f"training   {len(table):,} facts, each as question and passage in every language\n"
         f"evaluation {len(evaluation.queries):,} questions on {len(evaluation.documents):,} "
-        f"passages about entities that training never sees",
+        f"passages about entities that training never asks about",
     )
     reports = [evaluate_baseline(name, evaluation) for name in ("random", "bm25")]
     untrained = _new_encoder(table, seed)
@@ -68,8 +68,8 @@ def quickstart(
         "Average precision (1 is perfect)",
         summary_text(reports, ["AP"])
         + "\nRank distance: worst minus best rank of the 11 parallel answers among all passages"
-        f"\n(at best {len(table.languages) - 1}). All four samplers start from the untrained encoder "
-        "and draw the same rows; the README\nsays what a pretrained one changes.",
+        f"\n(at best {len(table.languages) - 1}). All four samplers start from the untrained "
+        "encoder and draw the same rows; the\nREADME says what a pretrained one changes.",
     )
     exported = export(encoder, output / "encoder", source="quick start, hybrid")
     retriever = Retriever.create(exported.folder)

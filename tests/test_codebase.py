@@ -40,6 +40,12 @@ def test_everything_public_is_there_and_documented():
             assert inspect.getdoc(thing), name
 
 
+def test_no_module_hides_a_public_name():
+    """Importing a submodule binds its name to the package, where a function may stand."""
+    modules = {path.stem for path in (ROOT / "hybridret").glob("*.py")}
+    assert not modules & set(hybridret.__all__)
+
+
 def test_importing_needs_numpy_alone():
     heavy = "{'torch', 'transformers', 'onnxruntime', 'tokenizers', 'tqdm', 'onnx', 'bm25s'}"
     code = f"import sys, hybridret.cli; hybridret.infonce; assert not {heavy} & set(sys.modules)"

@@ -12,7 +12,7 @@ pytest.importorskip("onnxscript")
 
 from hybridret.data.table import Document
 from hybridret.errors import DataError, IndexFileError, ModelError
-from hybridret.export import export
+from hybridret.exporting import export
 from hybridret.retriever import Retriever, has_index
 from hybridret.torch_encoder import TorchEncoder
 

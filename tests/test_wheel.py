@@ -17,7 +17,7 @@ pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
 pytest.importorskip("auditwheel")
 
-from hybridret.export import export
+from hybridret.exporting import export
 from hybridret.torch_encoder import TorchEncoder
 
 pytestmark = pytest.mark.packaging

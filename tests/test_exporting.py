@@ -14,7 +14,7 @@ from conftest import TEXTS
 pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
 
-from hybridret import export as export_module
+from hybridret import exporting
 from hybridret.encoder import OnnxEncoder, load_encoder
 from hybridret.errors import ModelError
 from hybridret.torch_encoder import TorchEncoder
@@ -32,7 +32,7 @@ def make(kind: str, request: pytest.FixtureRequest) -> TorchEncoder:
 @pytest.mark.parametrize("kind", ["static", "bert-mean", "bert-cls", "xlmr-mean", "xlmr-lasttoken"])
 def test_exported_vectors_equal_torch(kind, request, tmp_path):
     encoder = make(kind, request)
-    result = export_module.export(encoder, tmp_path / "out")
+    result = exporting.export(encoder, tmp_path / "out")
     assert result.parity < 1e-5
     exported = load_encoder(tmp_path / "out")
     assert isinstance(exported, OnnxEncoder)
@@ -46,7 +46,7 @@ def test_exported_vectors_equal_torch(kind, request, tmp_path):
 
 
 def test_two_outputs_tokens_first(bert_folder, tmp_path):
-    export_module.export(bert_folder, tmp_path / "out")
+    exporting.export(bert_folder, tmp_path / "out")
     exported = OnnxEncoder(tmp_path / "out")
     assert [o.name for o in exported.session.get_outputs()] == [
         "last_hidden_state", "sentence_embedding"
@@ -60,7 +60,7 @@ def test_two_outputs_tokens_first(bert_folder, tmp_path):
 
 def test_the_fingerprint_changes_with_whatever_changes_a_vector(bert_folder, tmp_path):
     prints = {
-        name: export_module.export(TorchEncoder.load(bert_folder, **settings), tmp_path /
+        name: exporting.export(TorchEncoder.load(bert_folder, **settings), tmp_path /
         name).fingerprint for name, settings in {
             "a": {}, "same": {}, "cls": {"pooling": "cls"}, "prompt": {"query_prompt": "Q: "}
         }.items()
@@ -70,21 +70,21 @@ def test_the_fingerprint_changes_with_whatever_changes_a_vector(bert_folder, tmp
 
 
 def test_a_result_that_differs_is_refused(bert_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(export_module, "PARITY_BOUND", -1.0)
+    monkeypatch.setattr(exporting, "PARITY_BOUND", -1.0)
     with pytest.raises(ModelError, match="differs from torch"):
-        export_module.export(bert_folder, tmp_path / "out")
+        exporting.export(bert_folder, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_what_is_there_is_kept(bert_folder, tmp_path):
-    export_module.export(bert_folder, tmp_path / "out")
+    exporting.export(bert_folder, tmp_path / "out")
     with pytest.raises(ModelError, match="already exists"):
-        export_module.export(bert_folder, tmp_path / "out")
-    export_module.export(bert_folder, tmp_path / "out", overwrite=True)
+        exporting.export(bert_folder, tmp_path / "out")
+    exporting.export(bert_folder, tmp_path / "out", overwrite=True)
 
 
 def test_damaged_encoder_folders(bert_folder, tmp_path):
-    export_module.export(bert_folder, tmp_path / "good")
+    exporting.export(bert_folder, tmp_path / "good")
 
     def broken(name: str, file: str, content: bytes | None):
         folder = tmp_path / name
@@ -108,7 +108,7 @@ def test_damaged_encoder_folders(bert_folder, tmp_path):
 
 
 def test_serving_imports_neither_torch_nor_transformers(bert_folder, tmp_path):
-    export_module.export(bert_folder, tmp_path / "out")
+    exporting.export(bert_folder, tmp_path / "out")
     code = (
         "import sys, hybridret; from hybridret.retriever import Retriever; "
         "from hybridret.data import Document, load_dataset; import hybridret.evaluation;"
