@@ -339,7 +339,7 @@ def _evaluate(o: argparse.Namespace) -> None:
         encoder = _load_encoder(o.model, o)
         reports.append(
             evaluate(encoder, dataset, metrics=metrics, batch_size=o.batch_size,
-                     progress=_interactive(), name=Path(o.model).name)
+                     progress=_interactive(), name=_system_name(o.model))
         )  # fmt: skip
     elif o.query_embeddings is not None:
         reports.append(
@@ -365,6 +365,12 @@ def _evaluate(o: argparse.Namespace) -> None:
     print(f"{dataset.name}: {len(dataset.queries):,} queries, {len(dataset.documents):,} "
           f"documents, {len(dataset.languages)} languages")  # fmt: skip
     print(summary_text(reports, metrics))
+
+
+def _system_name(model: str) -> str:
+    """The last part of a path that says something: RUN of RUN/model."""
+    path = Path(model).resolve()
+    return path.parent.name if path.name == "model" else path.name
 
 
 def _load_array(path: Path) -> Any:

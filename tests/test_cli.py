@@ -104,7 +104,7 @@ def test_train_then_evaluate(capsys, tmp_path):
         "--html", page,
     )  # fmt: skip
     assert status == 0
-    assert [line.split()[0] for line in text.splitlines()[3:]] == ["model", "random", "bm25", "n"]
+    assert [line.split()[0] for line in text.splitlines()[3:]] == ["run", "random", "bm25", "n"]
     report = json.loads(scores.read_text())
     assert report["schema"] == 1
     assert [s["setting"] for s in report["settings"]] == ["mono"] * 2 + ["cross"] * 2 + [
