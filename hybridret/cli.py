@@ -48,6 +48,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `hybridret search ... | head`
         sys.stderr.close()
         return 1
+    except OSError as error:  # a path that cannot be made, read or written; a full disk
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"hybridret: {where}{error.strerror or error}", file=sys.stderr)
+        return 1
     return 0
 
 
@@ -331,6 +335,9 @@ def _evaluate(o: argparse.Namespace) -> None:
         raise DataError("give a model or embeddings, not both")
     if o.model is None and o.query_embeddings is None and not o.baselines:
         raise DataError("nothing to judge: give a model, embeddings or --baselines")
+    for path in (o.html, None if o.json in (None, "-") else Path(o.json)):
+        if path is not None:  # found out before the work, not after it
+            path.parent.mkdir(parents=True, exist_ok=True)
     dataset = load_dataset(o.data, candidates=o.candidates)
     if o.languages:
         dataset = dataset.only_languages(o.languages)

@@ -56,6 +56,11 @@ class TorchEncoder(TextEncoder):
 
         The vocabulary is made of every n-th text where there are more than 20 million characters.
         """
+        if dimension < 1 or vocabulary_size < 2:
+            raise ModelError(
+                f"a static encoder needs a dimension of at least 1 and a vocabulary of at least 2, "
+                f"got {dimension} and {vocabulary_size}"
+            )
         stride = 1 + sum(map(len, texts)) // _VOCABULARY_CHARACTERS
         tokenizer = Tokenizer.train(
             texts[::stride], vocabulary_size=vocabulary_size, max_length=max_length

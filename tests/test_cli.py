@@ -188,6 +188,12 @@ def test_evaluate_embeddings_of_xquad_r(capsys, real_data, tmp_path):
          "only 567 distinct groups"),
         (["train", "--data", "facts-evaluation", "--output", "run", "--hold-out", "2"],
          "must lie between 0 and 1"),
+        (["train", "--data", "facts-evaluation", "--output", "run", "--dimension", "0"],
+         "a dimension of at least 1"),
+        (["evaluate", "--data", "facts-evaluation", "--baselines", "random", "--html",
+          f"{__file__}/page.html"], "test_cli.py: File exists"),
+        (["train", "--data", "facts-evaluation", "--output", __file__, "--batch-size", "8",
+          "--dimension", "2", "--vocabulary-size", "300"], "test_cli.py: File exists"),
     ],
 )  # fmt: skip
 def test_mistakes(arguments, message, capsys, tmp_path, monkeypatch):

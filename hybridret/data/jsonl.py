@@ -21,7 +21,8 @@ def open_text(path: Path) -> io.TextIOBase:
         DataError: there is no such file.
     """
     if not path.is_file():
-        raise DataError(f"{path}: no such file")
+        what = "a folder, not a file" if path.is_dir() else "no such file"
+        raise DataError(f"{path}: {what}")
     if path.suffix == ".gz":
         return gzip.open(path, "rt", encoding="utf-8")
     return path.open(encoding="utf-8")
