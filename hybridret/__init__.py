@@ -21,7 +21,7 @@ from hybridret.losses import infonce
 
 if TYPE_CHECKING:
     from hybridret.batches import PairTable, make_sampler
-    from hybridret.data import Dataset, load_dataset
+    from hybridret.data import Dataset, Document, load_dataset
     from hybridret.encoder import OnnxEncoder, load_encoder
     from hybridret.evaluation import Report, evaluate, evaluate_embeddings
     from hybridret.exporting import export
@@ -34,6 +34,7 @@ _HOMES = {
     "PairTable": "batches",
     "make_sampler": "batches",
     "Dataset": "data",
+    "Document": "data",
     "load_dataset": "data",
     "OnnxEncoder": "encoder",
     "load_encoder": "encoder",
@@ -50,6 +51,7 @@ _HOMES = {
 __all__ = [
     "DataError",
     "Dataset",
+    "Document",
     "HybridretError",
     "IndexFileError",
     "MissingExtraError",
@@ -70,6 +72,10 @@ __all__ = [
     "make_sampler",
     "train",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__
 
 
 def __getattr__(name: str) -> Any:

@@ -187,6 +187,11 @@ class BatchSampler(ABC):
     def _require(self, eligible: NDArray[np.bool_], what: str) -> None:
         # Rows of one query group hold the same questions: more of them make no larger batch.
         distinct = len(np.unique(self.table.queries[eligible].max(1, initial=ABSENT)))
+        if distinct == 0:
+            raise DataError(
+                f"no groups {what}, which this sampler needs: rows that are translations of each "
+                f"other must share a group; the monolingual and mixed samplers need none"
+            )
         if distinct < self.batch_size:
             raise DataError(
                 f"batch_size is {self.batch_size}, but only {distinct} distinct groups {what}; "

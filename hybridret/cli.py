@@ -122,7 +122,7 @@ def _add_train(commands: Any) -> None:
     p.add_argument("--languages", nargs="+", metavar="LANGUAGE", help="use only these")
     p.add_argument("--hold-out", type=float, metavar="SHARE",
                    help="keep this share of the documents out of training and judge the trained "
-                   "encoder on it")  # fmt: skip
+                   "encoder on it, by the first question of each held-out document")  # fmt: skip
     p.add_argument("--steps", type=int, default=d.steps, help="batches to train on")
     p.add_argument("--batch-size", type=int, default=d.batch_size, help="pairs in a batch")
     p.add_argument("--learning-rate", type=float, help="peak; by default 0.02 static, 3e-5 other")
@@ -150,9 +150,10 @@ def _add_evaluate(commands: Any) -> None:
     p.add_argument("model", nargs="?", help=_MODEL_HELP)
     p.add_argument("--data", required=True, help=_DATA_HELP)
     p.add_argument("--query-embeddings", type=Path, metavar="NPY",
-                   help="instead of a model: float array [queries, dimension]")  # fmt: skip
+                   help="instead of a model: float array [queries, dimension], rows in the order "
+                   "of load_dataset(DATA).queries")  # fmt: skip
     p.add_argument("--document-embeddings", type=Path, metavar="NPY",
-                   help="with it: float array [documents, dimension]")  # fmt: skip
+                   help="with it: [documents, dimension], in the order of .documents")  # fmt: skip
     p.add_argument("--metrics", nargs="+", default=list(DEFAULT_METRICS), metavar="METRIC",
                    help="AP, AP@k, RR, nDCG@k, recall@k, P@k, success@k, Rprec")  # fmt: skip
     p.add_argument("--baselines", nargs="*", choices=BASELINES, default=[],
@@ -188,8 +189,9 @@ def _add_index(commands: Any) -> None:
     )  # fmt: skip
     p.add_argument("encoder", type=Path, help="folder written by 'hybridret export'")
     p.add_argument("documents", type=Path, help="a .jsonl or .jsonl.gz file")
-    p.add_argument("--add", action="store_true", help="add to the index that is there")
-    p.add_argument("--overwrite", action="store_true", help="replace the index that is there")
+    there = p.add_mutually_exclusive_group()
+    there.add_argument("--add", action="store_true", help="add to the index that is there")
+    there.add_argument("--overwrite", action="store_true", help="replace the index that is there")
     p.add_argument("--batch-size", type=int, default=32, help="texts embedded at a time")
     p.add_argument("--json", action="store_true", help="print the result as JSON")
 
@@ -288,7 +290,7 @@ def _train(o: argparse.Namespace) -> None:
             [*table.query_texts, *table.document_texts],
             dimension=o.dimension,
             vocabulary_size=o.vocabulary_size,
-            max_length=o.max_length or 256,
+            max_length=256 if o.max_length is None else o.max_length,
             seed=o.seed,
         )
     else:
@@ -387,8 +389,9 @@ def _load_array(path: Path) -> Any:
         raise DataError(f"{path}: no such file")
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise DataError(f"{path}: not a whole .npy file: {error}") from None
+    except (ValueError, EOFError, OSError):
+        # numpy's own words advise unpickling, which is never done here.
+        raise DataError(f"{path}: not a whole .npy file of numbers") from None
     if not isinstance(array, np.ndarray):
         raise DataError(f"{path}: expected one array (.npy), got {type(array).__name__}")
     return array
@@ -396,8 +399,9 @@ def _load_array(path: Path) -> Any:
 
 def _export(o: argparse.Namespace) -> None:
     encoder_class = _torch_encoder()
-    from hybridret.exporting import export
+    from hybridret.exporting import check_output, export
 
+    check_output(o.output, o.model, o.overwrite)
     encoder = encoder_class.load(o.model, **_model_options(o))
     result = export(encoder, o.output, overwrite=o.overwrite, source=o.model)
     if o.json:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from hybridret._extras import require
 from hybridret._progress import progress_bar
-from hybridret.errors import ModelError
+from hybridret.errors import DataError, ModelError
 from hybridret.tokenization import TOKENIZER_FILE, Ints, Tokenizer
 
 Floats = NDArray[np.float32]
@@ -100,6 +100,8 @@ class TextEncoder(ABC):
     ) -> Floats:
         if isinstance(texts, str):
             raise TypeError(f"expected a list of {what}, got one text; put it into a list")
+        if batch_size < 1:
+            raise DataError(f"batch_size must be at least 1, got {batch_size}")
         ids = self.tokenizer.ids([prompt + text for text in texts])
         # Texts of like length share a batch, so that little of it is padding.
         order = np.argsort([len(i) for i in ids], kind="stable")[::-1]

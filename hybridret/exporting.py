@@ -78,7 +78,8 @@ def export(
     """Writes ``encoder`` (or the model of a folder or hub name) to the folder ``output``.
 
     Args:
-        overwrite: replace an ``output`` that exists, its index included.
+        overwrite: replace an encoder that was exported to ``output``, its index included; anything
+            else that stands there is kept.
         source: what the manifest names as the model's origin.
 
     Raises:
@@ -90,8 +91,7 @@ def export(
     for module in ("onnx", "onnxscript", "onnxruntime"):
         require(module, "export", "exporting an encoder")
     output = Path(output)
-    if output.exists() and not overwrite:
-        raise ModelError(f"{output} already exists; choose another folder, or pass overwrite")
+    check_output(output, encoder, overwrite)
     if not isinstance(encoder, TorchEncoder):
         source = source or str(encoder)
         encoder = TorchEncoder.load(encoder)
@@ -121,6 +121,17 @@ def export(
         write_json(folder / MANIFEST_FILE, manifest | {"parity": parity})
         size = sum(f.stat().st_size for f in model.parent.iterdir()) / 1e6
     return ExportResult(output, encoder.dimension, str(manifest["fingerprint"]), parity, size)
+
+
+def check_output(output: Path, encoder: TorchEncoder | str | Path, overwrite: bool) -> None:
+    """Raises ModelError where an export to ``output`` would destroy something else."""
+    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
+        return
+    if not overwrite:
+        raise ModelError(f"{output} already exists; choose another folder, or pass --overwrite")
+    same = not isinstance(encoder, TorchEncoder) and Path(encoder).resolve() == output.resolve()
+    if same or not (output / MANIFEST_FILE).is_file():
+        raise ModelError(f"{output} is not an exported encoder; only those are overwritten")
 
 
 def _write_onnx(model: EncoderModel, path: Path) -> None:

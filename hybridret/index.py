@@ -166,6 +166,8 @@ class Index:
             DataError: an id is not in the index; then nothing is deleted.
         """
         with self._change:
+            if isinstance(document_ids, str):
+                document_ids = [document_ids]
             ids = list(dict.fromkeys(document_ids))
             for document_id in ids:
                 if document_id not in self._labels:

@@ -11,6 +11,7 @@ from hybridret.data.jsonl import read_documents
 from hybridret.data.languages import normalize_language
 from hybridret.data.table import Document
 from hybridret.encoder import OnnxEncoder
+from hybridret.errors import DataError
 from hybridret.index import INDEX_MANIFEST, GraphSettings, Hit, Index
 
 INDEX_FOLDER = "index"
@@ -109,6 +110,10 @@ class Retriever:
         Raises:
             DataError: the query is empty, k is below 1, or no document is in one of the languages.
         """
+        if not isinstance(query, str) or not query.strip():
+            raise DataError(f"the query must be a text that is not empty, got {query!r}")
+        if isinstance(languages, str):
+            languages = [languages]
         tags = None if languages is None else [normalize_language(tag) for tag in languages]
         (vector,) = self.encoder.encode_queries([query])
         return self.index.search(vector, k, languages=tags, exact=exact)

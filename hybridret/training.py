@@ -17,12 +17,14 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -102,6 +104,7 @@ class _Run:
         self.optimizer = torch.optim.AdamW(
             parameters, lr=self.peak, weight_decay=config.weight_decay, fused=True
         )
+        self.data = _fingerprint(table)
         self.losses: list[float] = []
         self.log: list[dict[str, Any]] = []
         self.queries = _TokenCache(
@@ -125,15 +128,33 @@ class _Run:
         return 0
 
     def resume(self) -> int:
-        if not self.checkpoint.is_dir():
-            return self.begin() if not (self.output / TRAINING_FILE).exists() else 0
-        state = json.loads((self.checkpoint / "state.json").read_text(encoding="utf-8"))
-        if state["config"] != asdict(self.config):
-            changed = [k for k, v in asdict(self.config).items() if state["config"].get(k) != v]
+        if not (self.output / TRAINING_FILE).exists():
+            return self.begin()
+        try:
+            begun = json.loads((self.output / TRAINING_FILE).read_text(encoding="utf-8"))
+            asked = asdict(self.config) | {"learning_rate": self.peak, "data": self.data}
+            before = begun["config"] | {"data": begun["data"]}
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise DataError(f"{self.output / TRAINING_FILE}: damaged: {error!r}") from None
+        changed = [name for name, value in asked.items() if before.get(name) != value]
+        if changed:
             raise DataError(
                 f"{self.output} was trained with other settings ({', '.join(changed)}); "
                 f"a run can only be resumed with its own"
             )
+        if (self.output / "model").exists():
+            raise DataError(f"{self.output} is finished; there is nothing to resume")
+        if not self.checkpoint.is_dir():
+            return 0
+        try:
+            return self._load_checkpoint()
+        except (json.JSONDecodeError, KeyError, SafetensorError, RuntimeError, OSError) as error:
+            raise DataError(
+                f"{self.checkpoint} is damaged ({error!r}); delete {self.output} to start anew"
+            ) from None
+
+    def _load_checkpoint(self) -> int:
+        state = json.loads((self.checkpoint / "state.json").read_text(encoding="utf-8"))
         self.encoder.model.load_state_dict(load_file(self.checkpoint / "parameters.safetensors"))
         saved = load_file(self.checkpoint / "optimizer.safetensors")
         for name, parameter in zip(self.names, self.encoder.model.parameters(), strict=True):
@@ -238,6 +259,7 @@ class _Run:
             {
                 "schema": 1,
                 "config": asdict(self.config) | {"learning_rate": self.peak},
+                "data": self.data,
                 "languages": self.table.languages,
                 "rows": len(self.table),
                 "parameters": sum(p.numel() for p in self.encoder.model.parameters()),
@@ -251,6 +273,15 @@ class _Run:
 
     def _final_loss(self) -> float:
         return float(np.mean(self.losses[-max(1, len(self.losses) // 10) :] or np.nan))
+
+
+def _fingerprint(table: PairTable) -> str:
+    """Changes with the rows, texts, languages and groups: other data, or another hold-out."""
+    texts = (*table.languages, *table.query_texts, *table.document_texts)
+    digest = sha256("\0".join(texts).encode())
+    for array in (table.queries, table.documents, table.groups):
+        digest.update(array.tobytes())
+    return digest.hexdigest()[:32]
 
 
 class _TokenCache:

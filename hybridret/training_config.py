@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from hybridret.batches import SAMPLERS
 from hybridret.errors import DataError
 
 
@@ -36,6 +37,11 @@ class TrainingConfig:
     checkpoint_every: int = 500
 
     def __post_init__(self) -> None:
+        if self.sampler not in SAMPLERS:
+            raise DataError(f"unknown sampler {self.sampler!r}; expected {', '.join(SAMPLERS)}")
+        for name in ("seed", "checkpoint_every", "weight_decay"):
+            if not getattr(self, name) >= 0:
+                raise DataError(f"{name} must not be negative, got {getattr(self, name)}")
         if self.steps < 0:
             raise DataError(f"steps must be 0 (leave the encoder untrained) or more: {self.steps}")
         if not (self.temperature > 0 and math.isfinite(self.temperature)):

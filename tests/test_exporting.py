@@ -81,6 +81,15 @@ def test_what_is_there_is_kept(bert_folder, tmp_path):
     with pytest.raises(ModelError, match="already exists"):
         exporting.export(bert_folder, tmp_path / "out")
     exporting.export(bert_folder, tmp_path / "out", overwrite=True)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    (tmp_path / "docs.jsonl").write_text("{}")
+    source = shutil.copytree(bert_folder, tmp_path / "source")
+    for precious in (tmp_path / "mine", tmp_path / "docs.jsonl", source):
+        with pytest.raises(ModelError, match="only those are overwritten"):
+            exporting.export(source, precious, overwrite=True)
+    assert (tmp_path / "mine" / "thesis.txt").exists()
+    assert (source / "model.safetensors").exists()
 
 
 def test_damaged_encoder_folders(bert_folder, tmp_path):

@@ -100,6 +100,8 @@ def test_the_two_static_paths_agree():
 
 def test_padding_and_order_do_not_matter(bert_folder):
     encoder = TorchEncoder.load(bert_folder)
+    with pytest.raises(ValueError, match="batch_size must be at least 1"):
+        encoder.encode_queries(SAMPLE, batch_size=-3)
     together = encoder.encode_documents(SAMPLE, batch_size=5)
     alone = np.concatenate([encoder.encode_documents([text]) for text in SAMPLE])
     np.testing.assert_allclose(together, alone, atol=1e-5)

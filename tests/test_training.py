@@ -154,9 +154,29 @@ def test_runs_are_not_overwritten_or_mixed(table, tmp_path):
     train(new_encoder(table), table, tmp_path / "run", config, progress=False)
     with pytest.raises(DataError, match="already holds a training run"):
         train(new_encoder(table), table, tmp_path / "run", config, progress=False)
+    model = (tmp_path / "run" / "model" / "model.safetensors").read_bytes()
+    with pytest.raises(DataError, match="is finished"):
+        train(new_encoder(table), table, tmp_path / "run", config, resume=True, progress=False)
+    fewer = PairTable.from_dataset(load_facts("evaluation").only_languages(["de", "en"]))
+    with pytest.raises(DataError, match=r"other settings \(data\)"):
+        train(new_encoder(table), fewer, tmp_path / "run", config, resume=True, progress=False)
+    assert (tmp_path / "run" / "model" / "model.safetensors").read_bytes() == model
     other = TrainingConfig(steps=4, batch_size=24, checkpoint_every=2, temperature=0.1)
     with pytest.raises(DataError, match=r"other settings \(temperature\)"):
         train(new_encoder(table), table, tmp_path / "run", other, resume=True, progress=False)
+
+
+@pytest.mark.parametrize("file", ["state.json", "optimizer.safetensors", "parameters.safetensors"])
+def test_a_damaged_checkpoint(file, table, tmp_path, monkeypatch):
+    config = TrainingConfig(steps=4, batch_size=24, checkpoint_every=2)
+    with monkeypatch.context() as patch:
+        stop_at(patch, 3)
+        with pytest.raises(KeyboardInterrupt):
+            train(new_encoder(table), table, tmp_path / "run", config, progress=False)
+    path = tmp_path / "run" / "checkpoint" / file
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(DataError, match="checkpoint is damaged"):
+        train(new_encoder(table), table, tmp_path / "run", config, resume=True, progress=False)
 
 
 def test_a_loss_that_is_not_a_number_stops_the_run(table, tmp_path):
@@ -171,7 +191,14 @@ def test_a_loss_that_is_not_a_number_stops_the_run(table, tmp_path):
 
 
 def test_bad_settings(table, tmp_path):
-    for bad in ({"steps": -1}, {"temperature": 0.0}, {"learning_rate": -1.0}):
+    for bad in (
+        {"steps": -1},
+        {"temperature": 0.0},
+        {"learning_rate": -1.0},
+        {"seed": -1},
+        {"weight_decay": -1.0},
+        {"sampler": "bilingual"},
+    ):
         with pytest.raises(DataError):
             TrainingConfig(**bad)
     with pytest.raises(DataError, match="distinct groups"):

@@ -24,8 +24,8 @@ def open_text(path: Path) -> io.TextIOBase:
         what = "a folder, not a file" if path.is_dir() else "no such file"
         raise DataError(f"{path}: {what}")
     if path.suffix == ".gz":
-        return gzip.open(path, "rt", encoding="utf-8")
-    return path.open(encoding="utf-8")
+        return gzip.open(path, "rt", encoding="utf-8-sig")
+    return path.open(encoding="utf-8-sig")  # spreadsheets put a byte order mark in front
 
 
 def read_lines(path: Path) -> Iterator[tuple[str, str]]:
@@ -56,7 +56,7 @@ class Row:
     def text(self, *names: str, default: str | None = None) -> str:
         """The first of ``names`` that is there; numbers are read as text."""
         for name in names:
-            if name in self.fields:
+            if name in self.fields and not (default is not None and self.fields[name] is None):
                 value = self.fields[name]
                 if isinstance(value, int) and not isinstance(value, bool):
                     return str(value)
@@ -74,8 +74,9 @@ class Row:
 
     def language(self, *names: str) -> str:
         """A normalised language tag; ``und`` where none of ``names`` is there."""
+        tag = self.text(*names, default=UNDETERMINED)
         try:
-            return normalize_language(self.text(*names, default=UNDETERMINED))
+            return normalize_language(tag)
         except DataError as error:
             raise DataError(f"{self.where}: {error}") from None
 
