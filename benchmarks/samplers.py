@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import shutil
 import statistics
 import subprocess
 import sys
@@ -36,15 +37,21 @@ def hybridret(*arguments: object) -> None:
 
 def train(o: argparse.Namespace, sampler: str, rate: float, temperature: float, seed: int) -> Path:
     run = o.output / f"{sampler}-lr{rate:g}-t{temperature:g}-s{seed}"
-    if not (run / "model").is_dir():
-        resume = ["--resume"] if run.exists() else []
+    if not is_finished(run):
+        shutil.rmtree(run, ignore_errors=True)  # a run of a minute is made again, not resumed
         hybridret(
             "train", "--data", o.train, "--output", run, "--sampler", sampler, "--seed", seed,
             "--hold-out", o.hold_out, "--steps", o.steps, "--batch-size", o.batch_size,
             "--learning-rate", rate, "--temperature", temperature, "--checkpoint-every", 0,
-            *o.model_options, *resume,
+            *o.model_options,
         )  # fmt: skip
     return run
+
+
+def is_finished(run: Path) -> bool:
+    """Trained, and judged on the documents held out, which is the last thing written."""
+    state = run / "training.json"
+    return state.is_file() and "development" in json.loads(state.read_text(encoding="utf-8"))
 
 
 def development_score(run: Path) -> float:
@@ -91,7 +98,8 @@ def main() -> None:
     o.output.mkdir(parents=True, exist_ok=True)
 
     untrained = o.output / "untrained"
-    if not untrained.is_dir():
+    if not is_finished(untrained):
+        shutil.rmtree(untrained, ignore_errors=True)
         hybridret("train", "--data", o.train, "--output", untrained, "--steps", 0,
                   "--hold-out", o.hold_out, *o.model_options)  # fmt: skip
     rows = [
