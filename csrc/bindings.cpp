@@ -7,6 +7,7 @@
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "index/hnsw.h"
 #include "infonce/infonce.h"
@@ -19,6 +20,7 @@ namespace py = pybind11;
 namespace {
 
 using hybridret::index::HnswIndex;
+using hybridret::similarity::Format;
 using hybridret::similarity::Matrix;
 template <class T>
 using Array = py::array_t<T, py::array::c_style>;
@@ -32,16 +34,26 @@ std::string shape_of(const py::array& array) {
   return text + "]";
 }
 
-// Rows may be strided; the last axis has unit stride.
-Matrix matrix(const py::array_t<float>& array, const char* name) {
-  if (array.ndim() != 2)
-    throw py::value_error(std::string(name) + " must have two dimensions, got shape " +
-                          shape_of(array));
-  const bool unit = array.size() == 0 || array.shape(1) == 1 || array.strides(1) == sizeof(float);
-  if (!unit || array.strides(0) % static_cast<py::ssize_t>(sizeof(float)) != 0)
-    throw py::value_error(std::string(name) + " must have unit stride along its last axis");
-  return {array.data(), array.shape(0), array.shape(1),
-          array.strides(0) / static_cast<py::ssize_t>(sizeof(float))};
+// Rows may be strided; the last axis has unit stride. uint16 holds the bits of bfloat16.
+Matrix matrix(const py::array& array, const char* name) {
+  const auto fail = [&](const std::string& what) {
+    throw py::value_error(std::string(name) + " " + what);
+  };
+  if (array.ndim() != 2) fail("must have two dimensions, got shape " + shape_of(array));
+  Format format = Format::kFloat32;
+  const char kind = array.dtype().kind();
+  if (kind == 'f' && array.itemsize() == 2)
+    format = Format::kFloat16;
+  else if (kind == 'u' && array.itemsize() == 2)
+    format = Format::kBfloat16;
+  else if (kind != 'f' || array.itemsize() != 4)
+    fail("must be float32, float16 or the uint16 bits of bfloat16");
+  const bool unit =
+      array.size() == 0 || array.shape(1) == 1 || array.strides(1) == array.itemsize();
+  if (!unit || array.strides(0) % array.itemsize() != 0)
+    fail("must have unit stride along its last axis");
+  return {array.data(), format, array.shape(0), array.shape(1),
+          array.strides(0) / array.itemsize()};
 }
 
 template <class T>
@@ -57,78 +69,147 @@ int thread_count(int threads) {
   return threads ? threads : hybridret::similarity::default_threads();
 }
 
-hybridret::infonce::Problem infonce_problem(const py::array_t<float>& queries,
-                                            const py::array_t<float>& documents,
-                                            const Integers& labels,
-                                            const std::optional<Integers>& query_groups,
-                                            const std::optional<Integers>& document_groups,
-                                            float scale) {
-  hybridret::infonce::Problem p{};
-  p.queries = matrix(queries, "queries");
-  p.documents = matrix(documents, "documents");
-  if (p.queries.depth != p.documents.depth)
-    throw py::value_error("queries and documents differ in dimension: " + shape_of(queries) +
-                          " against " + shape_of(documents));
-  p.labels = vector_data(labels, p.queries.rows, "labels");
-  for (int64_t i = 0; i < p.queries.rows; ++i)
-    if (p.labels[i] < 0 || p.labels[i] >= p.documents.rows)
-      throw py::value_error("labels[" + std::to_string(i) + "] is " + std::to_string(p.labels[i]) +
-                            ", but there are " + std::to_string(p.documents.rows) + " documents");
-  if (query_groups.has_value() != document_groups.has_value())
-    throw py::value_error("query_groups and document_groups go together: give both or neither");
-  if (query_groups) {
-    p.query_groups = vector_data(*query_groups, p.queries.rows, "query_groups");
-    p.document_groups = vector_data(*document_groups, p.documents.rows, "document_groups");
+// What every call about the loss says, checked.
+struct Loss {
+  Loss(const py::array& queries, const py::array& documents, const Integers& labels,
+       const std::optional<Integers>& query_groups, const std::optional<Integers>& document_groups,
+       const std::optional<Integers>& segments, const std::optional<Floats>& log_bias, float scale,
+       bool normalize, bool unit_norm, bool hard_only, bool labels_elsewhere)
+      : kept{queries, documents, labels} {
+    for (const auto& given : {query_groups, document_groups, segments})
+      if (given) kept.push_back(*given);
+    if (log_bias) kept.push_back(*log_bias);
+    auto& p = problem;
+    p.queries = matrix(queries, "queries");
+    p.documents = matrix(documents, "documents");
+    n = p.queries.rows, m = p.documents.rows;
+    if (p.queries.depth != p.documents.depth)
+      throw py::value_error("queries and documents differ in dimension: " + shape_of(queries) +
+                            " against " + shape_of(documents));
+    if (p.queries.format != p.documents.format)
+      throw py::value_error("queries and documents differ in dtype");
+    p.labels = vector_data(labels, n, "labels");
+    for (int64_t i = 0; i < n; ++i)
+      if (p.labels[i] < (labels_elsewhere ? -1 : 0) || p.labels[i] >= m)
+        throw py::value_error("labels[" + std::to_string(i) + "] is " +
+                              std::to_string(p.labels[i]) + ", but there are " + std::to_string(m) +
+                              " documents");
+    if (query_groups.has_value() != document_groups.has_value())
+      throw py::value_error("query_groups and document_groups go together: give both or neither");
+    if (query_groups) {
+      p.query_groups = vector_data(*query_groups, n, "query_groups");
+      p.document_groups = vector_data(*document_groups, m, "document_groups");
+    }
+    if (log_bias) p.log_bias = vector_data(*log_bias, m, "log_bias");
+    if (segments) set_segments(*segments);
+    if (!(scale > 0) || scale > 1e30f)
+      throw py::value_error("temperature must be positive and finite");
+    p.scale = scale;
+    p.normalize = normalize, p.unit_norm = unit_norm, p.hard_only = hard_only;
   }
-  if (!(scale > 0) || scale > 1e30f)
-    throw py::value_error("temperature must be positive and finite");
-  p.scale = scale;
-  return p;
-}
 
-py::tuple infonce_forward(const py::array_t<float>& queries, const py::array_t<float>& documents,
-                          const Integers& labels, const std::optional<Integers>& query_groups,
-                          const std::optional<Integers>& document_groups, float scale,
+  void set_segments(const Integers& segments) {
+    if (segments.ndim() != 2 || segments.shape(1) != 2)
+      throw py::value_error("segments must have shape [count, 2], got " + shape_of(segments));
+    problem.segments = segments.data();
+    problem.segment_count = segments.shape(0);
+    int64_t rows = 0, columns = 0;
+    for (int64_t s = 0; s < problem.segment_count; ++s) {
+      const int64_t more_rows = segments.at(s, 0), more_columns = segments.at(s, 1);
+      if (more_rows < 0 || more_columns < 0 || more_rows > n - rows || more_columns > m - columns)
+        throw py::value_error("segments[" + std::to_string(s) + "] goes past the batch of " +
+                              std::to_string(n) + " queries and " + std::to_string(m) +
+                              " documents");
+      for (int64_t i = rows; i < rows + more_rows; ++i)
+        if (problem.labels[i] != -1 &&
+            (problem.labels[i] < columns || problem.labels[i] >= columns + more_columns))
+          throw py::value_error("labels[" + std::to_string(i) + "] is " +
+                                std::to_string(problem.labels[i]) +
+                                ", outside its segment's columns [" + std::to_string(columns) +
+                                ", " + std::to_string(columns + more_columns) + ")");
+      rows += more_rows, columns += more_columns;
+    }
+    if (rows != n || columns != m)
+      throw py::value_error("segments hold " + std::to_string(rows) + " rows and " +
+                            std::to_string(columns) + " columns, the batch has " +
+                            std::to_string(n) + " and " + std::to_string(m));
+  }
+
+  py::array gradient(int64_t rows) const {
+    const bool narrow =
+        hybridret::infonce::gradient_format(problem.queries.format) != Format::kFloat32;
+    return py::array(narrow ? py::dtype::of<uint16_t>() : py::dtype::of<float>(),
+                     std::vector<py::ssize_t>{rows, problem.queries.depth});
+  }
+
+  // Columns have a loss of their own only where they answer one row.
+  void check_distinct_labels() const {
+    std::vector<int64_t> row(static_cast<size_t>(m), -1);
+    for (int64_t i = 0; i < n; ++i) {
+      if (problem.labels[i] < 0) continue;
+      int64_t& first = row[problem.labels[i]];
+      if (first >= 0)
+        throw py::value_error("symmetric needs distinct labels, but labels[" +
+                              std::to_string(first) + "] and labels[" + std::to_string(i) +
+                              "] are both " + std::to_string(problem.labels[i]));
+      first = i;
+    }
+  }
+
+  std::vector<py::object> kept;  // the arrays that `problem` points into
+  int64_t n = 0, m = 0;
+  hybridret::infonce::Problem problem{};
+};
+
+py::tuple infonce_forward(const Loss& loss, bool columns, bool ranks,
                           const std::optional<Floats>& row_weights, int threads) {
-  const auto p = infonce_problem(queries, documents, labels, query_groups, document_groups, scale);
   threads = thread_count(threads);
-  const int64_t n = p.queries.rows;
-  Floats lse(n), positive(n);
-  Floats query_gradient({row_weights ? n : 0, p.queries.depth});
-  Floats document_gradient({row_weights ? p.documents.rows : 0, p.queries.depth});
-  const hybridret::infonce::Statistics statistics{lse.mutable_data(), positive.mutable_data()};
-  hybridret::infonce::Gradients gradients{};
-  if (row_weights)
-    gradients = {vector_data(*row_weights, n, "row_weights"), query_gradient.mutable_data(),
-                 document_gradient.mutable_data()};
+  if (columns) loss.check_distinct_labels();
+  Floats lse(loss.n), positive(loss.n), column_lse(columns ? loss.m : 0);
+  Array<int32_t> rank(ranks ? loss.n : 0);
+  const hybridret::infonce::Statistics statistics{lse.mutable_data(), positive.mutable_data(),
+                                                  columns ? column_lse.mutable_data() : nullptr,
+                                                  ranks ? rank.mutable_data() : nullptr};
+  py::array by_query = loss.gradient(row_weights ? loss.n : 0);
+  py::array by_document = loss.gradient(row_weights ? loss.m : 0);
+  double by_scale = 0;
+  const float* weights = row_weights ? vector_data(*row_weights, loss.n, "row_weights") : nullptr;
+  const hybridret::infonce::Gradients gradients{by_query.mutable_data(), by_document.mutable_data(),
+                                                &by_scale};
   {
     py::gil_scoped_release release;
-    hybridret::infonce::forward(p, statistics, row_weights ? &gradients : nullptr, threads);
+    if (weights)
+      hybridret::infonce::statistics_and_gradients(loss.problem, statistics, weights, gradients,
+                                                   threads);
+    else
+      hybridret::infonce::statistics(loss.problem, statistics, threads);
   }
-  if (!row_weights) return py::make_tuple(lse, positive, py::none(), py::none());
-  return py::make_tuple(lse, positive, query_gradient, document_gradient);
+  return py::make_tuple(lse, positive, column_lse, rank, by_query, by_document, by_scale);
 }
 
-py::tuple infonce_backward(const py::array_t<float>& queries, const py::array_t<float>& documents,
-                           const Integers& labels, const Floats& negatives_lse,
-                           const Floats& positive, const std::optional<Integers>& query_groups,
-                           const std::optional<Integers>& document_groups, float scale,
-                           const Floats& row_weights, int threads) {
-  const auto p = infonce_problem(queries, documents, labels, query_groups, document_groups, scale);
+py::tuple infonce_backward(const Loss& loss, const Floats& lse,
+                           const std::optional<Floats>& column_lse, const Floats& by_lse,
+                           const Floats& by_positive, const std::optional<Floats>& by_column_lse,
+                           int threads) {
   threads = thread_count(threads);
-  const int64_t n = p.queries.rows;
-  Floats query_gradient({n, p.queries.depth});
-  Floats document_gradient({p.documents.rows, p.queries.depth});
-  const hybridret::infonce::Statistics statistics{vector_data(negatives_lse, n, "negatives_lse"),
-                                                  vector_data(positive, n, "positive")};
-  const hybridret::infonce::Gradients gradients{vector_data(row_weights, n, "row_weights"),
-                                                query_gradient.mutable_data(),
-                                                document_gradient.mutable_data()};
+  if (column_lse.has_value() != by_column_lse.has_value())
+    throw py::value_error("column_negatives_lse and its derivative go together");
+  const hybridret::infonce::Statistics statistics{
+      vector_data(lse, loss.n, "negatives_lse"), nullptr,
+      column_lse ? vector_data(*column_lse, loss.m, "column_negatives_lse") : nullptr, nullptr};
+  const hybridret::infonce::Upstream upstream{
+      vector_data(by_lse, loss.n, "by_negatives_lse"),
+      vector_data(by_positive, loss.n, "by_positive"),
+      by_column_lse ? vector_data(*by_column_lse, loss.m, "by_column_negatives_lse") : nullptr};
+  py::array by_query = loss.gradient(loss.n), by_document = loss.gradient(loss.m);
+  double by_scale = 0;
+  const hybridret::infonce::Gradients gradients{by_query.mutable_data(), by_document.mutable_data(),
+                                                &by_scale};
   {
     py::gil_scoped_release release;
-    hybridret::infonce::backward(p, statistics, gradients, threads);
+    hybridret::infonce::gradients(loss.problem, statistics, upstream, gradients, threads);
   }
-  return py::make_tuple(query_gradient, document_gradient);
+  return py::make_tuple(by_query, by_document, by_scale);
 }
 
 Integers count_above(const py::array_t<float>& queries, const py::array_t<float>& documents,
@@ -220,16 +301,28 @@ PYBIND11_MODULE(_native, m) {
   m.def("default_threads", &hybridret::similarity::default_threads,
         "Processors this process may use.");
 
-  m.def("infonce_forward", &infonce_forward, arg("queries"), arg("documents"), arg("labels"),
-        kw_only(), arg("query_groups") = py::none(), arg("document_groups") = py::none(),
-        arg("scale"), arg("row_weights") = py::none(), arg("threads") = 0,
-        "(negatives_lse [N], positive [N], query_gradient [N, D], document_gradient [M, D]); the "
-        "gradients are None without row_weights [N], the derivative of the total by each row's "
-        "loss.");
-  m.def("infonce_backward", &infonce_backward, arg("queries"), arg("documents"), arg("labels"),
-        arg("negatives_lse"), arg("positive"), kw_only(), arg("query_groups") = py::none(),
-        arg("document_groups") = py::none(), arg("scale"), arg("row_weights"), arg("threads") = 0,
-        "(query_gradient [N, D], document_gradient [M, D]) from given statistics.");
+  py::class_<Loss>(m, "InfoNCE",
+                   "One batch and how its logits are made; the arrays are not copied.")
+      .def(py::init<const py::array&, const py::array&, const Integers&,
+                    const std::optional<Integers>&, const std::optional<Integers>&,
+                    const std::optional<Integers>&, const std::optional<Floats>&, float, bool, bool,
+                    bool, bool>(),
+           arg("queries"), arg("documents"), arg("labels"), kw_only(),
+           arg("query_groups") = py::none(), arg("document_groups") = py::none(),
+           arg("segments") = py::none(), arg("log_bias") = py::none(), arg("scale"),
+           arg("normalize") = false, arg("unit_norm") = false, arg("hard_only") = false,
+           arg("labels_elsewhere") = false)
+      .def(
+          "forward", &infonce_forward, kw_only(), arg("columns") = false, arg("ranks") = false,
+          arg("row_weights") = py::none(), arg("threads") = 0,
+          "(negatives_lse [N], positive [N], column_negatives_lse [M], rank [N], by_query [N, D], "
+          "by_document [M, D], by_scale). What was not asked for is empty: the columns, the ranks, "
+          "and without row_weights [N], the derivative of the total by each row's loss, the "
+          "gradients. With columns the loss is the symmetric one.")
+      .def("backward", &infonce_backward, arg("negatives_lse"),
+           arg("column_negatives_lse") = py::none(), kw_only(), arg("by_negatives_lse"),
+           arg("by_positive"), arg("by_column_negatives_lse") = py::none(), arg("threads") = 0,
+           "(by_query [N, D], by_document [M, D], by_scale) from derivatives by the statistics.");
   m.def("count_above", &count_above, arg("queries"), arg("documents"), kw_only(),
         arg("language_begin"), arg("tie_order"), arg("target_begin"), arg("targets"),
         arg("threads") = 0,

@@ -17,7 +17,7 @@ from hybridret.errors import (
     MissingExtraError,
     ModelError,
 )
-from hybridret.losses import infonce
+from hybridret.losses import InfoNCEStatistics, InfoNCEStats, infonce, infonce_statistics
 
 if TYPE_CHECKING:
     from hybridret.batches import PairTable, make_sampler
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from hybridret.encoder import OnnxEncoder, load_encoder
     from hybridret.evaluation import Report, evaluate, evaluate_embeddings
     from hybridret.exporting import export
+    from hybridret.loss_module import InfoNCELoss
     from hybridret.retriever import Retriever
     from hybridret.torch_encoder import TorchEncoder
     from hybridret.training import train
@@ -41,6 +42,7 @@ _HOMES = {
     "Report": "evaluation",
     "evaluate": "evaluation",
     "evaluate_embeddings": "evaluation",
+    "InfoNCELoss": "loss_module",
     "export": "exporting",
     "TorchEncoder": "torch_encoder",
     "Retriever": "retriever",
@@ -54,6 +56,9 @@ __all__ = [
     "Document",
     "HybridretError",
     "IndexFileError",
+    "InfoNCELoss",
+    "InfoNCEStatistics",
+    "InfoNCEStats",
     "MissingExtraError",
     "ModelError",
     "OnnxEncoder",
@@ -67,6 +72,7 @@ __all__ = [
     "evaluate_embeddings",
     "export",
     "infonce",
+    "infonce_statistics",
     "load_dataset",
     "load_encoder",
     "make_sampler",

@@ -10,30 +10,51 @@ hnswlib_version: str
 def isa() -> str: ...
 def usable_isas() -> list[str]: ...
 def default_threads() -> int: ...
-def infonce_forward(
-    queries: NDArray[float32],
-    documents: NDArray[float32],
-    labels: NDArray[int64] | None,
-    *,
-    query_groups: NDArray[int64] | None = None,
-    document_groups: NDArray[int64] | None = None,
-    scale: float,
-    row_weights: NDArray[float32] | None = None,
-    threads: int = 0,
-) -> tuple[NDArray[float32], NDArray[float32], Any, Any]: ...
-def infonce_backward(
-    queries: NDArray[float32],
-    documents: NDArray[float32],
-    labels: NDArray[int64],
-    negatives_lse: NDArray[float32],
-    positive: NDArray[float32],
-    *,
-    query_groups: NDArray[int64] | None = None,
-    document_groups: NDArray[int64] | None = None,
-    scale: float,
-    row_weights: NDArray[float32],
-    threads: int = 0,
-) -> tuple[NDArray[float32], NDArray[float32]]: ...
+
+class InfoNCE:
+    def __init__(
+        self,
+        queries: NDArray[Any],
+        documents: NDArray[Any],
+        labels: NDArray[int64] | None,
+        *,
+        query_groups: NDArray[int64] | None = None,
+        document_groups: NDArray[int64] | None = None,
+        segments: NDArray[int64] | None = None,
+        log_bias: NDArray[float32] | None = None,
+        scale: float,
+        normalize: bool = False,
+        unit_norm: bool = False,
+        hard_only: bool = False,
+        labels_elsewhere: bool = False,
+    ) -> None: ...
+    def forward(
+        self,
+        *,
+        columns: bool = False,
+        ranks: bool = False,
+        row_weights: NDArray[float32] | None = None,
+        threads: int = 0,
+    ) -> tuple[
+        NDArray[float32],
+        NDArray[float32],
+        NDArray[float32],
+        NDArray[int32],
+        NDArray[Any],
+        NDArray[Any],
+        float,
+    ]: ...
+    def backward(
+        self,
+        negatives_lse: NDArray[float32],
+        column_negatives_lse: NDArray[float32] | None = None,
+        *,
+        by_negatives_lse: NDArray[float32],
+        by_positive: NDArray[float32],
+        by_column_negatives_lse: NDArray[float32] | None = None,
+        threads: int = 0,
+    ) -> tuple[NDArray[Any], NDArray[Any], float]: ...
+
 def count_above(
     queries: NDArray[float32],
     documents: NDArray[float32],

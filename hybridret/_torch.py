@@ -2,204 +2,314 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import softplus
 
 from hybridret import _native
-from hybridret.losses import check_temperature
+from hybridret.losses import InfoNCEStats, Segments, check_temperature, segment_pairs
+
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+class Batch(NamedTuple):
+    """A batch and how its logits are made, in the order of the ops' schemas."""
+
+    queries: Tensor
+    documents: Tensor
+    labels: Tensor
+    query_groups: Tensor | None
+    document_groups: Tensor | None
+    segments: Tensor | None
+    log_bias: Tensor | None
+    scale: Tensor
+    normalize: bool
+    unit_norm: bool
+    hard_only: bool
+    labels_elsewhere: bool
+
+    def native(self) -> _native.InfoNCE:
+        """The same for the extension; the memory is shared."""
+        return _native.InfoNCE(
+            _array(self.queries),
+            _array(self.documents),
+            _array(self.labels),
+            query_groups=_array(self.query_groups),
+            document_groups=_array(self.document_groups),
+            segments=_array(self.segments),
+            log_bias=_array(self.log_bias),
+            scale=float(self.scale),
+            normalize=self.normalize,
+            unit_norm=self.unit_norm,
+            hard_only=self.hard_only,
+            labels_elsewhere=self.labels_elsewhere,
+        )
+
+    def rows(self) -> Tensor:
+        """A fake of one float32 for each query."""
+        return self.queries.new_empty(self.queries.shape[0], dtype=torch.float32)
+
+    def rank(self, asked: bool) -> Tensor:
+        """A fake of one int32 for each query, or of none."""
+        return self.queries.new_empty(self.queries.shape[0] if asked else 0, dtype=torch.int32)
+
+    def columns(self, asked: bool) -> Tensor:
+        """A fake of one float32 for each document, or of none."""
+        return self.queries.new_empty(self.documents.shape[0] if asked else 0, dtype=torch.float32)
+
+    def gradients(self, asked: bool = True) -> tuple[Tensor, Tensor]:
+        """Fakes of both gradients; float16's are float32 until the upstream factor is in."""
+        dtype = torch.bfloat16 if self.queries.dtype == torch.bfloat16 else torch.float32
+        shapes = ((len(x) if asked else 0, x.shape[1]) for x in (self.queries, self.documents))
+        by_query, by_document = (self.queries.new_empty(shape, dtype=dtype) for shape in shapes)
+        return by_query, by_document
+
+
+_BATCH = (
+    "Tensor queries, Tensor documents, Tensor labels, Tensor? query_groups, "
+    "Tensor? document_groups, Tensor? segments, Tensor? log_bias, Tensor scale, bool normalize, "
+    "bool unit_norm, bool hard_only, bool labels_elsewhere"
+)
+_FIELDS = len(Batch._fields)
 
 
 def _array(tensor: Tensor | None) -> Any:
     if tensor is None:
         return None
     tensor = tensor.detach()
-    return (tensor if tensor.dim() != 2 or tensor.stride(1) == 1 else tensor.contiguous()).numpy()
+    if tensor.dim() == 2 and tensor.stride(1) != 1:
+        tensor = tensor.contiguous()
+    return (tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
 
 
-@torch.library.custom_op("hybridret::infonce_forward", mutates_args=(), device_types="cpu")
-def infonce_forward(
-    queries: Tensor,
-    documents: Tensor,
-    labels: Tensor,
-    query_groups: Tensor | None,
-    document_groups: Tensor | None,
-    scale: Tensor,
-    row_weight: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(negatives_lse [N], positive [N], d(sum of losses * row_weight) by queries, by documents).
+def _tensor(array: Any) -> Tensor:
+    tensor = torch.from_numpy(array)
+    return tensor.view(torch.bfloat16) if tensor.dtype == torch.uint16 else tensor
 
-    A ``row_weight`` of 0 asks for no gradients; both are then [0, D].
-    """
-    weights = np.full(len(queries), row_weight, dtype=np.float32) if row_weight else None
-    lse, positive, *gradients = _native.infonce_forward(
-        _array(queries),
-        _array(documents),
-        _array(labels),
-        query_groups=_array(query_groups),
-        document_groups=_array(document_groups),
-        scale=float(scale),
-        row_weights=weights,
+
+def _op(name: str, schema: str) -> Any:
+    return torch.library.custom_op(
+        f"hybridret::{name}", mutates_args=(), device_types="cpu", schema=f"({_BATCH}, {schema}"
+    )
+
+
+def _refuse_second_derivative() -> None:
+    if torch.is_grad_enabled():
+        raise RuntimeError("infonce has no second derivative: call backward without create_graph")
+
+
+def _by_inputs(
+    batch: Batch, options: int, by_query: Tensor, by_document: Tensor, by_scale: Tensor
+) -> tuple[Tensor | None, ...]:
+    """Gradients in the order and the dtypes of an op's inputs: a batch and some options."""
+    by: list[Tensor | None] = [None] * (_FIELDS + options)
+    for name, gradient in (
+        ("queries", by_query), ("documents", by_document), ("scale", by_scale)
+    ):  # fmt: skip
+        like = getattr(batch, name)
+        by[Batch._fields.index(name)] = gradient.to(like.dtype).reshape(like.shape)
+    return tuple(by)
+
+
+def _losses(batch: Batch, lse: Tensor, positive: Tensor, column_lse: Tensor | None) -> Tensor:
+    losses = softplus(lse - positive)
+    if column_lse is None:
+        return losses
+    return (losses + softplus(column_lse[batch.labels] - positive)) / 2
+
+
+@_op("infonce", "bool symmetric, bool mean, bool ranks, bool gradients) -> "
+     "(Tensor loss, Tensor rank, Tensor by_query, Tensor by_document, Tensor by_scale)")  # fmt: skip
+def total_loss(*inputs: Any) -> tuple[Tensor, ...]:
+    """(loss [], rank [N], and its derivatives); what is not asked for is empty."""
+    batch, (symmetric, mean, ranks, gradients) = Batch(*inputs[:_FIELDS]), inputs[_FIELDS:]
+    rows = len(batch.queries)
+    weight = 1.0 / max(rows, 1) if mean else 1.0
+    lse, positive, column_lse, rank, by_query, by_document, by_scale = batch.native().forward(
+        columns=symmetric,
+        ranks=ranks,
+        row_weights=np.full(rows, weight, dtype=np.float32) if gradients else None,
         threads=torch.get_num_threads(),
     )
-    none = np.empty((0, queries.shape[1]), dtype=np.float32)
-    by_query, by_document = gradients if row_weight else (none, none.copy())
-    return tuple(map(torch.from_numpy, (lse, positive, by_query, by_document)))  # type: ignore[return-value]
+    lse, positive, column_lse, rank = map(_tensor, (lse, positive, column_lse, rank))
+    losses = _losses(batch, lse, positive, column_lse if symmetric else None)
+    loss = (losses.sum(dtype=torch.float64) * weight).float()
+    by = (_tensor(by_query), _tensor(by_document), torch.tensor(by_scale, dtype=torch.float64))
+    return loss, rank, *by
 
 
-@infonce_forward.register_fake
-def _(
-    queries: Tensor,
-    documents: Tensor,
-    labels: Tensor,
-    query_groups: Tensor | None,
-    document_groups: Tensor | None,
-    scale: Tensor,
-    row_weight: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    rows = queries.new_empty(queries.shape[0])
-    if not row_weight:
-        none = queries.new_empty(0, queries.shape[1])
-        return rows, rows.clone(), none, none.clone()
-    return rows, rows.clone(), _contiguous_like(queries), _contiguous_like(documents)
+@total_loss.register_fake
+def _(*inputs: Any) -> tuple[Tensor, ...]:
+    batch, (_, _, ranks, gradients) = Batch(*inputs[:_FIELDS]), inputs[_FIELDS:]
+    by_scale = batch.queries.new_empty((), dtype=torch.float64)
+    loss = batch.queries.new_empty((), dtype=torch.float32)
+    return loss, batch.rank(ranks), *batch.gradients(gradients), by_scale
 
 
-@torch.library.custom_op("hybridret::infonce_backward", mutates_args=(), device_types="cpu")
-def infonce_backward(
-    queries: Tensor,
-    documents: Tensor,
-    labels: Tensor,
-    negatives_lse: Tensor,
-    positive: Tensor,
-    query_groups: Tensor | None,
-    document_groups: Tensor | None,
-    scale: Tensor,
-    row_weights: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """Gradients by queries and documents for given weights [N] of the rows, recomputed."""
-    return tuple(  # type: ignore[return-value]
-        torch.from_numpy(array)
-        for array in _native.infonce_backward(
-            _array(queries),
-            _array(documents),
-            _array(labels),
-            _array(negatives_lse),
-            _array(positive),
-            query_groups=_array(query_groups),
-            document_groups=_array(document_groups),
-            scale=float(scale),
-            row_weights=_array(row_weights.contiguous()),
-            threads=torch.get_num_threads(),
-        )
+def _save_gradients(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    batch = Batch(*inputs[:_FIELDS])
+    ctx.save_for_backward(batch.queries, batch.documents, batch.scale, *output[2:])
+
+
+def _scale_gradients(ctx: Any, upstream: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+    _refuse_second_derivative()
+    queries, documents, scale, *gradients = ctx.saved_tensors
+    batch = Batch._make([None] * _FIELDS)
+    batch = batch._replace(queries=queries, documents=documents, scale=scale)
+    return _by_inputs(batch, 4, *(x * upstream for x in gradients))
+
+
+total_loss.register_autograd(_scale_gradients, setup_context=_save_gradients)
+
+
+@_op("infonce_statistics", "bool columns, bool ranks) -> "
+     "(Tensor negatives_lse, Tensor positive, Tensor column_negatives_lse, Tensor rank)")  # fmt: skip
+def row_statistics(*inputs: Any) -> tuple[Tensor, ...]:
+    """(negatives_lse [N], positive [N], column_negatives_lse [M], rank [N])."""
+    batch, (columns, ranks) = Batch(*inputs[:_FIELDS]), inputs[_FIELDS:]
+    arrays = batch.native().forward(columns=columns, ranks=ranks, threads=torch.get_num_threads())
+    return tuple(map(_tensor, arrays[:4]))
+
+
+@row_statistics.register_fake
+def _(*inputs: Any) -> tuple[Tensor, ...]:
+    batch, (columns, ranks) = Batch(*inputs[:_FIELDS]), inputs[_FIELDS:]
+    return batch.rows(), batch.rows(), batch.columns(columns), batch.rank(ranks)
+
+
+def _save_statistics(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    ctx.is_tensor = [isinstance(x, Tensor) for x in inputs]
+    ctx.others = [None if isinstance(x, Tensor) else x for x in inputs]
+    ctx.save_for_backward(output[0], output[2], *(x for x in inputs if isinstance(x, Tensor)))
+
+
+def _recompute_gradients(
+    ctx: Any, by_lse: Tensor, by_positive: Tensor, by_column_lse: Tensor, _: Any
+) -> tuple[Tensor | None, ...]:
+    _refuse_second_derivative()
+    lse, column_lse, *tensors = ctx.saved_tensors
+    saved = iter(tensors)
+    pairs = zip(ctx.is_tensor, ctx.others, strict=True)
+    inputs = [next(saved) if is_tensor else other for is_tensor, other in pairs]
+    batch, (columns, _) = Batch(*inputs[:_FIELDS]), inputs[_FIELDS:]
+    gradients = torch.ops.hybridret.infonce_backward(
+        *batch, lse, column_lse if columns else None,
+        by_lse, by_positive, by_column_lse if columns else None,
+    )  # fmt: skip
+    return _by_inputs(batch, 2, *gradients)
+
+
+row_statistics.register_autograd(_recompute_gradients, setup_context=_save_statistics)
+
+
+@_op("infonce_backward", "Tensor negatives_lse, Tensor? column_negatives_lse, "
+     "Tensor by_negatives_lse, Tensor by_positive, Tensor? by_column_negatives_lse) -> "
+     "(Tensor by_query, Tensor by_document, Tensor by_scale)")  # fmt: skip
+def statistics_backward(*inputs: Any) -> tuple[Tensor, ...]:
+    """(by_query, by_document, by_scale) from derivatives by the statistics, recomputed."""
+    batch, (lse, column_lse, *by) = Batch(*inputs[:_FIELDS]), inputs[_FIELDS:]
+    by_lse, by_positive, by_column_lse = (None if x is None else x.contiguous() for x in by)
+    by_query, by_document, by_scale = batch.native().backward(
+        _array(lse),
+        _array(column_lse),
+        by_negatives_lse=_array(by_lse),
+        by_positive=_array(by_positive),
+        by_column_negatives_lse=_array(by_column_lse),
+        threads=torch.get_num_threads(),
     )
+    return _tensor(by_query), _tensor(by_document), torch.tensor(by_scale, dtype=torch.float64)
 
 
-@infonce_backward.register_fake
-def _(
-    queries: Tensor,
-    documents: Tensor,
-    labels: Tensor,
-    negatives_lse: Tensor,
-    positive: Tensor,
-    query_groups: Tensor | None,
-    document_groups: Tensor | None,
-    scale: Tensor,
-    row_weights: Tensor,
-) -> tuple[Tensor, Tensor]:
-    return _contiguous_like(queries), _contiguous_like(documents)
+@statistics_backward.register_fake
+def _(*inputs: Any) -> tuple[Tensor, ...]:
+    batch = Batch(*inputs[:_FIELDS])
+    return *batch.gradients(), batch.queries.new_empty((), dtype=torch.float64)
 
 
-def _contiguous_like(tensor: Tensor) -> Tensor:
-    return torch.empty_like(tensor, memory_format=torch.contiguous_format)
+def statistics(batch: Batch, columns: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """The torch form of :func:`hybridret.infonce_statistics`."""
+    batch = batch._replace(labels_elsewhere=True)
+    lse, positive, column_lse, _ = torch.ops.hybridret.infonce_statistics(*batch, columns, False)
+    return lse, positive, column_lse
 
 
-class _InfoNCE(torch.autograd.Function):
-    """Rows' losses with gradients made in the forward pass, or recomputed for ``none``."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        queries: Tensor,
-        documents: Tensor,
-        labels: Tensor,
-        query_groups: Tensor | None,
-        document_groups: Tensor | None,
-        scale: Tensor,
-        reduction: str,
-    ) -> Tensor:
-        weight = 1.0 / max(queries.shape[0], 1) if reduction == "mean" else 1.0
-        with_gradients = reduction != "none" and any(ctx.needs_input_grad)
-        lse, positive, query_gradient, document_gradient = torch.ops.hybridret.infonce_forward(
-            queries, documents, labels, query_groups, document_groups, scale,
-            weight if with_gradients else 0.0,
-        )  # fmt: skip
-        losses = torch.nn.functional.softplus(lse - positive)
-        ctx.reduction = reduction
-        if reduction == "none":
-            ctx.save_for_backward(
-                queries, documents, labels, lse, positive, query_groups, document_groups, scale
-            )
-            return losses
-        ctx.save_for_backward(queries, query_gradient, document_gradient, scale)
-        total = losses.double().sum()
-        return (total * weight).float()
-
-    @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled():
-            raise RuntimeError(
-                "infonce has no second derivative: call backward without create_graph"
-            )
-        if ctx.reduction == "none":
-            queries, documents, labels, lse, positive, query_groups, document_groups, scale = (
-                ctx.saved_tensors
-            )
-            by_query, by_document = torch.ops.hybridret.infonce_backward(
-                queries, documents, labels, lse, positive, query_groups, document_groups, scale,
-                upstream,
-            )  # fmt: skip
-        else:
-            queries, by_query, by_document, scale = ctx.saved_tensors
-            by_query, by_document = by_query * upstream, by_document * upstream
-        # By the scale: each logit is scale * <q, d>, so sum_ij dL/ds_ij <q_i, d_j> is
-        # sum_i <q_i, dq_i> / scale.
-        by_scale = None
-        if ctx.needs_input_grad[5]:
-            by_scale = ((queries.double() * by_query.double()).sum() / scale).to(scale.dtype)
-        return by_query, by_document, None, None, None, by_scale, None
+def infonce(batch: Batch, symmetric: bool, reduction: str, return_stats: bool) -> Any:
+    """The torch form of :func:`hybridret.infonce`."""
+    if reduction == "none":
+        lse, positive, column_lse, rank = torch.ops.hybridret.infonce_statistics(
+            *batch, symmetric, return_stats
+        )
+        loss = _losses(batch, lse, positive, column_lse if symmetric else None)
+    else:
+        gradients = torch.is_grad_enabled() and any(
+            x.requires_grad for x in (batch.queries, batch.documents, batch.scale)
+        )
+        loss, rank, *_ = torch.ops.hybridret.infonce(
+            *batch, symmetric, reduction == "mean", return_stats, gradients
+        )
+    return (loss, InfoNCEStats((rank == 1).float().mean(), rank)) if return_stats else loss
 
 
-def infonce(
+def batch(
     queries: Tensor,
     documents: Tensor,
     labels: Tensor | None,
     temperature: float | Tensor,
     query_groups: Tensor | None,
     document_groups: Tensor | None,
-    reduction: str,
-) -> Tensor:
-    """The torch form of :func:`hybridret.infonce`."""
+    segments: Segments | None,
+    log_bias: Tensor | None,
+    normalize: bool,
+    unit_norm: bool,
+    hard_only: bool,
+) -> Batch:
+    """Checks what a user gave; embeddings take autocast's dtype where it is on."""
     for name, tensor in (("queries", queries), ("documents", documents)):
-        if not isinstance(tensor, Tensor) or tensor.dtype != torch.float32:
+        if not isinstance(tensor, Tensor) or tensor.dtype not in _DTYPES:
             got = getattr(tensor, "dtype", type(tensor).__name__)
-            raise TypeError(f"{name} must be a float32 tensor, got {got}")
+            raise TypeError(f"{name} must be a float32, bfloat16 or float16 tensor, got {got}")
         if tensor.device.type != "cpu":
             raise ValueError(f"{name} is on {tensor.device}; this build has CPU kernels only")
+    if torch.is_autocast_enabled("cpu"):
+        dtype = torch.get_autocast_dtype("cpu")
+        queries, documents = queries.to(dtype), documents.to(dtype)
+    if queries.dtype != documents.dtype:
+        raise ValueError(
+            f"queries and documents differ in dtype: {queries.dtype} against {documents.dtype}"
+        )
     if labels is None:
         labels = torch.arange(queries.shape[0])
-    integers: list[Tensor | None] = []
-    for name, given in (
-        ("labels", labels), ("query_groups", query_groups), ("document_groups", document_groups)
-    ):  # fmt: skip
-        if given is not None and (
-            not isinstance(given, Tensor) or given.is_floating_point() or given.dtype == torch.bool
-        ):
-            got = getattr(given, "dtype", type(given).__name__)
-            raise TypeError(f"{name} must be a tensor of integers, got {got}")
-        integers.append(None if given is None else given.long().contiguous())
+    if log_bias is not None:
+        if log_bias.requires_grad:
+            raise ValueError("log_bias takes no gradient: detach it")
+        log_bias = log_bias.float().contiguous()
     if not isinstance(temperature, Tensor):
         check_temperature(temperature)  # a tensor's value is checked by the kernel, which reads it
-    scale = 1.0 / torch.as_tensor(temperature, dtype=torch.float32)
-    return _InfoNCE.apply(queries, documents, *integers, scale, reduction)  # type: ignore[no-any-return,no-untyped-call]
+    elif temperature.numel() != 1:
+        raise ValueError(f"temperature must be a scalar, got shape {list(temperature.shape)}")
+    return Batch(
+        queries,
+        documents,
+        _integers("labels", labels),
+        None if query_groups is None else _integers("query_groups", query_groups),
+        None if document_groups is None else _integers("document_groups", document_groups),
+        None if segments is None else torch.tensor(segment_pairs(segments)).reshape(-1, 2),
+        log_bias,
+        1.0 / torch.as_tensor(temperature, dtype=torch.float32),
+        normalize,
+        unit_norm,
+        hard_only,
+        False,
+    )
+
+
+def _integers(name: str, given: Any) -> Tensor:
+    is_tensor = isinstance(given, Tensor)
+    if not is_tensor or given.is_floating_point() or given.dtype in (torch.bool, torch.uint64):
+        got = getattr(given, "dtype", type(given).__name__)
+        raise TypeError(f"{name} must be a tensor of integers, got {got}")
+    integers: Tensor = given.long().contiguous()
+    return integers

@@ -1,13 +1,15 @@
 """In-batch InfoNCE that never holds the N x M similarities.
 
 :func:`infonce` takes numpy arrays (the value only) or torch tensors (with autograd). For
-``mean`` and ``sum`` the gradients are made in the forward pass, 6 N M D operations in all, and
-``backward`` is a multiplication.
+``mean`` and ``sum`` the gradients are made in the forward pass, 6 N M D operations in all (8 for the
+symmetric loss), and ``backward`` is a multiplication. :func:`infonce_statistics` are the parts it is
+made of, for negatives that are spread over devices or memory.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, overload
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,19 +20,49 @@ if TYPE_CHECKING:
     import torch
 
 Reduction = Literal["mean", "sum", "none"]
+Negatives = Literal["in-batch", "hard-only"]
+Segments = Sequence[tuple[int, int]]
 _REDUCTIONS = ("mean", "sum", "none")
+_NEGATIVES = ("in-batch", "hard-only")
+
+
+class InfoNCEStats(NamedTuple):
+    """How well a batch was told apart. For numpy, arrays; for torch, tensors without gradient."""
+
+    accuracy: Any
+    """float32 scalar: share of the rows whose positive no negative outranks; NaN without rows."""
+    rank: Any
+    """int32 [N]: 1 + the number of negatives with a higher logit than the positive."""
+
+
+class InfoNCEStatistics(NamedTuple):
+    """What the loss of a row is made of: ``softplus(negatives_lse - positive)``."""
+
+    negatives_lse: Any
+    """float32 [N]: log-sum-exp of the row's negatives' logits, -inf where there are none."""
+    positive: Any
+    """float32 [N]: logit of the row's positive, -inf where its label is -1."""
+    column_negatives_lse: Any = None
+    """float32 [M], the same over the rows for each document, or None."""
 
 
 @overload
 def infonce(
-    queries: NDArray[np.float32],
-    documents: NDArray[np.float32],
+    queries: NDArray[Any],
+    documents: NDArray[Any],
     labels: ArrayLike | None = None,
     *,
     temperature: float = 0.05,
+    symmetric: bool = False,
     query_groups: ArrayLike | None = None,
     document_groups: ArrayLike | None = None,
+    segments: Segments | None = None,
+    log_bias: ArrayLike | None = None,
+    negatives: Negatives = "in-batch",
+    normalize: bool = False,
+    unit_norm: bool = False,
     reduction: Reduction = "mean",
+    return_stats: bool = False,
 ) -> Any: ...
 
 
@@ -41,10 +73,37 @@ def infonce(
     labels: torch.Tensor | None = None,
     *,
     temperature: float | torch.Tensor = 0.05,
+    symmetric: bool = False,
     query_groups: torch.Tensor | None = None,
     document_groups: torch.Tensor | None = None,
+    segments: Segments | None = None,
+    log_bias: torch.Tensor | None = None,
+    negatives: Negatives = "in-batch",
+    normalize: bool = False,
+    unit_norm: bool = False,
     reduction: Reduction = "mean",
+    return_stats: Literal[False] = False,
 ) -> torch.Tensor: ...
+
+
+@overload
+def infonce(
+    queries: torch.Tensor,
+    documents: torch.Tensor,
+    labels: torch.Tensor | None = None,
+    *,
+    temperature: float | torch.Tensor = 0.05,
+    symmetric: bool = False,
+    query_groups: torch.Tensor | None = None,
+    document_groups: torch.Tensor | None = None,
+    segments: Segments | None = None,
+    log_bias: torch.Tensor | None = None,
+    negatives: Negatives = "in-batch",
+    normalize: bool = False,
+    unit_norm: bool = False,
+    reduction: Reduction = "mean",
+    return_stats: Literal[True],
+) -> tuple[torch.Tensor, InfoNCEStats]: ...
 
 
 def infonce(
@@ -53,68 +112,156 @@ def infonce(
     labels: Any = None,
     *,
     temperature: Any = 0.05,
+    symmetric: bool = False,
     query_groups: Any = None,
     document_groups: Any = None,
+    segments: Segments | None = None,
+    log_bias: Any = None,
+    negatives: Negatives = "in-batch",
+    normalize: bool = False,
+    unit_norm: bool = False,
     reduction: Reduction = "mean",
+    return_stats: bool = False,
 ) -> Any:
     """Cross-entropy of picking each query's document among all documents of the batch.
 
-    ``loss_i = -log(exp(s_il) / sum_j exp(s_ij))`` with ``s_ij = <q_i, d_j> / temperature``,
-    ``l = labels[i]``, over the documents j that are not masked (van den Oord et al. 2018,
-    arXiv 1807.03748; with hard negatives as further documents, Karpukhin et al. 2020). Near
-    convergence it is log1p of the negatives' share, exact where a softmax rounds to zero.
+    ``loss_i = -log(exp(s_il) / sum_j exp(s_ij))`` with ``s_ij = <q_i, d_j> / temperature +
+    log_bias_j``, ``l = labels[i]``, over the documents j that are not masked (van den Oord et al.
+    2018, arXiv 1807.03748; with hard negatives as further documents, Karpukhin et al. 2020). Near
+    convergence it is log1p of the negatives' share, exact where a softmax rounds to zero. The same
+    bits in every run and for every number of threads.
 
     Args:
-        queries: float32 [N, D].
-        documents: float32 [M, D], M >= N: positives first, then any further negatives.
+        queries: [N, D], float32, bfloat16 or float16; sums and the loss are float32.
+        documents: [M, D], of the same dtype, M >= N: positives first, then any further negatives.
         labels: int64 [N], the row of ``documents`` that answers each query; default 0 ... N-1.
         temperature: above zero; a torch scalar may take a gradient.
+        symmetric: half of this loss plus half of the same over the columns that are labels: each
+            such document picks its query among those that are not masked for it. Labels must differ.
         query_groups: int64 [N], translation group of each row's positive.
         document_groups: int64 [M], translation group of each document; -1 matches nothing. A
             document of the row's group other than its label is no negative.
+        segments: (rows, columns) of consecutive blocks of the batch that share no negatives, the
+            languages of a mixed batch for instance; their sums are N and M, a row's label lies in
+            its block. What is outside the blocks is never computed.
+        log_bias: float32 [M], added to each document's logits, say minus the log of how often it is
+            drawn. Takes no gradient.
+        negatives: ``in-batch``, or ``hard-only``: a document that is some row's label is nobody's
+            negative (Eq. 1 of arXiv 2408.10536).
+        normalize: divide every vector by its length (at least 1e-12, as in
+            ``torch.nn.functional.normalize``). A zero vector gets no gradient.
+        unit_norm: promise that all vectors have length 1; the loss is NaN if one deviates by more
+            than 0.001, in 16 bits by more than 0.01.
         reduction: ``mean`` or ``sum`` give a scalar, ``none`` [N].
+        return_stats: also return :class:`InfoNCEStats`, of the rows.
 
     Returns:
-        The float32 loss; for numpy a numpy scalar or array. NaN input gives a NaN loss.
+        The float32 loss; for numpy a numpy scalar or array. NaN input gives a NaN loss. With
+        ``return_stats``, (loss, stats).
 
     Raises:
-        ValueError: shapes disagree, M < N, a label is out of range, or temperature is not positive.
-        TypeError: embeddings are not float32, or labels or groups are not integers.
+        ValueError: shapes or dtypes disagree, M < N, a label is out of range, an option is unknown
+            or contradicts another, or temperature is not positive.
+        TypeError: embeddings are not floats of 16 or 32 bits, or labels or groups not integers.
+        RuntimeError: a second derivative is asked for.
     """
-    for name, given in (("queries", queries), ("documents", documents)):
-        if not hasattr(given, "shape") or not hasattr(given, "dtype"):
-            raise TypeError(f"{name} must be an array or tensor, got {type(given).__name__}")
+    _check_embeddings(queries, documents)
     if reduction not in _REDUCTIONS:
         raise ValueError(f"reduction must be one of {', '.join(_REDUCTIONS)}, got {reduction!r}")
-    if len(queries.shape) == 2 and len(documents.shape) == 2 and len(documents) < len(queries):
+    if negatives not in _NEGATIVES:
+        raise ValueError(f"negatives must be one of {', '.join(_NEGATIVES)}, got {negatives!r}")
+    if normalize and unit_norm:
+        raise ValueError("unit_norm says that vectors need no normalize: give one of them")
+    if len(documents) < len(queries):
         raise ValueError(
             f"each query needs a document of its own: got {len(queries)} queries "
             f"and {len(documents)} documents"
         )
-    if type(queries).__module__.partition(".")[0] == "torch":
+    hard_only = negatives == "hard-only"
+    if hard_only and symmetric:
+        raise ValueError("hard-only negatives have no symmetric loss: no query is a negative")
+    if hard_only and len(documents) == len(queries) > 0:
+        raise ValueError(
+            f"negatives='hard-only' needs documents beyond the positives, got {len(queries)} "
+            f"queries and {len(documents)} documents"
+        )
+    if _is_torch(queries):
         from hybridret import _torch
 
         return _torch.infonce(
-            queries, documents, labels, temperature, query_groups, document_groups, reduction
-        )
-    for name, array in (("queries", queries), ("documents", documents)):
-        if not isinstance(array, np.ndarray) or array.dtype != np.float32:
-            got = getattr(array, "dtype", type(array).__name__)
-            raise TypeError(f"{name} must be a float32 numpy array or torch tensor, got {got}")
-    check_temperature(float(temperature))
-    lse, positive, _, _ = _native.infonce_forward(
-        _unit_stride(queries),
-        _unit_stride(documents),
-        _integers("labels", np.arange(len(queries)) if labels is None else labels),
-        query_groups=_integers("query_groups", query_groups),
-        document_groups=_integers("document_groups", document_groups),
-        scale=1.0 / float(temperature),
-    )
-    losses = row_losses(lse, positive)
-    if reduction == "none":
-        return losses
-    total = losses.sum(dtype=np.float64)
-    return np.float32(total / max(len(losses), 1) if reduction == "mean" else total)
+            _torch.batch(
+                queries, documents, labels, temperature, query_groups, document_groups, segments,
+                log_bias, normalize, unit_norm, hard_only,
+            ),
+            symmetric, reduction, return_stats,
+        )  # fmt: skip
+    batch = _batch(
+        queries, documents, labels, temperature, query_groups, document_groups, segments, log_bias,
+        normalize=normalize, unit_norm=unit_norm, hard_only=hard_only,
+    )  # fmt: skip
+    lse, positive, column_lse, rank, *_ = batch.forward(columns=symmetric, ranks=return_stats)
+    losses = _softplus(lse - positive)
+    if symmetric:
+        own = np.arange(len(queries)) if labels is None else np.asarray(labels, dtype=np.int64)
+        losses = (losses + _softplus(column_lse[own] - positive)) / 2
+    loss: Any = losses
+    if reduction != "none":
+        total = losses.sum(dtype=np.float64)
+        loss = np.float32(total / max(len(losses), 1) if reduction == "mean" else total)
+    if not return_stats:
+        return loss
+    accuracy = (rank == 1).mean(dtype=np.float32) if len(rank) else np.float32(np.nan)
+    return loss, InfoNCEStats(accuracy, rank)
+
+
+def infonce_statistics(
+    queries: Any,
+    documents: Any,
+    labels: Any = None,
+    *,
+    temperature: Any = 0.05,
+    columns: bool = False,
+    query_groups: Any = None,
+    document_groups: Any = None,
+    log_bias: Any = None,
+    normalize: bool = False,
+) -> InfoNCEStatistics:
+    """The log-sum-exp of each row's negatives and the logit of its positive, apart.
+
+    ``softplus(negatives_lse - positive)`` is the loss of :func:`infonce`. Where the documents are
+    spread (over devices, over memory), their log-sum-exps add up by ``logaddexp`` and the positive is
+    the largest; for torch tensors all of this takes gradients, each share of which is computed from
+    the completed sums, again without the N x M logits.
+
+    Args:
+        queries, documents, temperature, query_groups, document_groups, log_bias, normalize: as in
+            :func:`infonce`; there may be fewer documents than queries.
+        labels: int64 [N]; -1 where the row's positive is not among these documents: all of them are
+            negatives.
+        columns: also the statistics of each document over the rows. Labels must differ.
+
+    Returns:
+        InfoNCEStatistics, arrays or tensors like the input.
+
+    Raises:
+        As :func:`infonce`.
+    """
+    _check_embeddings(queries, documents)
+    if _is_torch(queries):
+        from hybridret import _torch
+
+        batch = _torch.batch(
+            queries, documents, labels, temperature, query_groups, document_groups, None, log_bias,
+            normalize, False, False,
+        )  # fmt: skip
+        lse, positive, column_lse = _torch.statistics(batch, columns)
+    else:
+        native = _batch(
+            queries, documents, labels, temperature, query_groups, document_groups, None, log_bias,
+            normalize=normalize, labels_elsewhere=True,
+        )  # fmt: skip
+        lse, positive, column_lse, *_ = native.forward(columns=columns)
+    return InfoNCEStatistics(lse, positive, column_lse if columns else None)
 
 
 def check_temperature(temperature: float) -> None:
@@ -123,18 +270,69 @@ def check_temperature(temperature: float) -> None:
         raise ValueError(f"temperature must be positive and finite, got {temperature}")
 
 
-def row_losses(
-    negatives_lse: NDArray[np.float32], positive: NDArray[np.float32]
-) -> NDArray[np.float32]:
-    """Loss of each row, float32 [N]: softplus(negatives_lse - positive)."""
+def _is_torch(array: Any) -> bool:
+    return type(array).__module__.partition(".")[0] == "torch" or any(
+        base.__module__.partition(".")[0] == "torch" for base in type(array).__mro__
+    )
+
+
+def _check_embeddings(queries: Any, documents: Any) -> None:
+    for name, given in (("queries", queries), ("documents", documents)):
+        if not hasattr(given, "shape") or not hasattr(given, "dtype"):
+            raise TypeError(f"{name} must be an array or tensor, got {type(given).__name__}")
+        if len(given.shape) != 2:
+            raise ValueError(f"{name} must have two dimensions, got shape {list(given.shape)}")
+
+
+def _softplus(x: NDArray[np.float32]) -> NDArray[np.float32]:
     with np.errstate(invalid="ignore"):  # NaN is passed on without a warning
-        losses = np.logaddexp(np.float32(0), negatives_lse - positive, dtype=np.float32)
-    return np.asarray(losses)
+        return np.asarray(np.logaddexp(np.float32(0), x, dtype=np.float32))
 
 
-def _unit_stride(array: NDArray[np.float32]) -> NDArray[np.float32]:
-    whole_rows = array.ndim == 2 and array.size and array.strides[1] == array.itemsize
+def _batch(
+    queries: Any,
+    documents: Any,
+    labels: Any,
+    temperature: Any,
+    query_groups: Any,
+    document_groups: Any,
+    segments: Segments | None,
+    log_bias: Any,
+    **options: bool,
+) -> _native.InfoNCE:
+    check_temperature(float(temperature))
+    return _native.InfoNCE(
+        _embeddings("queries", queries),
+        _embeddings("documents", documents),
+        _integers("labels", np.arange(len(queries)) if labels is None else labels),
+        query_groups=_integers("query_groups", query_groups),
+        document_groups=_integers("document_groups", document_groups),
+        segments=None if segments is None else np.array(segment_pairs(segments)).reshape(-1, 2),
+        log_bias=None if log_bias is None else np.ascontiguousarray(log_bias, dtype=np.float32),
+        scale=1.0 / float(temperature),
+        **options,
+    )
+
+
+def _embeddings(name: str, array: Any) -> NDArray[Any]:
+    names = ("float32", "float16", "bfloat16")
+    if not isinstance(array, np.ndarray) or array.dtype.name not in names:
+        got = getattr(array, "dtype", type(array).__name__)
+        raise TypeError(
+            f"{name} must be a {', '.join(names)} numpy array or torch tensor, got {got}"
+        )
+    if array.dtype.name == "bfloat16":  # of the package ml_dtypes
+        array = array.view(np.uint16)
+    whole_rows = array.size and array.strides[1] == array.itemsize
     return array if whole_rows else np.ascontiguousarray(array)
+
+
+def segment_pairs(segments: Segments) -> list[list[int]]:
+    """[[rows, columns], ...]. Raises ValueError for anything else."""
+    pairs = [list(pair) if isinstance(pair, tuple | list) else [] for pair in segments]
+    if any(len(pair) != 2 or not all(isinstance(x, int) for x in pair) for pair in pairs):
+        raise ValueError(f"segments must be pairs of integers (rows, columns), got {segments!r}")
+    return pairs
 
 
 def _integers(name: str, values: Any) -> NDArray[np.int64] | None:

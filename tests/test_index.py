@@ -406,7 +406,7 @@ def test_threads_survive_a_fork():
             index.add([Document("child", "t", "en", "x")], vectors[:1] * 2, threads=2)
             rng = np.random.default_rng(0)
             q = rng.standard_normal((300, 24), dtype=np.float32)
-            _native.infonce_forward(q, q, np.arange(300), scale=1.0, threads=2)
+            _native.InfoNCE(q, q, np.arange(300), scale=1.0).forward(threads=2)
             code = 0 if len(index) == 301 else 2
         finally:
             os._exit(code)

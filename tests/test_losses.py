@@ -1,8 +1,11 @@
-"""The native InfoNCE against its float64 twin, as numpy and as torch see it."""
+"""The native InfoNCE against its float64 twin, as numpy sees it. As torch sees it: test_torch.py."""
 
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -10,9 +13,12 @@ import twins
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hybridret import _native, infonce
+from hybridret import _native, infonce, infonce_statistics
 
 FLOATS = np.float32
+FORMATS = ["float32", "bfloat16", "float16"]
+# Relative Frobenius distance of the gradients; 16-bit ones are rounded once on their way out.
+GRADIENT = {"float32": 5e-6, "bfloat16": 2.5e-3, "float16": 5e-6}
 
 
 def vectors(rng: np.random.Generator, rows: int, depth: int, spread: float = 1.0) -> np.ndarray:
@@ -21,29 +27,78 @@ def vectors(rng: np.random.Generator, rows: int, depth: int, spread: float = 1.0
     return (v * spread).astype(FLOATS)
 
 
-def check(q, d, labels=None, *, temperature=0.05, groups=(None, None), loss=1e-6, grad=5e-6):
-    n = len(q)
+def stored(values: np.ndarray, form: str) -> tuple[np.ndarray, np.ndarray]:
+    """What the extension is given, and the value of it."""
+    if form == "bfloat16":
+        bits = twins.to_bfloat16(values)
+        return bits, twins.from_bfloat16(bits)
+    given = values.astype(form)
+    return given, given.astype(FLOATS)
+
+
+def values_of(gradient: np.ndarray) -> np.ndarray:
+    return twins.from_bfloat16(gradient) if gradient.dtype == np.uint16 else gradient
+
+
+def check(
+    q,
+    d,
+    labels=None,
+    *,
+    temperature=0.05,
+    form="float32",
+    loss=1e-6,
+    grad=None,
+    threads=2,
+    **options,
+):
+    """Loss, ranks and gradients against the twin, made in the forward pass and recomputed."""
+    grad = GRADIENT[form] if grad is None else grad
+    (q, q_values), (d, d_values) = stored(q, form), stored(d, form)
+    n, m = len(q), len(d)
     labels = np.arange(n) if labels is None else labels
-    expected = twins.infonce(
-        q, d, labels, temperature=temperature, query_groups=groups[0], document_groups=groups[1]
+    expected = twins.infonce(q_values, d_values, labels, temperature=temperature, **options)
+    symmetric = options.pop("symmetric", False)
+    if options.get("segments"):
+        options["segments"] = np.array(options["segments"])
+    if options.get("log_bias") is not None:
+        options["log_bias"] = options["log_bias"].astype(FLOATS)
+    options["hard_only"] = options.pop("negatives", "in-batch") == "hard-only"
+    native = _native.InfoNCE(q, d, labels, scale=1 / temperature, **options)
+    lse, positive, column_lse, rank, by_query, by_document, by_scale = native.forward(
+        columns=symmetric,
+        ranks=True,
+        row_weights=np.full(n, 1 / max(n, 1), FLOATS),
+        threads=threads,
     )
-    actual = infonce(
-        q, d, labels, temperature=temperature, query_groups=groups[0], document_groups=groups[1],
-        reduction="none",
-    )  # fmt: skip
-    assert twins.relative(actual, expected.rows) < loss
-    lse, positive, by_query, by_document = _native.infonce_forward(
-        q, d, labels, query_groups=groups[0], document_groups=groups[1], scale=1 / temperature,
-        row_weights=np.full(n, 1 / n, FLOATS),
-    )  # fmt: skip
-    assert twins.relative(by_query, expected.by_query, expected.terms) < grad
-    assert twins.relative(by_document, expected.by_document, expected.terms) < grad
-    again = _native.infonce_backward(
-        q, d, labels, lse, positive, query_groups=groups[0], document_groups=groups[1],
-        scale=1 / temperature, row_weights=np.full(n, 1 / n, FLOATS),
-    )  # fmt: skip
-    assert twins.relative(again[0], expected.by_query, expected.terms) < grad
-    assert twins.relative(again[1], expected.by_document, expected.terms) < grad
+    gap = lse.astype(np.float64) - positive
+    rows = np.logaddexp(0, gap)
+    by_lse = twins.sigmoid(gap) / max(n, 1)
+    by_column = None
+    by_positive = -by_lse
+    if symmetric:
+        column_gap = column_lse[labels].astype(np.float64) - positive
+        rows = (rows + np.logaddexp(0, column_gap)) / 2
+        by_column = np.zeros(m)
+        by_column[labels] = twins.sigmoid(column_gap) / n / 2
+        by_lse = by_lse / 2
+        by_positive = -by_lse - by_column[labels]
+    assert twins.relative(rows, expected.rows) < loss
+    exact = np.abs(rank - expected.rank)
+    assert (exact > 0).mean() < 0.02 or n < 50  # near ties in 32 bits
+    again = native.backward(
+        lse,
+        column_lse if symmetric else None,
+        by_negatives_lse=by_lse.astype(FLOATS),
+        by_positive=by_positive.astype(FLOATS),
+        by_column_negatives_lse=by_column.astype(FLOATS) if symmetric else None,
+        threads=threads,
+    )
+    for found in ((by_query, by_document, by_scale), again):
+        assert twins.relative(values_of(found[0]), expected.by_query, expected.terms) < grad
+        assert twins.relative(values_of(found[1]), expected.by_document, expected.terms) < grad
+        size = max(abs(expected.by_scale), expected.terms * temperature)
+        assert found[2] == pytest.approx(expected.by_scale, abs=10 * grad * size)
 
 
 @given(
@@ -53,39 +108,77 @@ def check(q, d, labels=None, *, temperature=0.05, groups=(None, None), loss=1e-6
     temperature=st.sampled_from([1.0, 0.05, 0.01, 0.005]),
     groups=st.sampled_from([None, 1, 5, 1000]),
     spread=st.sampled_from([0.1, 1.0, 3.0]),
+    symmetric=st.booleans(),
+    normalize=st.booleans(),
+    hard_only=st.booleans(),
+    biased=st.booleans(),
+    segments=st.integers(0, 3),
+    form=st.sampled_from(FORMATS),
     seed=st.integers(0, 2**32 - 1),
 )
-@settings(max_examples=200, deadline=None)
-def test_any_shape_agrees_with_the_twin(n, extra, depth, temperature, groups, spread, seed):
+@settings(max_examples=400, deadline=None)
+def test_anything_agrees_with_the_twin(
+    n, extra, depth, temperature, groups, spread, symmetric, normalize, hard_only, biased, segments,
+    form, seed,
+):  # fmt: skip
     rng = np.random.default_rng(seed)
     q, d = vectors(rng, n, depth, spread), vectors(rng, n + extra, depth, spread)
-    labels = rng.integers(0, n + extra, n)
-    masks = (None, None)
+    labels = rng.permutation(n + extra)[:n] if symmetric else rng.integers(0, n + extra, n)
+    options = {"symmetric": symmetric, "normalize": normalize}
     if groups:
-        document_groups = rng.integers(-1, groups, n + extra)
-        masks = (document_groups[labels], document_groups)
+        options["document_groups"] = rng.integers(-1, groups, n + extra)
+        options["query_groups"] = options["document_groups"][labels]
+    if biased:
+        options["log_bias"] = rng.normal(0, 2, n + extra).astype(FLOATS)
+    if segments:
+        cuts = np.sort(rng.integers(0, n + 1, segments))
+        rows = np.diff([0, *cuts, n])
+        columns = rows + rng.multinomial(extra, [1 / (segments + 1)] * (segments + 1))
+        options["segments"] = [(int(a), int(b)) for a, b in zip(rows, columns, strict=True)]
+        starts = np.concatenate([[0], np.cumsum(columns)[:-1]])
+        labels = np.concatenate([np.arange(a) + b for a, b in zip(rows, starts, strict=True)])
+        if groups:
+            options["query_groups"] = options["document_groups"][labels]
+    if hard_only and not symmetric:
+        options["negatives"] = "hard-only"
     # Inner products lose 1e-7 of the largest term, which the temperature magnifies.
-    slack = max(1.0, 4 * spread**2 * 0.05 / temperature)
-    check(q, d, labels, temperature=temperature, groups=masks, loss=1e-6 * slack, grad=5e-6 * slack)
+    largest = 1.0 if normalize else spread**2
+    slack = max(1.0, 4 * largest * 0.05 / temperature)
+    grad = GRADIENT[form] * (1.6 if form == "bfloat16" else slack)  # few elements: no averaging
+    check(q, d, labels, temperature=temperature, form=form, loss=1e-6 * slack, grad=grad, **options)
 
 
-@pytest.mark.parametrize(
-    "shape", [(300, 300, 64), (257, 700, 33), (1, 1, 8), (1, 500, 8), (600, 600, 7)]
-)
-def test_several_panels_and_ragged_tiles(shape):
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("shape", [(300, 300, 64), (257, 700, 33), (1, 500, 8), (1100, 1300, 96)])
+def test_several_panels_and_ragged_tiles(shape, symmetric, form):
     rng = np.random.default_rng(1)
     n, m, depth = shape
-    check(vectors(rng, n, depth), vectors(rng, m, depth))
+    check(vectors(rng, n, depth), vectors(rng, m, depth), symmetric=symmetric, form=form)
 
 
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("temperature", [1.0, 0.1, 0.05, 0.02, 0.01, 0.005])
+def test_every_temperature_meets_the_gates(temperature, form):
+    rng = np.random.default_rng(9)
+    d = vectors(rng, 512, 256)
+    q = vectors(rng, 512, 256) + 0.1 * d
+    q /= np.linalg.norm(q, axis=1, keepdims=True)
+    slack = max(1.0, 0.02 / temperature)  # a logit of 200 has 24 bits as well
+    grad = GRADIENT[form] * (1 if form == "bfloat16" else slack)
+    check(q.astype(FLOATS), d, temperature=temperature, form=form, loss=1e-6 * slack, grad=grad)
+
+
+@pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.parametrize("noise", [0.3, 0.05, 0.01])
-def test_near_convergence_the_loss_and_gradients_keep_their_digits(noise):
+def test_near_convergence_the_loss_and_gradients_keep_their_digits(noise, form):
     rng = np.random.default_rng(2)
     d = vectors(rng, 200, 768)
     q = d + noise * vectors(rng, 200, 768)
     q = (q / np.linalg.norm(q, axis=1, keepdims=True)).astype(FLOATS)
     assert twins.infonce(q, d, temperature=0.03).rows.mean() < 1e-9
-    check(q, d, temperature=0.03, loss=2e-5, grad=2e-5)
+    grad = GRADIENT[form] if form == "bfloat16" else 2e-5
+    check(q, d, temperature=0.03, form=form, loss=2e-5, grad=grad)
 
 
 def test_masks_follow_the_rule():
@@ -105,19 +198,118 @@ def test_masks_follow_the_rule():
         assert rows[i] == pytest.approx(expected, rel=1e-5)
 
 
+def test_segments_are_batches_of_their_own():
+    rng = np.random.default_rng(10)
+    q, d = vectors(rng, 9, 16), vectors(rng, 13, 16)
+    labels = np.array([0, 1, 2, 3, 6, 7, 8, 9, 10])
+    rows = infonce(q, d, labels, segments=[(4, 6), (5, 7)], symmetric=True, reduction="none")
+    first = infonce(q[:4], d[:6], symmetric=True, reduction="none")
+    second = infonce(q[4:], d[6:], symmetric=True, reduction="none")
+    np.testing.assert_array_equal(rows, np.concatenate([first, second]))
+
+
+def test_many_small_segments():
+    rng = np.random.default_rng(11)
+    q, d = vectors(rng, 64, 16), vectors(rng, 96, 16)
+    segments = [(4, 6)] * 16
+    labels = (np.arange(64) // 4) * 6 + np.arange(64) % 4
+    check(q, d, labels, segments=segments, symmetric=True)
+
+
+def test_hard_only_is_the_papers_equation():
+    rng = np.random.default_rng(12)
+    q, positives, hard = (vectors(rng, 5, 16) for _ in range(3))
+    rows = infonce(
+        q, np.concatenate([positives, hard]), negatives="hard-only", temperature=1, reduction="none"
+    )
+    s = np.exp(q.astype(np.float64) @ np.concatenate([positives, hard]).T.astype(np.float64))
+    own = s[np.arange(5), np.arange(5)]
+    np.testing.assert_allclose(rows, -np.log(own / (own + s[:, 5:].sum(1))), rtol=1e-5)
+
+
+def test_normalisation_is_inside():
+    rng = np.random.default_rng(13)
+    q, d = vectors(rng, 20, 16, 7.0), vectors(rng, 30, 16, 0.01)
+    unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (q, d)]
+    assert infonce(q, d, normalize=True) == pytest.approx(infonce(*unit, unit_norm=True), rel=1e-6)
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_a_broken_promise_of_unit_vectors_is_nan(form):
+    rng = np.random.default_rng(14)
+    q, d = vectors(rng, 8, 64), vectors(rng, 12, 64)
+    assert np.isfinite(_native.InfoNCE(
+        stored(q, form)[0], stored(d, form)[0], np.arange(8), scale=20.0, unit_norm=True
+    ).forward()[0]).all()  # fmt: skip
+    for broken in (q, d):
+        broken[5] *= 1.05
+        native = _native.InfoNCE(
+            stored(q, form)[0], stored(d, form)[0], np.arange(8), scale=20.0, unit_norm=True
+        )
+        lse, *_, by_query, by_document, _ = native.forward(row_weights=np.ones(8, FLOATS))
+        assert np.isnan(lse).all()
+        assert np.isnan(values_of(by_query)).all()
+        assert np.isnan(values_of(by_document)).all()
+        broken[5] /= 1.05
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_a_loose_bound_on_the_logits_costs_no_digits(symmetric):
+    """One long vector, orthogonal to all others, makes the bound useless for everybody."""
+    rng = np.random.default_rng(15)
+    q, d = vectors(rng, 40, 32), vectors(rng, 60, 32)
+    q[:, 0] = d[:, 0] = 0
+    d[50] = 0
+    d[50, 0] = 1000
+    check(q, d, symmetric=symmetric)
+    q[7] = 0
+    q[7, 0] = -30  # the long document's logit is -600000, all others 0
+    check(q, d, symmetric=symmetric)
+
+
 def test_a_row_without_negatives_costs_nothing():
     rng = np.random.default_rng(4)
     q, d = vectors(rng, 3, 8), vectors(rng, 3, 8)
     groups = np.zeros(3, dtype=np.int64)
-    assert infonce(q, d, query_groups=groups, document_groups=groups) == 0
-    check(q, d, groups=(groups, groups))
+    options = {"query_groups": groups, "document_groups": groups}
+    assert infonce(q, d, **options) == 0
+    assert infonce(q, d, symmetric=True, **options) == 0
+    for symmetric in (False, True):
+        check(q, d, symmetric=symmetric, **options)
+    some = {"query_groups": np.array([1, 2, 3]), "document_groups": np.array([1, 1, 1])}
+    check(q, d, **some)
 
 
 def test_degenerate_vectors():
     same = np.full((5, 8), 0.5, FLOATS)
-    assert infonce(same, same) == pytest.approx(math.log(5), rel=1e-6)
+    loss, stats = infonce(same, same, return_stats=True)
+    assert loss == pytest.approx(math.log(5), rel=1e-6)
+    assert (stats.rank == 1).all()  # nothing is above an equal
     zero = np.zeros((4, 8), FLOATS)
-    assert infonce(zero, zero) == pytest.approx(math.log(4), rel=1e-6)
+    for normalize in (False, True):
+        assert infonce(zero, zero, normalize=normalize) == pytest.approx(math.log(4), rel=1e-6)
+    native = _native.InfoNCE(zero, zero, np.arange(4), scale=20.0, normalize=True)
+    *_, by_query, by_document, _ = native.forward(row_weights=np.ones(4, FLOATS))
+    assert not by_query.any()
+    assert not by_document.any()
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_ranks_and_accuracy(form):
+    rng = np.random.default_rng(16)
+    q, d = (stored(vectors(rng, n, 48), form) for n in (400, 500))
+    d[0][3] = d[0][4]  # twins tie exactly
+    d[1][3] = d[1][4]
+    loss = _native.InfoNCE(q[0], d[0], np.arange(400), scale=20.0)
+    rank = loss.forward(ranks=True)[3]
+    scores = q[1].astype(np.float64) @ d[1].T.astype(np.float64)
+    expected = 1 + (scores > np.diag(scores)[:, None]).sum(1)
+    assert (rank != expected).mean() < 0.01
+    if form == "float32":
+        loss, stats = infonce(q[0], d[0], return_stats=True)
+        np.testing.assert_array_equal(stats.rank, rank)
+        assert stats.accuracy == pytest.approx((rank == 1).mean())
+        assert loss == infonce(q[0], d[0])
 
 
 def test_not_a_number_is_passed_on():
@@ -128,161 +320,132 @@ def test_not_a_number_is_passed_on():
     rows = infonce(bad, d, reduction="none")
     assert np.isnan(rows[3])
     assert not np.isnan(np.delete(rows, 3)).any()
-    bad = d.copy()
-    bad[3, 2] = np.nan
-    assert np.isnan(infonce(q, bad))
+    for value in (np.nan, np.inf):
+        bad = d.copy()
+        bad[3, 2] = value
+        for symmetric in (False, True):
+            assert not np.isfinite(infonce(q, bad, symmetric=symmetric))
 
 
-def test_the_same_bits_for_any_number_of_threads():
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_the_same_bits_for_any_number_of_threads(form, symmetric):
     rng = np.random.default_rng(6)
-    q, d = vectors(rng, 700, 96), vectors(rng, 900, 96)
+    q, d = (stored(vectors(rng, n, 96), form)[0] for n in (700, 900))
+    native = _native.InfoNCE(q, d, np.arange(700), scale=20.0)
     runs = [
-        _native.infonce_forward(
-            q, d, np.arange(700), scale=20.0, row_weights=np.full(700, 1 / 700, FLOATS), threads=t
+        native.forward(
+            columns=symmetric, ranks=True, row_weights=np.full(700, 1 / 700, FLOATS), threads=t
         )
         for t in (1, 2, 3, 7, 2, 1)
     ]
     for run in runs[1:]:
         for a, b in zip(runs[0], run, strict=True):
-            assert a.tobytes() == b.tobytes()
+            assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
+
+
+def test_threads_survive_a_fork():
+    code = """
+import os, numpy as np
+from hybridret import _native
+q = np.random.default_rng(0).standard_normal((300, 64), dtype=np.float32)
+loss = _native.InfoNCE(q, q, np.arange(300), scale=0.1)
+before = loss.forward(threads=4)[0]
+child = os.fork()
+same = (loss.forward(threads=4)[0] == before).all()
+if child == 0:
+    os._exit(0 if same else 1)
+assert same and os.waitpid(child, 0)[1] == 0
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs an affinity mask")
+def test_threads_follow_the_affinity_mask():
+    code = (
+        "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))});"
+        "from hybridret import _native; assert _native.default_threads() == 1"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
 def test_rows_may_be_strided():
     rng = np.random.default_rng(7)
     wide = vectors(rng, 40, 64)
-    check(wide[::2, :32], wide[1::2, 16:48])
+    q, d = wide[::2, :32], wide[1::2, 16:48]
+    expected = twins.infonce(q, d, temperature=0.05)
+    assert infonce(q, d) == pytest.approx(expected.rows.mean(), rel=1e-6)
+    assert infonce(np.asfortranarray(q), d) == infonce(q, d)
+    assert infonce(np.broadcast_to(q[0], (5, 32)), d) == infonce(np.tile(q[0], (5, 1)), d)
+    assert infonce(q[::-1], d[::-1]) == pytest.approx(infonce(q, d), rel=1e-6)
+
+
+def test_spread_documents_add_up():
+    """Half of the documents here, half there; a row's label is in one of them."""
+    rng = np.random.default_rng(8)
+    q, d = vectors(rng, 30, 16), vectors(rng, 50, 16)
+    labels = rng.permutation(50)[:30]
+    whole = infonce_statistics(q, d, labels)
+    halves = [
+        infonce_statistics(q, d[a:b], np.where((labels >= a) & (labels < b), labels - a, -1))
+        for a, b in ((0, 20), (20, 50))
+    ]
+    lse = np.logaddexp(halves[0].negatives_lse, halves[1].negatives_lse)
+    np.testing.assert_allclose(lse, whole.negatives_lse, rtol=1e-6)
+    positive = np.maximum(halves[0].positive, halves[1].positive)
+    np.testing.assert_array_equal(positive, whole.positive)
+    assert whole.column_negatives_lse is None
+    assert infonce_statistics(q, d, labels, columns=True).column_negatives_lse.shape == (50,)
 
 
 def test_bad_input_is_named():
     q = np.zeros((3, 4), FLOATS)
-    with pytest.raises(ValueError, match="3 queries and 2 documents"):
-        infonce(q, q[:2])
-    with pytest.raises(ValueError, match=r"labels\[1\] is 3, but there are 3 documents"):
-        infonce(q, q, np.array([0, 3, 1]))
-    with pytest.raises(ValueError, match=r"labels must have shape \[3\], got \[2\]"):
-        infonce(q, q, np.array([0, 1]))
-    with pytest.raises(ValueError, match="differ in dimension"):
-        infonce(q, np.zeros((3, 5), FLOATS))
-    with pytest.raises(ValueError, match="two dimensions"):
-        infonce(q[0], q)
-    with pytest.raises(ValueError, match="temperature"):
-        infonce(q, q, temperature=0.0)
-    with pytest.raises(ValueError, match="give both or neither"):
-        infonce(q, q, query_groups=np.arange(3))
-    with pytest.raises(TypeError, match="float32"):
-        infonce(q.astype(np.float64), q)
-    with pytest.raises(TypeError, match="integers"):
-        infonce(q, q, np.array([0.0, 1.0, 2.0]))
-    with pytest.raises(TypeError, match="integers that fit int64, got uint64"):
-        infonce(q, q, query_groups=np.arange(3, dtype=np.uint64), document_groups=np.arange(3))
-    with pytest.raises(TypeError, match="queries must be an array or tensor, got list"):
-        infonce([[1.0]], q)
-    with pytest.raises(ValueError, match="reduction"):
-        infonce(q, q, reduction="median")
+    wrong = [
+        (ValueError, "3 queries and 2 documents", (q, q[:2]), {}),
+        (ValueError, r"labels\[1\] is 3, but there are 3 documents", (q, q, [0, 3, 1]), {}),
+        (ValueError, r"labels\[0\] is -1, but there are 3 documents", (q, q, [-1, 0, 1]), {}),
+        (ValueError, r"labels must have shape \[3\], got \[2\]", (q, q, [0, 1]), {}),
+        (ValueError, "differ in dimension", (q, np.zeros((3, 5), FLOATS)), {}),
+        (ValueError, "differ in dtype", (q, q.astype(np.float16)), {}),
+        (ValueError, "two dimensions", (q[0], q), {}),
+        (ValueError, "temperature", (q, q), {"temperature": 0.0}),
+        (ValueError, "give both or neither", (q, q), {"query_groups": np.arange(3)}),
+        (ValueError, "reduction", (q, q), {"reduction": "median"}),
+        (ValueError, "negatives must be one of", (q, q), {"negatives": "soft"}),
+        (ValueError, "beyond the positives", (q, q), {"negatives": "hard-only"}),
+        (ValueError, "no symmetric loss", (q, q), {"negatives": "hard-only", "symmetric": True}),
+        (ValueError, "give one of them", (q, q), {"normalize": True, "unit_norm": True}),
+        (ValueError, r"labels\[0\] and labels\[2\] are both 1", (q, q, [1, 0, 1]),
+         {"symmetric": True}),
+        (ValueError, "segments hold 2 rows and 3 columns, the batch has 3 and 3", (q, q),
+         {"segments": [(2, 3)]}),
+        (ValueError, r"segments\[1\] goes past the batch", (q, q), {"segments": [(2, 2), (2, 1)]}),
+        (ValueError, r"labels\[2\] is 0, outside its segment's columns \[2, 3\)", (q, q, [0, 1, 0]),
+         {"segments": [(2, 2), (1, 1)]}),
+        (ValueError, r"pairs of integers \(rows, columns\)", (q, q), {"segments": [3]}),
+        (ValueError, r"log_bias must have shape \[3\]", (q, q), {"log_bias": np.zeros(2)}),
+        (TypeError, "float32", (q.astype(np.float64), q), {}),
+        (TypeError, "integers", (q, q, np.array([0.0, 1.0, 2.0])), {}),
+        (TypeError, "integers that fit int64, got uint64", (q, q),
+         {"query_groups": np.arange(3, dtype=np.uint64), "document_groups": np.arange(3)}),
+        (TypeError, "queries must be an array or tensor, got list", ([[1.0]], q), {}),
+    ]  # fmt: skip
+    for error, message, arguments, options in wrong:
+        with pytest.raises(error, match=message):
+            infonce(*arguments, **options)
 
 
 def test_an_empty_batch():
     none = np.zeros((0, 4), FLOATS)
+    three = np.zeros((3, 4), FLOATS)
     assert infonce(none, none) == 0
-    assert infonce(none, np.zeros((3, 4), FLOATS), reduction="none").shape == (0,)
-    assert infonce(none, none, labels=[]) == 0
-
-
-class TestTorch:
-    torch = pytest.importorskip("torch")
-
-    def leaves(self, n, m, depth, seed=0):
-        rng = np.random.default_rng(seed)
-        q = self.torch.from_numpy(vectors(rng, n, depth)).requires_grad_()
-        d = self.torch.from_numpy(vectors(rng, m, depth)).requires_grad_()
-        return q, d
-
-    @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
-    def test_gradients_with_an_upstream_factor(self, reduction):
-        torch = self.torch
-        q, d = self.leaves(50, 80, 24)
-        weights = torch.rand(50) if reduction == "none" else torch.tensor(3.0)
-        loss = infonce(q, d, reduction=reduction)
-        (loss * weights).sum().backward()
-        rows = {"mean": 3 / 50, "sum": 3.0}.get(reduction, weights.double().numpy())
-        expected = twins.infonce(
-            q.detach().numpy(), d.detach().numpy(), temperature=0.05, weights=np.ones(50) * rows
-        )
-        assert twins.relative(q.grad.numpy(), expected.by_query) < 5e-6
-        assert twins.relative(d.grad.numpy(), expected.by_document) < 5e-6
-
-    @pytest.mark.parametrize("reduction", ["mean", "none"])
-    def test_the_temperature_takes_a_gradient(self, reduction):
-        torch = self.torch
-        q, d = self.leaves(30, 30, 16)
-        temperature = torch.tensor(0.07, requires_grad=True)
-        infonce(q, d, temperature=temperature, reduction=reduction).mean().backward()
-        reference = torch.tensor(0.07, dtype=torch.float64, requires_grad=True)
-        logits = q.detach().double() @ d.detach().double().T / reference
-        torch.nn.functional.cross_entropy(logits, torch.arange(30)).backward()
-        assert temperature.grad.item() == pytest.approx(reference.grad.item(), rel=1e-5)
-
-    def test_against_cross_entropy(self):
-        torch = self.torch
-        q, d = self.leaves(64, 100, 32)
-        labels = torch.randperm(100)[:64]
-        loss = infonce(q, d, labels, temperature=0.1)
-        expected = torch.nn.functional.cross_entropy(q.double() @ d.double().T / 0.1, labels)
-        assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
-
-    def test_opcheck(self):
-        torch = self.torch
-        from hybridret import _torch
-
-        q, d = self.leaves(20, 30, 16)
-        none = (None, None)
-        labels, scale = torch.arange(20), torch.tensor(20.0)
-        arguments = (q.detach(), d.detach(), labels, *none, scale, 0.05)
-        torch.library.opcheck(_torch.infonce_forward, arguments)
-        lse, positive, _, _ = _torch.infonce_forward(*arguments)
-        torch.library.opcheck(
-            _torch.infonce_backward,
-            (q.detach(), d.detach(), labels, lse, positive, *none, scale, torch.rand(20)),
-        )
-
-    @pytest.mark.parametrize("dynamic", [None, True])
-    def test_compiles_into_one_graph(self, dynamic):
-        torch = self.torch
-        q, d = self.leaves(12, 20, 8)
-        compiled = torch.compile(infonce, fullgraph=True, backend="aot_eager", dynamic=dynamic)
-        compiled(q, d).backward()
-        found = q.grad.clone()
-        q.grad = None
-        infonce(q, d).backward()
-        torch.testing.assert_close(found, q.grad, rtol=0, atol=0)
-
-    def test_no_gradient_is_made_where_none_is_asked_for(self):
-        torch = self.torch
-        q, d = self.leaves(30, 30, 8)
-        with torch.no_grad():
-            assert infonce(q, d).item() == infonce(q.detach().numpy(), d.detach().numpy())
-
-    def test_non_contiguous_tensors(self):
-        torch = self.torch
-        q, d = self.leaves(16, 16, 12)
-        loss = infonce(q.T.contiguous().T, d)
-        loss.backward()
-        expected = twins.infonce(q.detach().numpy(), d.detach().numpy(), temperature=0.05)
-        assert loss.item() == pytest.approx(expected.rows.mean(), rel=1e-6)
-        assert twins.relative(q.grad.numpy(), expected.by_query) < 5e-6
-        assert torch.isfinite(d.grad).all()
-
-    def test_bad_tensors_are_named(self):
-        torch = self.torch
-        q, d = self.leaves(4, 4, 8)
-        with pytest.raises(TypeError, match="float32"):
-            infonce(q.double(), d)
-        with pytest.raises(TypeError, match="integers"):
-            infonce(q, d, torch.rand(4))
-        with pytest.raises(ValueError, match="temperature"):
-            infonce(q, d, temperature=-1.0)
-
-    def test_double_backward_says_that_it_is_not_there(self):
-        q, d = self.leaves(4, 4, 8)
-        with pytest.raises(RuntimeError, match="no second derivative"):
-            self.torch.autograd.grad(infonce(q, d), q, create_graph=True)
+    assert infonce(none, three, reduction="none").shape == (0,)
+    assert infonce(none, none, labels=[], symmetric=True) == 0
+    assert infonce(three, three, segments=[(0, 0), (3, 3)]) == infonce(three, three)
+    loss, stats = infonce(none, three, return_stats=True)
+    assert loss == 0
+    assert np.isnan(stats.accuracy)
+    native = _native.InfoNCE(none, three, np.arange(0), scale=1.0)
+    by_document = native.forward(row_weights=np.ones(0, FLOATS))[5]
+    assert by_document.shape == (3, 4)
+    assert not by_document.any()

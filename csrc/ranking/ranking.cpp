@@ -9,12 +9,14 @@
 namespace hybridret::ranking {
 namespace {
 
+using similarity::Buffer;
 using similarity::Kernel;
 using similarity::Matrix;
-using similarity::pack;
-using similarity::packed_buffer;
+using similarity::pack_columns;
 using similarity::parallel_for;
 using similarity::round_up;
+using similarity::RowOperand;
+using similarity::TileScope;
 
 constexpr int64_t kDocumentBlock = 512;  // packed at once and shared by all threads
 constexpr int64_t kBlocksPerItem = 4;    // row blocks that share one pass over the packed documents
@@ -26,11 +28,15 @@ class Run {
         above_(above),
         threads_(threads),
         kernel_(similarity::active_kernel()),
-        item_rows_(kBlocksPerItem * kernel_.rows),
+        rows_(kernel_.float_tile.rows),
+        columns_(kernel_.columns),
+        depth_(p_.queries.depth),
+        item_rows_(kBlocksPerItem * rows_),
         items_((p_.queries.rows + item_rows_ - 1) / item_rows_),
         thresholds_(static_cast<size_t>(p_.target_begin[p_.queries.rows])),
         lowest_(static_cast<size_t>(p_.queries.rows)),
-        packed_documents_(packed_buffer(kDocumentBlock, kernel_.columns, p_.documents.depth)) {}
+        queries_(p_.queries, kernel_.float_tile),
+        packed_documents_(kDocumentBlock * depth_) {}
 
   void operator()() {
     std::fill_n(above_, thresholds_.size() * p_.languages, int64_t{0});
@@ -39,7 +45,11 @@ class Run {
       const int64_t end = p_.language_begin[language + 1];
       for (int64_t first = p_.language_begin[language]; first < end; first += kDocumentBlock) {
         const int64_t count = std::min(kDocumentBlock, end - first);
-        pack(p_.documents, first, count, kernel_.columns, packed_documents_.data());
+        parallel_for((count + columns_ - 1) / columns_, threads_, [&](int64_t block) {
+          const int64_t j = block * columns_;
+          pack_columns(kernel_, p_.documents, first + j, std::min(columns_, count - j), depth_,
+                       &packed_documents_[j * depth_]);
+        });
         parallel_for(items_, threads_, [&](int64_t item) { score(item, first, count, language); });
       }
     }
@@ -48,40 +58,41 @@ class Run {
  private:
   // Scores of the targets of one query, by the tile kernel itself.
   void threshold(int64_t i) {
-    const int64_t depth = p_.queries.depth, columns = kernel_.columns;
-    std::vector<float> row = packed_buffer(1, kernel_.rows, depth);
-    pack(p_.queries, i, 1, kernel_.rows, row.data());
-    std::vector<float> gathered(static_cast<size_t>(columns * depth));
+    const TileScope scope(kernel_);
+    alignas(64) float tile[similarity::kMaximumTileRows * similarity::kMaximumColumns];
+    const Buffer<float> buffer(rows_ * queries_.stride()), gathered(columns_ * depth_);
+    const Buffer<float> packed(columns_ * depth_);
+    const float* query = queries_.rows(i, rows_, buffer.get());
     float lowest = 0;
-    for (int64_t t = p_.target_begin[i]; t < p_.target_begin[i + 1]; t += columns) {
-      const int64_t count = std::min(columns, p_.target_begin[i + 1] - t);
-      for (int64_t j = 0; j < count; ++j) {
-        const float* document = p_.documents.row(p_.targets[t + j]);
-        for (int64_t k = 0; k < depth; ++k) gathered[k * columns + j] = document[k];
-      }
-      kernel_.tile(depth, row.data(), kernel_.rows, gathered.data(), columns, &thresholds_[t],
-                   columns, 1, count, false);
-      const float smallest = *std::min_element(&thresholds_[t], &thresholds_[t] + count);
+    for (int64_t t = p_.target_begin[i]; t < p_.target_begin[i + 1]; t += columns_) {
+      const int64_t count = std::min(columns_, p_.target_begin[i + 1] - t);
+      for (int64_t j = 0; j < count; ++j)
+        copy_row(p_.documents, p_.targets[t + j], depth_, &gathered[j * depth_]);
+      const Matrix targets{gathered.get(), similarity::Format::kFloat32, count, depth_, depth_};
+      pack_columns(kernel_, targets, 0, count, depth_, packed.get());
+      kernel_.float_tile.tile(depth_, query, queries_.stride(), columns_, packed.get(), tile,
+                              columns_, false);
+      std::copy_n(tile, count, &thresholds_[t]);
+      const float smallest = *std::min_element(tile, tile + count);
       lowest = t == p_.target_begin[i] ? smallest : std::min(lowest, smallest);
     }
     lowest_[i] = lowest;
   }
 
   void score(int64_t item, int64_t first, int64_t count, int64_t language) {
-    const int64_t depth = p_.queries.depth, columns = kernel_.columns;
+    const TileScope scope(kernel_);
+    alignas(64) float tile[similarity::kMaximumTileRows * similarity::kMaximumColumns];
     const int64_t begin = item * item_rows_;
     const int64_t rows = std::min(item_rows_, p_.queries.rows - begin);
-    std::vector<float> packed_queries = packed_buffer(rows, kernel_.rows, depth);
-    pack(p_.queries, begin, rows, kernel_.rows, packed_queries.data());
-    std::vector<float> tile(static_cast<size_t>(kernel_.rows * columns));
-    for (int64_t j = 0; j < count; j += columns) {
-      const int64_t valid_columns = std::min(columns, count - j);
-      for (int64_t i = 0; i < rows; i += kernel_.rows) {
-        const int64_t valid_rows = std::min(kernel_.rows, rows - i);
-        kernel_.tile(depth, &packed_queries[i * depth], kernel_.rows, &packed_documents_[j * depth],
-                     columns, tile.data(), columns, valid_rows, valid_columns, false);
-        for (int64_t r = 0; r < valid_rows; ++r)
-          count_row(begin + i + r, first + j, &tile[r * columns], valid_columns, language);
+    const Buffer<float> buffer(rows_ * queries_.stride());
+    for (int64_t j = 0; j < count; j += columns_) {
+      const int64_t valid_columns = std::min(columns_, count - j);
+      for (int64_t i = 0; i < rows; i += rows_) {
+        kernel_.float_tile.tile(depth_, queries_.rows(begin + i, rows_, buffer.get()),
+                                queries_.stride(), columns_, &packed_documents_[j * depth_], tile,
+                                columns_, false);
+        for (int64_t r = 0; r < std::min(rows_, rows - i); ++r)
+          count_row(begin + i + r, first + j, &tile[r * columns_], valid_columns, language);
       }
     }
   }
@@ -111,8 +122,10 @@ class Run {
   int64_t* const above_;
   const int threads_;
   const Kernel& kernel_;
-  const int64_t item_rows_, items_;
-  std::vector<float> thresholds_, lowest_, packed_documents_;
+  const int64_t rows_, columns_, depth_, item_rows_, items_;
+  std::vector<float> thresholds_, lowest_;
+  const RowOperand<float> queries_;
+  const Buffer<float> packed_documents_;
 };
 
 }  // namespace

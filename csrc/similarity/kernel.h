@@ -1,36 +1,133 @@
 // The arithmetic of the engine, one table of functions per instruction set (ISA).
 //
-// A tile is `rows` x `columns` inner products held in registers. Every element is one chain of
-// multiply-adds in ascending order of depth, whatever the position of the element in the tile, of
-// the tile in the matrix, and of the thread that computes it: within one ISA, equal inputs give
-// equal bits. The scorer's ranks and the loss's run-to-run determinism rest on that.
+// A tile is `rows` x `columns` inner products held in registers:
+//
+//   c[i * c_row + j] (+)= sum over k < depth of a_ik b_kj
+//
+// Operand a is row-major in blocks of `columns` depths: element (i, k) is at
+//   a[i * a_row + (k / columns) * a_block + k % columns]
+// so a plain row-major matrix is a_block = columns, and a panel of tiles is one as well.
+// Operand b is packed: b[k * columns + j] in float32, b[(k / 2 * columns + j) * 2 + k % 2] in
+// bfloat16. Tiles are always whole: callers pad a and b, and give c the room.
+//
+// Every element is one chain of multiply-adds in ascending order of depth, whatever the position
+// of the element in the tile, of the tile in the matrix, and of the thread that computes it, and
+// whether it is interrupted by a store of c: within one ISA, equal inputs give equal bits. The
+// scorer's ranks and the loss's run-to-run determinism rest on that.
 #pragma once
 
 #include <cstdint>
 
+#include "similarity/elements.h"
+
 namespace hybridret::similarity {
+
+template <class Element>
+struct TileKernel {
+  int64_t rows;         // of a tile; 0: this ISA has no arithmetic on this element
+  int64_t depth_block;  // depth is a multiple of this
+  void (*tile)(int64_t depth, const Element* a, int64_t a_row, int64_t a_block, const Element* b,
+               float* c, int64_t c_row, bool accumulate);
+};
+
+// A tile of inner products on its way to logits: documents down, queries across.
+//   logit_jq = tile[j * columns + q] * (query_scale[q] * document_scale[j]) + document_bias[j]
+struct Logits {
+  const float* tile;
+  int64_t documents;
+  const float* query_scale;        // [columns]
+  const int32_t* query_groups;     // [columns]
+  const float* document_scale;     // [documents]
+  const float* document_bias;      // [documents], -inf: no negative of anybody
+  const int32_t* document_groups;  // [documents], or null: nothing is masked
+};
+
+// A document is masked for the queries of its own group, and where its tile entry is -inf.
+struct Epilogues {
+  // The logit itself, in the same arithmetic as everywhere.
+  float (*logit)(const Logits&, int64_t document, int64_t query);
+  // Raises row_maximum [columns] and, unless null, column_maximum [documents].
+  void (*maxima)(const Logits&, float* row_maximum, float* column_maximum);
+  // counts[columns] += documents whose logit is above threshold[columns].
+  void (*count_above)(const Logits&, const float* threshold, int32_t* counts);
+};
+
+// Exponentials of a tile, and weights made of them, stored as the gradient products read them:
+// Element float: rows [documents, columns]. Bfloat16: the same, and pairs, which holds documents
+// 2j and 2j + 1 side by side: pairs[j * 2 * columns + q * 2 + parity].
+template <class Element>
+struct Stores {
+  // e = exp(logit - shift[q]), 0 where masked; adds to row_sums [columns] and, unless null,
+  // column_sums [documents]; stores e * document_scale unless `rows` is null.
+  // Relative error of e below 3e-7.
+  void (*exponentials)(const Logits&, const float* shift, float* row_sums, double* column_sums,
+                       Element* rows, Element* pairs);
+  // Stores (exp(logit - row_lse[q]) * row_weight[q] + exp(logit - column_lse[j]) *
+  // column_weight[j]) * document_scale[j], 0 where masked.
+  void (*weights)(const Logits&, const float* row_lse, const float* row_weight,
+                  const float* column_lse, const float* column_weight, Element* rows,
+                  Element* pairs);
+};
 
 struct Kernel {
   const char* isa;
-  int64_t rows;     // rows of a register tile
-  int64_t columns;  // columns of a register tile
+  int64_t columns;  // of every tile
+  TileKernel<float> float_tile;
+  TileKernel<Bfloat16> bfloat16_tile;
+  Epilogues epilogues;
+  Stores<float> float_stores;
+  Stores<Bfloat16> bfloat16_stores;
 
-  // c[i * c_row + j] (+)= sum_k a[k * a_step + i] * b[k * b_step + j], for i < valid_rows and
-  // j < valid_columns. `rows` values of a and `columns` values of b are read at every k, so both
-  // operands are padded; c is not.
-  void (*tile)(int64_t depth, const float* a, int64_t a_step, const float* b, int64_t b_step,
-               float* c, int64_t c_row, int64_t valid_rows, int64_t valid_columns, bool accumulate);
-
-  // values[j] = exp(values[j] - shift); returns the sum. -inf gives 0, NaN stays NaN.
-  // Relative error below 3e-7.
-  double (*exponentials)(float* values, int64_t count, float shift);
-
-  // values[j] *= factor; returns the largest value (NaN is passed over, -inf when empty).
-  float (*scale_and_max)(float* values, int64_t count, float factor);
-
+  // to[c * to_row + r] = from[r * from_row + c], any 32-bit elements.
+  void (*transpose)(const float* from, int64_t from_row, int64_t rows, int64_t columns, float* to,
+                    int64_t to_row);
   // Inner product of two vectors (the distance of the HNSW graph and of its exact scan).
   float (*dot)(const float* a, const float* b, int64_t depth);
+  // Around any use of tiles on a thread, or null: AMX has registers to set up and to give back.
+  void (*enter)();
+  void (*leave)();
+
+  template <class Element>
+  const TileKernel<Element>& tiles() const;
+  template <class Element>
+  const Stores<Element>& stores() const;
 };
+
+template <>
+inline const TileKernel<float>& Kernel::tiles() const {
+  return float_tile;
+}
+template <>
+inline const TileKernel<Bfloat16>& Kernel::tiles() const {
+  return bfloat16_tile;
+}
+template <>
+inline const Stores<float>& Kernel::stores() const {
+  return float_stores;
+}
+template <>
+inline const Stores<Bfloat16>& Kernel::stores() const {
+  return bfloat16_stores;
+}
+
+class TileScope {
+ public:
+  explicit TileScope(const Kernel& kernel) : leave_(kernel.leave) {
+    if (kernel.enter) kernel.enter();
+  }
+  ~TileScope() {
+    if (leave_) leave_();
+  }
+  TileScope(const TileScope&) = delete;
+  TileScope& operator=(const TileScope&) = delete;
+
+ private:
+  void (*leave_)();
+};
+
+// The largest tile of any ISA, for buffers on the stack.
+constexpr int64_t kMaximumTileRows = 32;
+constexpr int64_t kMaximumColumns = 32;
 
 // The kernels this build holds and this machine can run, best first.
 int usable_kernel_count();
@@ -44,5 +141,7 @@ const Kernel& active_kernel();
 extern const Kernel kBaselineKernel;
 extern const Kernel kAvx2Kernel;
 extern const Kernel kAvx512Kernel;
+extern const Kernel kAvx512Bf16Kernel;
+extern const Kernel kAmxKernel;
 
 }  // namespace hybridret::similarity

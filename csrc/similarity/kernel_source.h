@@ -1,18 +1,21 @@
 // The kernel source, compiled once per ISA by kernel_<isa>.cpp, which defines
 //   HYBRIDRET_LANES    floats in a vector register
-//   HYBRIDRET_ROWS     rows of the register tile
-//   HYBRIDRET_VECTORS  vectors across the register tile
+//   HYBRIDRET_ROWS     rows of the float32 register tile
 //   HYBRIDRET_KERNEL   name of the table to define
 //   HYBRIDRET_ISA_NAME its name as users write it
+// and before including this file, where the ISA multiplies bfloat16, a `bfloat16_tile`.
 //
-// Register budget: ROWS * VECTORS accumulators, VECTORS of b, one broadcast of a:
+// Register budget: ROWS x 2 accumulators, 2 vectors of b, one broadcast of a:
 //   baseline (16 x 128 bit)  6 x 2 + 2 + 1 = 15
 //   AVX2     (16 x 256 bit)  6 x 2 + 2 + 1 = 15
 //   AVX-512  (32 x 512 bit) 14 x 2 + 2 + 1 = 31
 //
-// Everything here has internal linkage and nothing of the standard library is inlined: a linker may
-// merge two copies of an inline function, and the copy it keeps may hold instructions that the
-// machine does not have.
+// Everything here has internal linkage and nothing of the standard library or of our own inline
+// functions is used: a linker may merge two copies of an inline function, and the copy it keeps may
+// hold instructions that the machine does not have.
+
+#include <cstddef>
+#include <utility>
 
 #include "similarity/kernel.h"
 
@@ -21,53 +24,124 @@ namespace {
 
 constexpr int kLanes = HYBRIDRET_LANES;
 constexpr int kRows = HYBRIDRET_ROWS;
-constexpr int kVectors = HYBRIDRET_VECTORS;
+constexpr int kVectors = 2;
 constexpr int kColumns = kLanes * kVectors;
+static_assert(kRows <= kMaximumTileRows && kColumns <= kMaximumColumns);
 
 typedef float Vector __attribute__((vector_size(4 * HYBRIDRET_LANES)));
 typedef float UnalignedVector
     __attribute__((vector_size(4 * HYBRIDRET_LANES), aligned(4), may_alias));
 typedef int32_t IntVector __attribute__((vector_size(4 * HYBRIDRET_LANES)));
-
+typedef int32_t UnalignedIntVector
+    __attribute__((vector_size(4 * HYBRIDRET_LANES), aligned(4), may_alias));
 inline Vector load(const float* p) { return *reinterpret_cast<const UnalignedVector*>(p); }
 inline void store(float* p, Vector v) { *reinterpret_cast<UnalignedVector*>(p) = v; }
+inline IntVector load(const int32_t* p) { return *reinterpret_cast<const UnalignedIntVector*>(p); }
+inline void store(int32_t* p, IntVector v) { *reinterpret_cast<UnalignedIntVector*>(p) = v; }
 inline Vector broadcast(float x) { return x - Vector{}; }
+inline Vector keep(Vector v, IntVector mask) {
+  return reinterpret_cast<Vector>(reinterpret_cast<IntVector>(v) & mask);
+}
 
-void tile(int64_t depth, const float* a, int64_t a_step, const float* b, int64_t b_step, float* c,
-          int64_t c_row, int64_t valid_rows, int64_t valid_columns, bool accumulate) {
-  Vector sums[kRows][kVectors] = {};
-  const bool whole = valid_rows == kRows && valid_columns == kColumns;
-  if (accumulate) {
-    for (int64_t i = 0; i < valid_rows; ++i) {
-      float* row = reinterpret_cast<float*>(sums[i]);
-      for (int64_t j = 0; j < valid_columns; ++j) row[j] = c[i * c_row + j];
-    }
+// ---- tiles --------------------------------------------------------------------------------------
+
+void float_tile(int64_t depth, const float* a, int64_t a_row, int64_t a_block, const float* b,
+                float* c, int64_t c_row, bool accumulate) {
+  Vector sums[kRows][kVectors];
+#pragma GCC unroll 16
+  for (int i = 0; i < kRows; ++i) {
+    if (accumulate)
+      for (int v = 0; v < kVectors; ++v) __builtin_prefetch(c + i * c_row + v * kLanes, 1);
+#pragma GCC unroll 2
+    for (int v = 0; v < kVectors; ++v) sums[i][v] = Vector{};
   }
-  for (int64_t k = 0; k < depth; ++k) {
-    Vector columns[kVectors];
-#pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) columns[v] = load(b + v * kLanes);
+  for (int64_t begin = 0; begin < depth; begin += kColumns) {
+    // Three bases and four multiples of the stride address 14 rows within the general registers.
+    const float *first = a, *fifth = a + 5 * a_row, *tenth = a + 10 * a_row;
+    const int64_t count = depth - begin < kColumns ? depth - begin : kColumns;
+    // Callers walk down the rows: the next tile's are fetched meanwhile.
 #pragma GCC unroll 16
     for (int i = 0; i < kRows; ++i) {
-      const Vector row = broadcast(a[i]);
-#pragma GCC unroll 4
-      for (int v = 0; v < kVectors; ++v) sums[i][v] += row * columns[v];
+      const float* base = i < 5 ? first : i < 10 ? fifth : tenth;
+      const float* next = base + (i % 5) * a_row + kRows * a_row;
+      __builtin_prefetch(next);
+      if constexpr (kColumns > 16) __builtin_prefetch(next + 16);
     }
-    a += a_step;
-    b += b_step;
-  }
-  if (whole) {
-#pragma GCC unroll 16
-    for (int i = 0; i < kRows; ++i)
 #pragma GCC unroll 4
-      for (int v = 0; v < kVectors; ++v) store(c + i * c_row + v * kLanes, sums[i][v]);
-    return;
+    for (int64_t k = 0; k < count; ++k) {
+      Vector columns[kVectors];
+#pragma GCC unroll 2
+      for (int v = 0; v < kVectors; ++v) columns[v] = load(b + v * kLanes);
+#pragma GCC unroll 16
+      for (int i = 0; i < kRows; ++i) {
+        const float* base = i < 5 ? first : i < 10 ? fifth : tenth;
+        const Vector row = broadcast(base[(i % 5) * a_row]);
+#pragma GCC unroll 2
+        for (int v = 0; v < kVectors; ++v) sums[i][v] += row * columns[v];
+      }
+      ++first, ++fifth, ++tenth;
+      b += kColumns;
+    }
+    a += a_block;
   }
-  for (int64_t i = 0; i < valid_rows; ++i) {
-    const float* row = reinterpret_cast<const float*>(sums[i]);
-    for (int64_t j = 0; j < valid_columns; ++j) c[i * c_row + j] = row[j];
-  }
+#pragma GCC unroll 16
+  for (int i = 0; i < kRows; ++i)
+#pragma GCC unroll 2
+    for (int v = 0; v < kVectors; ++v) {
+      float* to = c + i * c_row + v * kLanes;
+      store(to, accumulate ? load(to) + sums[i][v] : sums[i][v]);
+    }
 }
+
+// ---- stores -------------------------------------------------------------------------------------
+
+// Stores the rows of one tile, first to last.
+template <class Element>
+class Writer;
+
+template <>
+class Writer<float> {
+ public:
+  Writer(float* rows, float*) : rows_(rows) {}
+  void operator()(int64_t j, const Vector (&values)[kVectors]) {
+    if (!rows_) return;
+    for (int v = 0; v < kVectors; ++v) store(rows_ + j * kColumns + v * kLanes, values[v]);
+  }
+
+ private:
+  float* rows_;
+};
+
+#ifdef HYBRIDRET_BFLOAT16_TILE
+typedef uint16_t HalfVector __attribute__((vector_size(2 * HYBRIDRET_LANES)));
+typedef uint16_t UnalignedHalfVector
+    __attribute__((vector_size(2 * HYBRIDRET_LANES), aligned(2), may_alias));
+
+template <>
+class Writer<Bfloat16> {
+ public:
+  Writer(Bfloat16* rows, Bfloat16* pairs) : rows_(rows), pairs_(pairs) {}
+  void operator()(int64_t j, const Vector (&values)[kVectors]) {
+    if (!rows_) return;
+    for (int v = 0; v < kVectors; ++v) {
+      const auto half = reinterpret_cast<HalfVector>(_mm512_cvtneps_pbh(values[v]));
+      *reinterpret_cast<UnalignedHalfVector*>(rows_ + j * kColumns + v * kLanes) = half;
+      const IntVector wide = __builtin_convertvector(half, IntVector);
+      if (j % 2 == 0)
+        even_[v] = wide;
+      else
+        *reinterpret_cast<UnalignedIntVector*>(pairs_ + (j - 1) * kColumns + 2 * v * kLanes) =
+            even_[v] | wide << 16;
+    }
+  }
+
+ private:
+  Bfloat16 *rows_, *pairs_;
+  IntVector even_[kVectors] = {};
+};
+#endif
+
+// ---- epilogues ----------------------------------------------------------------------------------
 
 // exp(x) = 2^n p(r), n = round(x / ln 2), r = x - n ln 2 in two parts (Cody and Waite);
 // p is the Taylor polynomial of degree 7, whose remainder on |r| <= 0.3466 is 5e-9.
@@ -87,7 +161,7 @@ inline Vector exponential(Vector x) {
   const IntVector exponent = (reinterpret_cast<IntVector>(shifted) + (127 - 0x4B400000)) << 23;
   const Vector value = p * reinterpret_cast<Vector>(exponent);
   // Below -87.3 the result would be denormal; the select is false for NaN, which so stays NaN.
-  return reinterpret_cast<Vector>(reinterpret_cast<IntVector>(value) & ~(x < -87.3f));
+  return keep(value, ~(x < -87.3f));
 }
 
 inline float lane_sum(Vector v) {
@@ -96,44 +170,150 @@ inline float lane_sum(Vector v) {
   return sum;
 }
 
-double exponentials(float* values, int64_t count, float shift) {
-  constexpr int64_t kBlock = 1024;  // float sums stay short, the blocks are added in double
-  double total = 0.0;
-  for (int64_t begin = 0; begin < count; begin += kBlock) {
-    const int64_t end = begin + kBlock < count ? begin + kBlock : count;
-    Vector sums = {};
-    int64_t j = begin;
-    for (; j + kLanes <= end; j += kLanes) {
-      const Vector e = exponential(load(values + j) - shift);
-      store(values + j, e);
-      sums += e;
-    }
-    for (; j < end; ++j) {
-      const float e = exponential(broadcast(values[j] - shift))[0];
-      values[j] = e;
-      sums[0] += e;
-    }
-    total += lane_sum(sums);
-  }
-  return total;
+inline float lane_maximum(Vector v) {
+  float largest = v[0];
+  for (int lane = 1; lane < kLanes; ++lane) largest = v[lane] > largest ? v[lane] : largest;
+  return largest;
 }
 
-float scale_and_max(float* values, int64_t count, float factor) {
-  float largest = -__builtin_inff();
-  Vector largests = broadcast(0.0f) + largest;
-  int64_t j = 0;
-  for (; j + kLanes <= count; j += kLanes) {
-    const Vector v = load(values + j) * factor;
-    store(values + j, v);
-    largests = v > largests ? v : largests;
+// What the queries of a tile have in common for all its documents, in registers.
+struct Queries {
+  explicit Queries(const Logits& l) : logits(l) {
+    for (int v = 0; v < kVectors; ++v) scale[v] = load(l.query_scale + v * kLanes);
+    if (!l.document_groups) return;
+    for (int v = 0; v < kVectors; ++v) group[v] = load(l.query_groups + v * kLanes);
   }
-  for (int lane = 0; lane < kLanes; ++lane)
-    if (largests[lane] > largest) largest = largests[lane];
-  for (; j < count; ++j) {
-    values[j] *= factor;
-    if (values[j] > largest) largest = values[j];
+  Vector logit(int64_t j, int v) const {
+    const Vector product = load(logits.tile + j * kColumns + v * kLanes);
+    return product * (scale[v] * logits.document_scale[j]) + logits.document_bias[j];
   }
-  return largest;
+  // All bits set where the document counts.
+  IntVector counts(int64_t j, int v) const {
+    return logits.document_groups ? group[v] != logits.document_groups[j] : ~IntVector{};
+  }
+
+  const Logits& logits;
+  Vector scale[kVectors];
+  IntVector group[kVectors];
+};
+
+float logit(const Logits& l, int64_t j, int64_t q) {
+  // One lane of a whole vector: a scalar expression might be compiled to other instructions.
+  const int64_t lane = q % kLanes;
+  return Queries(l).logit(j, static_cast<int>(q / kLanes))[lane];
+}
+
+void maxima(const Logits& l, float* row_maximum, float* column_maximum) {
+  const Queries queries(l);
+  const Vector none = broadcast(-__builtin_inff());
+  for (int64_t j = 0; j < l.documents; ++j) {
+    Vector largest = none;
+    for (int v = 0; v < kVectors; ++v) {
+      const Vector s = queries.logit(j, v);
+      const Vector x = queries.counts(j, v) ? s : none;
+      const Vector before = load(row_maximum + v * kLanes);
+      store(row_maximum + v * kLanes, x > before ? x : before);
+      largest = x > largest ? x : largest;
+    }
+    if (!column_maximum) continue;
+    const float x = lane_maximum(largest);
+    if (x > column_maximum[j]) column_maximum[j] = x;
+  }
+}
+
+void count_above(const Logits& l, const float* threshold, int32_t* counts) {
+  const Queries queries(l);
+  for (int v = 0; v < kVectors; ++v) {
+    const Vector bound = load(threshold + v * kLanes);
+    IntVector above = {};
+    for (int64_t j = 0; j < l.documents; ++j)
+      above -= (queries.logit(j, v) > bound) & queries.counts(j, v);
+    store(counts + v * kLanes, load(counts + v * kLanes) + above);
+  }
+}
+
+template <class Element>
+void exponentials(const Logits& l, const float* shift, float* row_sums, double* column_sums,
+                  Element* rows, Element* pairs) {
+  const Queries queries(l);
+  Writer<Element> write(rows, pairs);
+  Vector sums[kVectors] = {}, shifts[kVectors];
+  for (int v = 0; v < kVectors; ++v) shifts[v] = load(shift + v * kLanes);
+  for (int64_t j = 0; j < l.documents; ++j) {
+    Vector e[kVectors];
+    for (int v = 0; v < kVectors; ++v) {
+      e[v] = keep(exponential(queries.logit(j, v) - shifts[v]), queries.counts(j, v));
+      sums[v] += e[v];
+    }
+    if (column_sums) column_sums[j] += static_cast<double>(lane_sum(e[0] + e[1]));
+    for (int v = 0; v < kVectors; ++v) e[v] *= l.document_scale[j];
+    write(j, e);
+  }
+  for (int v = 0; v < kVectors; ++v)
+    store(row_sums + v * kLanes, load(row_sums + v * kLanes) + sums[v]);
+}
+
+template <class Element>
+void weights(const Logits& l, const float* row_lse, const float* row_weight,
+             const float* column_lse, const float* column_weight, Element* rows, Element* pairs) {
+  const Queries queries(l);
+  Writer<Element> write(rows, pairs);
+  Vector lse[kVectors], weight[kVectors];
+  for (int v = 0; v < kVectors; ++v) {
+    lse[v] = load(row_lse + v * kLanes);
+    weight[v] = load(row_weight + v * kLanes);
+  }
+  for (int64_t j = 0; j < l.documents; ++j) {
+    Vector g[kVectors];
+    for (int v = 0; v < kVectors; ++v) {
+      const Vector s = queries.logit(j, v);
+      const Vector sum =
+          exponential(s - lse[v]) * weight[v] + exponential(s - column_lse[j]) * column_weight[j];
+      g[v] = keep(sum, queries.counts(j, v)) * l.document_scale[j];
+    }
+    write(j, g);
+  }
+}
+
+// ---- the rest -----------------------------------------------------------------------------------
+
+// One stage of a butterfly: lanes with bit S clear of a stay, those of b move S up; and the
+// reverse.
+template <int S, std::size_t... I>
+inline void exchange(Vector& a, Vector& b, std::index_sequence<I...>) {
+  const Vector low = __builtin_shufflevector(a, b, ((I & S) ? kLanes + I - S : I)...);
+  b = __builtin_shufflevector(a, b, ((I & S) ? kLanes + I : I + S)...);
+  a = low;
+}
+
+template <int S>
+inline void exchange_all(Vector (&block)[kLanes]) {
+#pragma GCC unroll 16
+  for (int i = 0; i < kLanes; ++i)
+    if (!(i & S)) exchange<S>(block[i], block[i + S], std::make_index_sequence<kLanes>());
+}
+
+void transpose(const float* from, int64_t from_row, int64_t rows, int64_t columns, float* to,
+               int64_t to_row) {
+  for (int64_t r = 0; r < rows; r += kLanes) {
+    for (int64_t c = 0; c < columns; c += kLanes) {
+      if (r + kLanes <= rows && c + kLanes <= columns) {
+        Vector block[kLanes];
+#pragma GCC unroll 16
+        for (int i = 0; i < kLanes; ++i) block[i] = load(from + (r + i) * from_row + c);
+        exchange_all<1>(block);
+        exchange_all<2>(block);
+        if constexpr (kLanes > 4) exchange_all<4>(block);
+        if constexpr (kLanes > 8) exchange_all<8>(block);
+#pragma GCC unroll 16
+        for (int i = 0; i < kLanes; ++i) store(to + (c + i) * to_row + r, block[i]);
+      } else {
+        for (int64_t i = r; i < rows && i < r + kLanes; ++i)
+          for (int64_t k = c; k < columns && k < c + kLanes; ++k)
+            to[k * to_row + i] = from[i * from_row + k];
+      }
+    }
+  }
 }
 
 float dot(const float* a, const float* b, int64_t depth) {
@@ -150,7 +330,25 @@ float dot(const float* a, const float* b, int64_t depth) {
 
 }  // namespace
 
-const Kernel HYBRIDRET_KERNEL = {HYBRIDRET_ISA_NAME, kRows,         kColumns, tile,
-                                 exponentials,       scale_and_max, dot};
+#ifdef HYBRIDRET_BFLOAT16_TILE
+#define HYBRIDRET_BFLOAT16_STORES {exponentials<Bfloat16>, weights<Bfloat16>}
+#else
+#define HYBRIDRET_BFLOAT16_TILE {0, 1, nullptr}
+#define HYBRIDRET_BFLOAT16_STORES {nullptr, nullptr}
+#endif
+#ifndef HYBRIDRET_SCOPE
+#define HYBRIDRET_SCOPE nullptr, nullptr
+#endif
+
+const Kernel HYBRIDRET_KERNEL = {HYBRIDRET_ISA_NAME,
+                                 kColumns,
+                                 {kRows, 1, float_tile},
+                                 HYBRIDRET_BFLOAT16_TILE,
+                                 {logit, maxima, count_above},
+                                 {exponentials<float>, weights<float>},
+                                 HYBRIDRET_BFLOAT16_STORES,
+                                 transpose,
+                                 dot,
+                                 HYBRIDRET_SCOPE};
 
 }  // namespace hybridret::similarity

@@ -38,6 +38,25 @@ struct Job {
   }
 };
 
+inline void pause() {
+#if defined(__x86_64__) || defined(__i386__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  __asm__ volatile("yield");
+#endif
+}
+
+// Waits for done() actively; gives the processor away now and then, in case there are too few.
+template <class Done>
+void spin(const Done& done) {
+  for (int turn = 1; !done(); ++turn) {
+    if (turn % 1024 == 0)
+      std::this_thread::yield();
+    else
+      pause();
+  }
+}
+
 class Pool {
  public:
   // True when this call got the pool and ran the job; false when another caller holds it.
@@ -54,40 +73,46 @@ class Pool {
       std::lock_guard<std::mutex> guard(lock_);
       job_ = &job;
       helpers_ = helpers;
-      busy_ = helpers;
-      ++generation_;
+      busy_.store(helpers, std::memory_order_relaxed);
+      generation_.fetch_add(1, std::memory_order_release);
     }
-    wake_.notify_all();
+    if (sleeping_.load() > 0) wake_.notify_all();
     job.run();
-    std::unique_lock<std::mutex> guard(lock_);
-    idle_.wait(guard, [this] { return busy_ == 0; });
+    // Nothing is left to begin: what the others still do is short.
+    spin([this] { return busy_.load(std::memory_order_acquire) == 0; });
     return true;
   }
+
+  std::atomic<int> spinning{0};  // threads that spin between jobs: those with a smaller index
 
  private:
   void serve(int index) {
     uint64_t seen = 0;
+    const auto called = [&] { return generation_.load(std::memory_order_acquire) != seen; };
     for (;;) {
+      spin([&] { return called() || index >= spinning.load(std::memory_order_relaxed); });
       Job* job;
       {
         std::unique_lock<std::mutex> guard(lock_);
-        wake_.wait(guard, [&] { return generation_ != seen; });
-        seen = generation_;
+        sleeping_.fetch_add(1);
+        wake_.wait(guard, called);
+        sleeping_.fetch_sub(1);
+        seen = generation_.load(std::memory_order_relaxed);
         if (index >= helpers_) continue;
         job = job_;
       }
       job->run();
-      std::lock_guard<std::mutex> guard(lock_);
-      if (--busy_ == 0) idle_.notify_one();
+      busy_.fetch_sub(1, std::memory_order_release);
     }
   }
 
   std::mutex owner_, lock_;
-  std::condition_variable wake_, idle_;
+  std::condition_variable wake_;
   std::vector<std::thread> threads_;
   Job* job_ = nullptr;
-  int helpers_ = 0, busy_ = 0;
-  uint64_t generation_ = 0;
+  int helpers_ = 0;
+  std::atomic<int> busy_{0}, sleeping_{0};
+  std::atomic<uint64_t> generation_{0};
 };
 
 // Never destroyed: its threads may still wait on it while the process exits.
@@ -113,6 +138,12 @@ void parallel_for(int64_t items, int threads, const std::function<void(int64_t)>
   if (helpers <= 0 || !pool().try_run(job, helpers)) job.run();
   if (job.error) std::rethrow_exception(job.error);
 }
+
+ParallelScope::ParallelScope(int threads) : spinning_(&pool().spinning) {
+  spinning_->store(threads - 1, std::memory_order_relaxed);
+}
+
+ParallelScope::~ParallelScope() { spinning_->store(0, std::memory_order_relaxed); }
 
 int default_threads() {
   int threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));

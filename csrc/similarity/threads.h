@@ -6,6 +6,7 @@
 // depend on the number of threads.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 
@@ -14,6 +15,20 @@ namespace hybridret::similarity {
 // Calls work(item) once for every item in [0, items), on at most `threads` threads; returns when
 // all are done. An exception of an item is rethrown here, after the others have ended.
 void parallel_for(int64_t items, int threads, const std::function<void(int64_t)>& work);
+
+// While one lives, the threads spin between calls of parallel_for instead of sleeping: waking a
+// sleeping processor costs more than a small loss computes. None spins outside, where torch's own
+// threads want the processors.
+class ParallelScope {
+ public:
+  explicit ParallelScope(int threads);
+  ~ParallelScope();
+  ParallelScope(const ParallelScope&) = delete;
+  ParallelScope& operator=(const ParallelScope&) = delete;
+
+ private:
+  std::atomic<int>* spinning_;
+};
 
 // Processors this process may use: its affinity mask and its container's share.
 int default_threads();

@@ -1,0 +1,163 @@
+#include "similarity/panels.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cstring>
+#include <new>
+#include <type_traits>
+
+namespace hybridret::similarity {
+namespace {
+
+constexpr std::size_t kCacheLine = 64;
+#if defined(__linux__)
+constexpr std::size_t kHugePage = std::size_t{1} << 21;
+#endif
+
+template <class Element>
+constexpr Format kFormat = std::is_same_v<Element, float> ? Format::kFloat32 : Format::kBfloat16;
+
+}  // namespace
+
+void* allocate(std::size_t bytes) {
+  std::size_t alignment = kCacheLine;
+#if defined(__linux__)
+  if (bytes >= 2 * kHugePage) alignment = kHugePage;
+#endif
+  bytes = (bytes / alignment + 1) * alignment;
+  void* memory = std::aligned_alloc(alignment, bytes);
+  if (!memory) throw std::bad_alloc();
+#if defined(__linux__)
+  if (alignment == kHugePage) madvise(memory, bytes, MADV_HUGEPAGE);  // advice: may be refused
+#endif
+  return memory;
+}
+
+void deallocate(void* memory) noexcept { std::free(memory); }
+
+template <class Element>
+RowOperand<Element>::RowOperand(const Matrix& matrix, const TileKernel<Element>& tiles)
+    : matrix_(matrix),
+      depth_(round_up(matrix.depth, tiles.depth_block)),
+      in_place_(matrix.format == kFormat<Element> && matrix.depth == depth_ &&
+                matrix.stride >= depth_) {}
+
+template <class Element>
+const Element* RowOperand<Element>::rows(int64_t begin, int64_t rows, Element* buffer) const {
+  if (in_place_ && begin + rows <= matrix_.rows)
+    return static_cast<const Element*>(matrix_.row(begin));
+  const int64_t to_row = stride();
+  for (int64_t i = 0; i < rows; ++i) {
+    if (begin + i < matrix_.rows)
+      copy_row(matrix_, begin + i, depth_, buffer + i * to_row);
+    else
+      std::memset(static_cast<void*>(buffer + i * to_row), 0, sizeof(Element) * depth_);
+  }
+  return buffer;
+}
+
+template <class Element>
+void copy_row(const Matrix& matrix, int64_t i, int64_t depth, Element* to) {
+  if constexpr (std::is_same_v<Element, float>)
+    widen(matrix.format, matrix.row(i), matrix.depth, to);
+  else
+    std::memcpy(static_cast<void*>(to), matrix.row(i), sizeof(Element) * matrix.depth);
+  std::memset(static_cast<void*>(to + matrix.depth), 0, sizeof(Element) * (depth - matrix.depth));
+}
+
+template <class Element>
+void pack_columns(const Kernel& kernel, const Matrix& matrix, int64_t begin, int64_t count,
+                  int64_t depth, Element* to) {
+  // A pair of bfloat16 moves as one 32-bit element.
+  constexpr int64_t kPerWord = sizeof(float) / sizeof(Element);
+  const int64_t columns = kernel.columns, words = depth / kPerWord;
+  const bool in_place =
+      matrix.format == kFormat<Element> && matrix.depth == depth && matrix.stride % kPerWord == 0;
+  if (count < columns) std::memset(static_cast<void*>(to), 0, sizeof(Element) * depth * columns);
+  if (in_place) {
+    kernel.transpose(static_cast<const float*>(matrix.row(begin)), matrix.stride / kPerWord, count,
+                     words, reinterpret_cast<float*>(to), columns);
+    return;
+  }
+  const Buffer<Element> rows(count * depth);
+  for (int64_t i = 0; i < count; ++i) copy_row(matrix, begin + i, depth, &rows[i * depth]);
+  kernel.transpose(reinterpret_cast<const float*>(rows.get()), words, count, words,
+                   reinterpret_cast<float*>(to), columns);
+}
+
+template <class Element>
+void pack_transposed(const Kernel& kernel, const Matrix& matrix, int64_t begin, int64_t count,
+                     int64_t depth_rows, Element* to, int64_t to_row) {
+  const int64_t depth = matrix.depth, step = kernel.columns;
+  const Buffer<float> widened(step * depth), turned(step * depth);
+  for (int64_t i = 0; i < count; i += step) {
+    const int64_t rows = std::min(step, count - i);
+    const float* from = static_cast<const float*>(matrix.row(begin + i));
+    int64_t from_row = matrix.stride;
+    if (matrix.format != Format::kFloat32) {
+      for (int64_t r = 0; r < rows; ++r)
+        widen(matrix.format, matrix.row(begin + i + r), depth, &widened[r * depth]);
+      from = widened.get();
+      from_row = depth;
+    }
+    if constexpr (std::is_same_v<Element, float>) {
+      kernel.transpose(from, from_row, rows, depth, to + i, to_row);
+    } else {
+      kernel.transpose(from, from_row, rows, depth, turned.get(), step);
+      for (int64_t k = 0; k < depth; ++k)
+        for (int64_t r = 0; r < rows; ++r)  // they were bfloat16 before: nothing is rounded
+          to[k * to_row + i + r].bits = static_cast<uint16_t>(bits_of(turned[k * step + r]) >> 16);
+    }
+  }
+  if (count < to_row)
+    for (int64_t k = 0; k < depth; ++k)
+      std::memset(static_cast<void*>(to + k * to_row + count), 0,
+                  sizeof(Element) * (to_row - count));
+  std::memset(static_cast<void*>(to + depth * to_row), 0,
+              sizeof(Element) * (depth_rows - depth) * to_row);
+}
+
+template <class Element>
+void pack_scaled(const Kernel& kernel, const Matrix& matrix, int64_t begin, int64_t count,
+                 const float* factor, int64_t first, int64_t panel_depth, Element* to) {
+  const int64_t columns = kernel.columns, depth = round_up(matrix.depth, columns);
+  constexpr int64_t kRows = sizeof(float) / sizeof(Element);  // that stand side by side
+  const Buffer<float> rows(kRows * depth);
+  std::fill_n(rows.get(), kRows * depth, 0.0f);
+  for (int64_t i = 0; i < columns; i += kRows) {
+    for (int64_t r = 0; r < kRows; ++r) {
+      float* row = &rows[r * depth];
+      if (i + r < count) {
+        widen(matrix.format, matrix.row(begin + i + r), matrix.depth, row);
+        for (int64_t k = 0; k < matrix.depth; ++k) row[k] *= factor[i + r];
+      } else {
+        std::fill_n(row, depth, 0.0f);
+      }
+    }
+    for (int64_t n = 0; n < depth; n += columns) {
+      Element* target = to + n * panel_depth + (first + i) * columns;
+      if constexpr (std::is_same_v<Element, float>) {
+        std::memcpy(target, &rows[n], sizeof(float) * columns);
+      } else {
+        for (int64_t k = 0; k < columns; ++k) {
+          target[2 * k] = narrow(rows[n + k]);
+          target[2 * k + 1] = narrow(rows[depth + n + k]);
+        }
+      }
+    }
+  }
+}
+
+#define HYBRIDRET_INSTANTIATE(Element)                                                             \
+  template class RowOperand<Element>;                                                              \
+  template void copy_row(const Matrix&, int64_t, int64_t, Element*);                               \
+  template void pack_columns(const Kernel&, const Matrix&, int64_t, int64_t, int64_t, Element*);   \
+  template void pack_transposed(const Kernel&, const Matrix&, int64_t, int64_t, int64_t, Element*, \
+                                int64_t);                                                          \
+  template void pack_scaled(const Kernel&, const Matrix&, int64_t, int64_t, const float*, int64_t, \
+                            int64_t, Element*);
+HYBRIDRET_INSTANTIATE(float)
+HYBRIDRET_INSTANTIATE(Bfloat16)
+
+}  // namespace hybridret::similarity
