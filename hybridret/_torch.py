@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -90,7 +91,8 @@ def _tensor(array: Any) -> Tensor:
     return tensor.view(torch.bfloat16) if tensor.dtype == torch.uint16 else tensor
 
 
-def _op(name: str, schema: str) -> Any:
+def _op(name: str, schema: str) -> Callable[[Callable[..., Any]], Any]:
+    """Registers a function of a batch and what the schema goes on with."""
     return torch.library.custom_op(
         f"hybridret::{name}", mutates_args=(), device_types="cpu", schema=f"({_BATCH}, {schema}"
     )
@@ -121,28 +123,29 @@ def _losses(batch: Batch, lse: Tensor, positive: Tensor, column_lse: Tensor | No
     return (losses + softplus(column_lse[batch.labels] - positive)) / 2
 
 
-@_op("infonce", "bool symmetric, bool mean, bool ranks, bool gradients) -> "
-     "(Tensor loss, Tensor rank, Tensor by_query, Tensor by_document, Tensor by_scale)")  # fmt: skip
+@_op(
+    "infonce",
+    "bool symmetric, bool mean, bool ranks, bool gradients) -> "
+    "(Tensor loss, Tensor rank, Tensor by_query, Tensor by_document, Tensor by_scale)",
+)
 def total_loss(*inputs: Any) -> tuple[Tensor, ...]:
     """(loss [], rank [N], and its derivatives); what is not asked for is empty."""
     batch, (symmetric, mean, ranks, gradients) = Batch(*inputs[:_FIELDS]), inputs[_FIELDS:]
     rows = len(batch.queries)
     weight = 1.0 / max(rows, 1) if mean else 1.0
-    lse, positive, column_lse, rank, by_query, by_document, by_scale = batch.native().forward(
+    *arrays, by_scale = batch.native().forward(
         columns=symmetric,
         ranks=ranks,
         row_weights=np.full(rows, weight, dtype=np.float32) if gradients else None,
         threads=torch.get_num_threads(),
     )
-    lse, positive, column_lse, rank = map(_tensor, (lse, positive, column_lse, rank))
+    lse, positive, column_lse, rank, *by = map(_tensor, arrays)
     losses = _losses(batch, lse, positive, column_lse if symmetric else None)
     loss = (losses.sum(dtype=torch.float64) * weight).float()
-    by = (_tensor(by_query), _tensor(by_document), torch.tensor(by_scale, dtype=torch.float64))
-    return loss, rank, *by
+    return loss, rank, *by, torch.tensor(by_scale, dtype=torch.float64)
 
 
-@total_loss.register_fake
-def _(*inputs: Any) -> tuple[Tensor, ...]:
+def _fake_total(*inputs: Any) -> tuple[Tensor, ...]:
     batch, (_, _, ranks, gradients) = Batch(*inputs[:_FIELDS]), inputs[_FIELDS:]
     by_scale = batch.queries.new_empty((), dtype=torch.float64)
     loss = batch.queries.new_empty((), dtype=torch.float32)
@@ -162,11 +165,15 @@ def _scale_gradients(ctx: Any, upstream: Tensor, *_: Any) -> tuple[Tensor | None
     return _by_inputs(batch, 4, *(x * upstream for x in gradients))
 
 
+total_loss.register_fake(_fake_total)
 total_loss.register_autograd(_scale_gradients, setup_context=_save_gradients)
 
 
-@_op("infonce_statistics", "bool columns, bool ranks) -> "
-     "(Tensor negatives_lse, Tensor positive, Tensor column_negatives_lse, Tensor rank)")  # fmt: skip
+@_op(
+    "infonce_statistics",
+    "bool columns, bool ranks) -> "
+    "(Tensor negatives_lse, Tensor positive, Tensor column_negatives_lse, Tensor rank)",
+)
 def row_statistics(*inputs: Any) -> tuple[Tensor, ...]:
     """(negatives_lse [N], positive [N], column_negatives_lse [M], rank [N])."""
     batch, (columns, ranks) = Batch(*inputs[:_FIELDS]), inputs[_FIELDS:]
@@ -174,8 +181,7 @@ def row_statistics(*inputs: Any) -> tuple[Tensor, ...]:
     return tuple(map(_tensor, arrays[:4]))
 
 
-@row_statistics.register_fake
-def _(*inputs: Any) -> tuple[Tensor, ...]:
+def _fake_statistics(*inputs: Any) -> tuple[Tensor, ...]:
     batch, (columns, ranks) = Batch(*inputs[:_FIELDS]), inputs[_FIELDS:]
     return batch.rows(), batch.rows(), batch.columns(columns), batch.rank(ranks)
 
@@ -202,6 +208,7 @@ def _recompute_gradients(
     return _by_inputs(batch, 2, *gradients)
 
 
+row_statistics.register_fake(_fake_statistics)
 row_statistics.register_autograd(_recompute_gradients, setup_context=_save_statistics)
 
 
@@ -223,10 +230,12 @@ def statistics_backward(*inputs: Any) -> tuple[Tensor, ...]:
     return _tensor(by_query), _tensor(by_document), torch.tensor(by_scale, dtype=torch.float64)
 
 
-@statistics_backward.register_fake
-def _(*inputs: Any) -> tuple[Tensor, ...]:
+def _fake_backward(*inputs: Any) -> tuple[Tensor, ...]:
     batch = Batch(*inputs[:_FIELDS])
     return *batch.gradients(), batch.queries.new_empty((), dtype=torch.float64)
+
+
+statistics_backward.register_fake(_fake_backward)
 
 
 def statistics(batch: Batch, columns: bool) -> tuple[Tensor, Tensor, Tensor]:

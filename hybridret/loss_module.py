@@ -79,7 +79,9 @@ class InfoNCELoss(torch.nn.Module):
         embeddings = [self.model(features)["sentence_embedding"] for features in sentence_features]
         return self.compute_loss_from_embeddings(embeddings, labels)
 
-    def compute_loss_from_embeddings(self, embeddings: list[Tensor], labels: Any = None) -> Tensor:
+    def compute_loss_from_embeddings(
+        self, embeddings: list[Tensor], labels: Tensor | None = None
+    ) -> Tensor:
         """The mean loss, float32, of the embeddings [N, D] of each column."""
         if len(embeddings) < 2:
             raise ValueError(f"expected anchors and positives, got {len(embeddings)} column(s)")
@@ -100,9 +102,9 @@ class InfoNCELoss(torch.nn.Module):
             )
         all_queries, all_documents, all_groups = everybody
         own = torch.arange(offset, offset + rows, device=queries.device)
-        options = {"temperature": self.temperature, "normalize": self.normalize}
+        options: dict[str, Any] = {"temperature": self.temperature, "normalize": self.normalize}
         alone = all_queries is queries
-        loss = infonce(
+        loss: Tensor = infonce(
             queries,
             torch.cat(all_documents),
             own,

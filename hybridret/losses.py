@@ -1,9 +1,9 @@
 """In-batch InfoNCE that never holds the N x M similarities.
 
 :func:`infonce` takes numpy arrays (the value only) or torch tensors (with autograd). For
-``mean`` and ``sum`` the gradients are made in the forward pass, 6 N M D operations in all (8 for the
-symmetric loss), and ``backward`` is a multiplication. :func:`infonce_statistics` are the parts it is
-made of, for negatives that are spread over devices or memory.
+``mean`` and ``sum`` the gradients are made in the forward pass, 6 N M D operations in all (8 for
+the symmetric loss), and ``backward`` is a multiplication. :func:`infonce_statistics` are the parts
+it is made of, for negatives that are spread over devices or memory.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ def infonce(
         labels: int64 [N], the row of ``documents`` that answers each query; default 0 ... N-1.
         temperature: above zero; a torch scalar may take a gradient.
         symmetric: half of this loss plus half of the same over the columns that are labels: each
-            such document picks its query among those that are not masked for it. Labels must differ.
+            such document picks its query among those not masked for it. Labels must differ.
         query_groups: int64 [N], translation group of each row's positive.
         document_groups: int64 [M], translation group of each document; -1 matches nothing. A
             document of the row's group other than its label is no negative.
@@ -203,7 +203,7 @@ def infonce(
     losses = _softplus(lse - positive)
     if symmetric:
         own = np.arange(len(queries)) if labels is None else np.asarray(labels, dtype=np.int64)
-        losses = (losses + _softplus(column_lse[own] - positive)) / 2
+        losses = (losses + _softplus(column_lse[own] - positive)) / np.float32(2)
     loss: Any = losses
     if reduction != "none":
         total = losses.sum(dtype=np.float64)
@@ -229,9 +229,9 @@ def infonce_statistics(
     """The log-sum-exp of each row's negatives and the logit of its positive, apart.
 
     ``softplus(negatives_lse - positive)`` is the loss of :func:`infonce`. Where the documents are
-    spread (over devices, over memory), their log-sum-exps add up by ``logaddexp`` and the positive is
-    the largest; for torch tensors all of this takes gradients, each share of which is computed from
-    the completed sums, again without the N x M logits.
+    spread (over devices, over memory), their log-sum-exps add up by ``logaddexp`` and the positive
+    is the largest; for torch tensors all of this takes gradients, each share of which is computed
+    from the completed sums, again without the N x M logits.
 
     Args:
         queries, documents, temperature, query_groups, document_groups, log_bias, normalize: as in
@@ -247,6 +247,9 @@ def infonce_statistics(
         As :func:`infonce`.
     """
     _check_embeddings(queries, documents)
+    lse: Any
+    positive: Any
+    column_lse: Any
     if _is_torch(queries):
         from hybridret import _torch
 

@@ -205,25 +205,21 @@ class _Run:
         documents = self._embed(
             self.documents, self.table.documents[batch.rows, batch.document_languages]
         )
-        if self.encoder.config.similarity == "cosine" and not self.encoder.model.normalize:
-            queries = torch.nn.functional.normalize(queries, dim=-1)
-            documents = torch.nn.functional.normalize(documents, dim=-1)
+        cosine = self.encoder.config.similarity == "cosine"
         groups = torch.from_numpy(self.table.groups[batch.rows])
-        losses = infonce(
+        loss, stats = infonce(
             queries,
             documents,
             temperature=self.config.temperature,
             query_groups=groups,
             document_groups=groups,
-            reduction="none",
+            normalize=cosine and not self.encoder.model.normalize,
+            return_stats=True,
         )
-        loss = losses.mean()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
-        # -log p < log 2: the positive outweighs all negatives together.
-        accuracy = float((losses.detach() < math.log(2)).float().mean())
-        return float(loss.detach()), accuracy, rate
+        return float(loss.detach()), float(stats.accuracy), rate
 
     def _embed(self, cache: _TokenCache, positions: NDArray[np.int64]) -> Tensor:
         input_ids, mask = self.encoder.tokenizer.pad(cache.ids(positions))

@@ -1,4 +1,4 @@
-"""The native InfoNCE against its float64 twin, as numpy sees it. As torch sees it: test_torch.py."""
+"""The native InfoNCE against its float64 twin, as numpy sees it; test_torch.py: as torch does."""
 
 from __future__ import annotations
 

@@ -144,7 +144,10 @@ OPTIONS = {
     "plain": {},
     "symmetric": {"symmetric": True},
     "masked": {"query_groups": torch.arange(20) % 5, "document_groups": torch.arange(30) % 5},
-    "segments": {"segments": [(8, 12), (12, 18)], "labels": torch.cat([torch.arange(8), 12 + torch.arange(12)])},
+    "segments": {
+        "segments": [(8, 12), (12, 18)],
+        "labels": torch.cat([torch.arange(8), 12 + torch.arange(12)]),
+    },
     "biased": {"log_bias": torch.linspace(-1, 1, 30), "normalize": True},
     "hard-only": {"negatives": "hard-only"},
 }  # fmt: skip
