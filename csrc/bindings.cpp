@@ -298,6 +298,8 @@ PYBIND11_MODULE(_native, m) {
         return names;
       },
       "Instruction sets this build holds and this machine can run, best first.");
+  m.def("share_openmp", &hybridret::similarity::share_openmp, arg("path"),
+        "Runs on the threads of this libgomp, if it is loaded; whether it is.");
   m.def("default_threads", &hybridret::similarity::default_threads,
         "Processors this process may use.");
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +13,11 @@ from torch.nn.functional import softplus
 
 from hybridret import _native
 from hybridret.losses import InfoNCEStats, Segments, check_temperature, segment_pairs
+
+# Where torch brings a libgomp, its threads are ours too (elsewhere the extension has its own).
+for _library in sorted((Path(torch.__file__).parent / "lib").glob("libgomp*.so*")):
+    if _native.share_openmp(str(_library)):
+        break
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 

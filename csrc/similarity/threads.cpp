@@ -1,5 +1,6 @@
 #include "similarity/threads.h"
 
+#include <dlfcn.h>
 #include <pthread.h>
 #include <sched.h>
 
@@ -115,6 +116,9 @@ class Pool {
   std::atomic<uint64_t> generation_{0};
 };
 
+using GompParallel = void (*)(void (*function)(void*), void* data, unsigned threads, unsigned flags);
+std::atomic<GompParallel> gomp_parallel{nullptr};
+
 // Never destroyed: its threads may still wait on it while the process exits.
 std::atomic<Pool*> current_pool{nullptr};
 
@@ -135,7 +139,14 @@ void parallel_for(int64_t items, int threads, const std::function<void(int64_t)>
   job.work = &work;
   job.items = items;
   const int helpers = static_cast<int>(std::min<int64_t>(threads, items)) - 1;
-  if (helpers <= 0 || !pool().try_run(job, helpers)) job.run();
+  if (helpers <= 0) {
+    job.run();
+  } else if (const GompParallel shared = gomp_parallel.load()) {
+    shared([](void* data) { static_cast<Job*>(data)->run(); }, &job,
+           static_cast<unsigned>(helpers + 1), 0);
+  } else if (!pool().try_run(job, helpers)) {
+    job.run();
+  }
   if (job.error) std::rethrow_exception(job.error);
 }
 
@@ -144,6 +155,21 @@ ParallelScope::ParallelScope(int threads) : spinning_(&pool().spinning) {
 }
 
 ParallelScope::~ParallelScope() { spinning_->store(0, std::memory_order_relaxed); }
+
+bool share_openmp(const char* path) {
+#if defined(__linux__)
+  void* library = dlopen(path, RTLD_LAZY | RTLD_NOLOAD);
+  const auto found =
+      library ? reinterpret_cast<GompParallel>(dlsym(library, "GOMP_parallel")) : nullptr;
+  static const int registered = pthread_atfork(nullptr, nullptr, [] { gomp_parallel = nullptr; });
+  (void)registered;
+  gomp_parallel = found;
+  return found != nullptr;
+#else
+  (void)path;
+  return false;
+#endif
+}
 
 int default_threads() {
   int threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));

@@ -1,4 +1,4 @@
-// One lazy pool of threads for the whole extension.
+// One lazy pool of threads for the whole extension, or torch's, where there is one.
 //
 // The count is passed per call. A call made while another one holds the pool runs inline on its own
 // thread, so a service with many callers is never slower than its callers. After fork() the child
@@ -29,6 +29,12 @@ class ParallelScope {
  private:
   std::atomic<int>* spinning_;
 };
+
+// Runs parallel_for on the OpenMP runtime that torch has loaded (the file of a libgomp), on the very
+// threads that torch's own operations use: those spin for milliseconds after each of them, and
+// threads of ours would have to share their processors. Not after fork(), which libgomp does not
+// survive. False where that library is not loaded.
+bool share_openmp(const char* path);
 
 // Processors this process may use: its affinity mask and its container's share.
 int default_threads();
