@@ -3,7 +3,9 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
+#include <mutex>
 #include <new>
 #include <type_traits>
 
@@ -11,9 +13,59 @@ namespace hybridret::similarity {
 namespace {
 
 constexpr std::size_t kCacheLine = 64;
-#if defined(__linux__)
 constexpr std::size_t kHugePage = std::size_t{1} << 21;
-#endif
+constexpr std::size_t kLarge = kHugePage / 4;         // from here on blocks are kept
+constexpr std::size_t kKept = std::size_t{64} << 20;  // at most so much of them
+constexpr std::size_t kMostKeptBlocks = 32;
+
+// Blocks that nobody uses now. Whoever finds the list in use does without it: so does the child of
+// a fork that happened meanwhile.
+class KeptBlocks {
+ public:
+  void* take(std::size_t bytes) noexcept {
+    const std::unique_lock<std::mutex> guard(lock_, std::try_to_lock);
+    if (!guard.owns_lock()) return nullptr;
+    for (std::size_t i = 0; i < count_; ++i) {
+      if (blocks_[i].bytes != bytes) continue;
+      void* memory = blocks_[i].memory;
+      blocks_[i] = blocks_[--count_];
+      total_ -= bytes;
+      return memory;
+    }
+    return nullptr;
+  }
+  bool keep(void* memory, std::size_t bytes) noexcept {
+    const std::unique_lock<std::mutex> guard(lock_, std::try_to_lock);
+    if (!guard.owns_lock() || bytes > kKept) return false;
+    while (count_ == kMostKeptBlocks || total_ + bytes > kKept) {  // the oldest goes
+      std::free(blocks_[0].memory);
+      total_ -= blocks_[0].bytes;
+      std::copy(blocks_ + 1, blocks_ + count_, blocks_);
+      --count_;
+    }
+    blocks_[count_++] = {memory, bytes};
+    total_ += bytes;
+    return true;
+  }
+
+ private:
+  struct Block {
+    void* memory;
+    std::size_t bytes;
+  };
+  std::mutex lock_;
+  Block blocks_[kMostKeptBlocks];
+  std::size_t count_ = 0, total_ = 0;
+};
+
+KeptBlocks& kept_blocks() {
+  static KeptBlocks& blocks = *new KeptBlocks;  // never destroyed: threads may outlive it
+  return blocks;
+}
+
+std::size_t rounded(std::size_t bytes, std::size_t alignment) {
+  return (bytes / alignment + 1) * alignment;
+}
 
 template <class Element>
 constexpr Format kFormat = std::is_same_v<Element, float> ? Format::kFloat32 : Format::kBfloat16;
@@ -21,20 +73,22 @@ constexpr Format kFormat = std::is_same_v<Element, float> ? Format::kFloat32 : F
 }  // namespace
 
 void* allocate(std::size_t bytes) {
-  std::size_t alignment = kCacheLine;
-#if defined(__linux__)
-  if (bytes >= 2 * kHugePage) alignment = kHugePage;
-#endif
-  bytes = (bytes / alignment + 1) * alignment;
+  const bool large = bytes >= kLarge;
+  const std::size_t alignment = large ? kHugePage : kCacheLine;
+  bytes = rounded(bytes, alignment);
+  if (large)
+    if (void* kept = kept_blocks().take(bytes)) return kept;
   void* memory = std::aligned_alloc(alignment, bytes);
   if (!memory) throw std::bad_alloc();
 #if defined(__linux__)
-  if (alignment == kHugePage) madvise(memory, bytes, MADV_HUGEPAGE);  // advice: may be refused
+  if (large) madvise(memory, bytes, MADV_HUGEPAGE);  // advice: may be refused
 #endif
   return memory;
 }
 
-void deallocate(void* memory) noexcept { std::free(memory); }
+void deallocate(void* memory, std::size_t bytes) noexcept {
+  if (bytes < kLarge || !kept_blocks().keep(memory, rounded(bytes, kHugePage))) std::free(memory);
+}
 
 template <class Element>
 RowOperand<Element>::RowOperand(const Matrix& matrix, const TileKernel<Element>& tiles)

@@ -24,24 +24,27 @@ struct Matrix {
   }
 };
 
-// Uninitialised memory at the start of a cache line; large ones ask for huge pages, because first
-// touching 4 KiB at a time costs as much as a tenth of a bfloat16 loss.
+// Uninitialised memory at the start of a cache line. Large blocks are kept for the next call, up to
+// a limit, and ask for huge pages: touching fresh memory 4 KiB at a time would cost as much as a
+// tenth of a bfloat16 loss.
 void* allocate(std::size_t bytes);
-void deallocate(void* memory) noexcept;
+void deallocate(void* memory, std::size_t bytes) noexcept;
 
 template <class T>
 class Buffer {
  public:
   Buffer() = default;
   explicit Buffer(int64_t count)
-      : memory_(static_cast<T*>(allocate(static_cast<std::size_t>(count) * sizeof(T)))) {}
+      : memory_(static_cast<T*>(allocate(static_cast<std::size_t>(count) * sizeof(T))),
+                Deallocate{static_cast<std::size_t>(count) * sizeof(T)}) {}
   T* get() const { return memory_.get(); }
   T& operator[](int64_t i) const { return memory_.get()[i]; }
   explicit operator bool() const { return memory_ != nullptr; }
 
  private:
   struct Deallocate {
-    void operator()(T* memory) const noexcept { deallocate(memory); }
+    std::size_t bytes = 0;
+    void operator()(T* memory) const noexcept { deallocate(memory, bytes); }
   };
   std::unique_ptr<T, Deallocate> memory_;
 };

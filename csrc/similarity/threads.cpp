@@ -116,7 +116,8 @@ class Pool {
   std::atomic<uint64_t> generation_{0};
 };
 
-using GompParallel = void (*)(void (*function)(void*), void* data, unsigned threads, unsigned flags);
+using GompParallel = void (*)(void (*function)(void*), void* data, unsigned threads,
+                              unsigned flags);
 std::atomic<GompParallel> gomp_parallel{nullptr};
 
 // Never destroyed: its threads may still wait on it while the process exits.

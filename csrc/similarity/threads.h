@@ -30,8 +30,8 @@ class ParallelScope {
   std::atomic<int>* spinning_;
 };
 
-// Runs parallel_for on the OpenMP runtime that torch has loaded (the file of a libgomp), on the very
-// threads that torch's own operations use: those spin for milliseconds after each of them, and
+// Runs parallel_for on the OpenMP runtime that torch has loaded (the file of a libgomp), on the
+// very threads that torch's own operations use: those spin for milliseconds after each of them, and
 // threads of ours would have to share their processors. Not after fork(), which libgomp does not
 // survive. False where that library is not loaded.
 bool share_openmp(const char* path);
