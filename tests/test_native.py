@@ -1,0 +1,70 @@
+"""The engine's own C++ tests, for this processor and, under emulators, for others."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+X86 = platform.machine() in ("x86_64", "AMD64")
+
+
+def tool(name: str) -> str:
+    found = shutil.which(name, path=str(Path(sys.executable).parent)) or shutil.which(name)
+    if found is None:
+        pytest.skip(f"{name} is not installed")
+    return found
+
+
+def build(folder: Path, *options: str) -> Path:
+    cmake = tool("cmake")
+    subprocess.run(
+        [cmake, "-S", ROOT, "-B", folder, "-DCMAKE_BUILD_TYPE=Release", "-DHYBRIDRET_PYTHON=OFF",
+         "-DHYBRIDRET_NATIVE_TESTS=ON", "-DSKBUILD_PROJECT_VERSION=0", *options],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    subprocess.run([cmake, "--build", folder, "--parallel", "2"], check=True, capture_output=True)
+    return folder / "native_tests"
+
+
+def run(*command: str | Path) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def native_tests(tmp_path_factory) -> Path:
+    return build(tmp_path_factory.mktemp("native"))
+
+
+def test_every_kernel_of_this_processor(native_tests):
+    assert ": 0 failed" in run(native_tests)
+
+
+@pytest.mark.skipif(not X86, reason="the baseline of x86-64")
+def test_x86_without_avx(native_tests):
+    """A wheel that reaches for an instruction the processor lacks dies here."""
+    assert "active baseline" in run(tool("qemu-x86_64"), "-cpu", "Nehalem", native_tests)
+
+
+@pytest.mark.skipif(not X86, reason="the kernels of x86-64")
+def test_x86_with_avx2_alone(native_tests):
+    assert "active avx2" in run(tool("qemu-x86_64"), "-cpu", "Haswell", native_tests)
+
+
+def test_arm64(tmp_path):
+    compiler, emulator = tool("aarch64-linux-gnu-g++"), tool("qemu-aarch64")
+    program = build(
+        tmp_path,
+        "-DCMAKE_SYSTEM_NAME=Linux",
+        "-DCMAKE_SYSTEM_PROCESSOR=aarch64",
+        f"-DCMAKE_CXX_COMPILER={compiler}",
+        "-DCMAKE_EXE_LINKER_FLAGS=-static",
+    )
+    assert ": 0 failed" in run(emulator, program)
