@@ -1,0 +1,191 @@
+#include "infonce/run.h"
+
+#include <cmath>
+#include <numeric>
+
+namespace hybridret::infonce {
+namespace {
+
+constexpr int64_t kPanelBytes = int64_t{8} << 20;    // of weights held at once
+constexpr int64_t kQueryBytes = int64_t{768} << 10;  // of packed queries: they stay in L2
+constexpr int64_t kLeastPanelRows = 64, kMostPanelRows = 1024;
+// Between the blocks of a panel: their rows would share the same few sets of the caches.
+constexpr int64_t kSkew = 14;
+// Logits up to this far below the bound on them keep their digits: e^-87 is the smallest float.
+constexpr float kHeadroom = 40;
+
+}  // namespace
+
+double sigmoid(double x) {
+  return x >= 0 ? 1 / (1 + std::exp(-x)) : std::exp(x) / (1 + std::exp(x));
+}
+
+float shift_for(double bound) {
+  if (bound > kHeadroom) return static_cast<float>(bound) - kHeadroom;
+  if (bound < -kHeadroom) return static_cast<float>(bound) + kHeadroom;
+  return 0;
+}
+
+Groups::Groups(const Problem& p, int64_t queries, int64_t documents)
+    : query(queries, -1), document(documents, -2) {
+  if (!p.query_groups) return;
+  const std::vector<int64_t> ids = [&] {
+    std::vector<int64_t> sorted(p.document_groups, p.document_groups + p.documents.rows);
+    std::sort(sorted.begin(), sorted.end());
+    sorted.erase(std::unique(sorted.begin(), sorted.end()), sorted.end());
+    return sorted;
+  }();
+  const auto number = [&](int64_t id, int32_t none) {
+    const auto found = std::lower_bound(ids.begin(), ids.end(), id);
+    if (id == -1 || found == ids.end() || *found != id) return none;
+    return static_cast<int32_t>(found - ids.begin());
+  };
+  for (int64_t i = 0; i < p.queries.rows; ++i) query[i] = number(p.query_groups[i], -1);
+  for (int64_t j = 0; j < p.documents.rows; ++j) document[j] = number(p.document_groups[j], -2);
+}
+
+RowsOfLabels::RowsOfLabels(const Problem& p)
+    : begin(static_cast<size_t>(p.documents.rows + 1)), rows(static_cast<size_t>(p.queries.rows)) {
+  for (int64_t i = 0; i < p.queries.rows; ++i)
+    if (p.labels[i] >= 0) ++begin[p.labels[i] + 1];
+  std::partial_sum(begin.begin(), begin.end(), begin.begin());
+  std::vector<int64_t> next(begin.begin(), begin.end() - 1);
+  for (int64_t i = 0; i < p.queries.rows; ++i)
+    if (p.labels[i] >= 0) rows[next[p.labels[i]]++] = i;
+}
+
+template <class Element>
+Run<Element>::Run(const Problem& problem, const Statistics& statistics, int threads)
+    : p_(problem),
+      out_(statistics),
+      threads_(threads),
+      kernel_(similarity::active_kernel()),
+      tiles_(kernel_.tiles<Element>()),
+      stores_(kernel_.stores<Element>()),
+      columns_(kernel_.columns),
+      n_(p_.queries.rows),
+      m_(p_.documents.rows),
+      padded_m_(round_up(round_up(m_, tiles_.rows), columns_)),
+      block_rows_(padded_m_ + kSkew),
+      parts_((m_ + tiles_.rows - 1) / tiles_.rows),
+      panel_rows_(std::min(round_up(std::max<int64_t>(n_, 1), columns_), panel_rows())),
+      documents_(p_.documents, tiles_),
+      groups_(p_, round_up(n_, panel_rows_), padded_m_),
+      labels_(p_),
+      query_factor_(static_cast<size_t>(round_up(n_, panel_rows_)), 1.0f),
+      query_scale_(query_factor_.size()),
+      shift_(query_factor_.size()),
+      weight_(query_factor_.size()),
+      document_factor_(static_cast<size_t>(padded_m_), 1.0f),
+      document_bias_(static_cast<size_t>(padded_m_), -kInfinity),
+      positive_bias_(static_cast<size_t>(padded_m_), 0.0f),
+      packed_queries_(panel_rows_ * documents_.depth()),
+      partial_(static_cast<size_t>(parts_ * panel_rows_)),
+      chosen_(static_cast<size_t>(panel_rows_ / columns_)),
+      positive_(query_factor_.size(), -kInfinity),
+      sum_(query_factor_.size()),
+      gap_(query_factor_.size()) {
+  measure_vectors();
+}
+
+template <class Element>
+int64_t Run<Element>::panel_rows() const {
+  // float32 weights, or bfloat16 ones stored twice: four bytes either way.
+  const int64_t weights = kPanelBytes / (4 * std::max<int64_t>(padded_m_, 1));
+  const int64_t queries =
+      kQueryBytes / (std::max<int64_t>(p_.queries.depth, 1) * int64_t{sizeof(Element)});
+  const int64_t rows = std::min(weights, queries) / columns_ * columns_;
+  return std::max(kLeastPanelRows, std::min(rows, kMostPanelRows));
+}
+
+template <class Element>
+void Run<Element>::measure(const Matrix& matrix, float* lengths) const {
+  constexpr int64_t kRows = 256;
+  const float tolerance = unit_norm_tolerance(matrix.format);
+  parallel_for((matrix.rows + kRows - 1) / kRows, threads_, [&](int64_t item) {
+    const Buffer<float> buffer(matrix.depth);
+    for (int64_t i = item * kRows; i < std::min(matrix.rows, (item + 1) * kRows); ++i) {
+      const float* row = float_row(matrix, i, buffer.get());
+      lengths[i] = std::sqrt(kernel_.dot(row, row, matrix.depth));
+      if (p_.unit_norm && !(std::abs(lengths[i] - 1) <= tolerance))
+        lengths[i] = std::numeric_limits<float>::quiet_NaN();
+    }
+  });
+}
+
+template <class Element>
+void Run<Element>::measure_vectors() {
+  std::vector<float> query_length(static_cast<size_t>(n_)),
+      document_length(static_cast<size_t>(m_));
+  measure(p_.queries, query_length.data());
+  measure(p_.documents, document_length.data());
+  float largest_bias = 0;
+  for (int64_t j = 0; j < m_; ++j) {
+    const float bias = p_.log_bias ? p_.log_bias[j] : 0;
+    document_bias_[j] = positive_bias_[j] = bias;
+    largest_bias = j ? std::max(largest_bias, bias) : bias;
+  }
+  if (p_.hard_only)
+    for (int64_t i = 0; i < n_; ++i)
+      if (p_.labels[i] >= 0) document_bias_[p_.labels[i]] = -kInfinity;
+  bool broken = false;
+  float longest = 0;
+  for (int64_t j = 0; j < m_; ++j) {
+    if (p_.normalize) {
+      document_factor_[j] = 1 / std::max(document_length[j], kLeastLength);
+      document_length[j] = 1;
+    }
+    broken |= std::isnan(document_length[j]);
+    longest = std::max(longest, document_length[j]);
+  }
+  for (int64_t i = 0; i < n_; ++i) broken |= std::isnan(query_length[i]);
+  std::fill(query_scale_.begin(), query_scale_.end(), p_.scale);
+  for (int64_t i = 0; i < n_; ++i) {
+    if (p_.normalize) {
+      query_factor_[i] = 1 / std::max(query_length[i], kLeastLength);
+      query_length[i] = 1;
+    }
+    query_scale_[i] = p_.unit_norm && broken ? std::numeric_limits<float>::quiet_NaN()
+                                             : p_.scale * query_factor_[i];
+    // Cauchy and Schwarz; an infinite or unknown bound leaves the row to its true maximum.
+    const double bound = static_cast<double>(p_.scale) * query_length[i] * longest + largest_bias;
+    shift_[i] = std::isfinite(bound) ? shift_for(bound) : 0;
+    common_bound_ = i ? std::max(common_bound_, bound) : bound;
+  }
+}
+
+template <class Element>
+Logits Run<Element>::logits_of(const float* tile, int64_t block, int64_t j) const {
+  return {tile,
+          tiles_.rows,
+          &query_scale_[begin_ + block],
+          &groups_.query[begin_ + block],
+          &document_factor_[j],
+          &document_bias_[j],
+          p_.query_groups ? &groups_.document[j] : nullptr};
+}
+
+template <class Element>
+void Run<Element>::take_positives(Logits logits, float* tile, int64_t block, int64_t j) const {
+  const int64_t end = std::min(block + columns_, count_);
+  const auto last = panel_labels_.begin() + end;
+  auto label =
+      std::lower_bound(panel_labels_.begin() + block, last, std::pair<int64_t, int64_t>{j, -1});
+  logits.document_bias = &positive_bias_[j];
+  for (; label != last && label->first < j + tiles_.rows; ++label) {
+    const int64_t row = label->first - j, query = label->second - begin_ - block;
+    positive_[label->second] = kernel_.epilogues.logit(logits, row, query);
+    tile[row * columns_ + query] = -kInfinity;
+  }
+  for (int64_t query = end - block; query < columns_; ++query)
+    for (int64_t row = 0; row < tiles_.rows; ++row) tile[row * columns_ + query] = -kInfinity;
+}
+
+template Run<float>::Run(const Problem&, const Statistics&, int);
+template Run<Bfloat16>::Run(const Problem&, const Statistics&, int);
+template Logits Run<float>::logits_of(const float*, int64_t, int64_t) const;
+template Logits Run<Bfloat16>::logits_of(const float*, int64_t, int64_t) const;
+template void Run<float>::take_positives(Logits, float*, int64_t, int64_t) const;
+template void Run<Bfloat16>::take_positives(Logits, float*, int64_t, int64_t) const;
+
+}  // namespace hybridret::infonce
