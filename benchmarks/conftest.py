@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import platform
@@ -45,10 +46,8 @@ class PeakMemory:
     """Bytes that stood at the worst moment above what stood before, of this process (Linux)."""
 
     def __enter__(self) -> PeakMemory:
-        try:  # memory that the last peer freed is given back first
+        with contextlib.suppress(AttributeError, OSError):  # what the last peer freed goes back
             ctypes.CDLL(None).malloc_trim(0)
-        except (AttributeError, OSError):
-            pass
         self.before = self._read("VmRSS")
         Path("/proc/self/clear_refs").write_text("5")
         return self

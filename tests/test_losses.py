@@ -6,6 +6,7 @@ import math
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -342,6 +343,19 @@ def test_the_same_bits_for_any_number_of_threads(form, symmetric):
     for run in runs[1:]:
         for a, b in zip(runs[0], run, strict=True):
             assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
+
+
+def test_callers_at_once():
+    """A second caller finds the threads taken and computes alone: the same bits."""
+    rng = np.random.default_rng(17)
+    native = _native.InfoNCE(
+        vectors(rng, 300, 64), vectors(rng, 300, 64), np.arange(300), scale=20.0
+    )
+    weights = np.ones(300, FLOATS)
+    expected = native.forward(row_weights=weights)[4]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: native.forward(row_weights=weights)[4], range(40)))
+    assert all((by == expected).all() for by in found)
 
 
 def test_threads_survive_a_fork():

@@ -47,6 +47,16 @@ def test_every_kernel_of_this_processor(native_tests):
     assert ": 0 failed" in run(native_tests)
 
 
+def test_kernel_files_give_the_linker_nothing_to_merge(native_tests):
+    """Of two copies of an inline function it keeps one, which may need AVX-512."""
+    files = sorted(native_tests.parent.rglob("kernel_*.o"))
+    assert len(files) == (5 if X86 else 1)
+    for file in files:
+        symbols = [line.split() for line in run(tool("nm"), "-C", file).splitlines()]
+        shared = [s[-1] for s in symbols if s[-2].isupper() and s[-2] != "U"]
+        assert [name.startswith("hybridret::similarity::k") for name in shared] == [True], shared
+
+
 @pytest.mark.skipif(not X86, reason="the baseline of x86-64")
 def test_x86_without_avx(native_tests):
     """A wheel that reaches for an instruction the processor lacks dies here."""

@@ -10,10 +10,10 @@
 // Operand b is packed: b[k * columns + j] in float32, b[(k / 2 * columns + j) * 2 + k % 2] in
 // bfloat16. Tiles are always whole: callers pad a and b, and give c the room.
 //
-// Every element is one chain of multiply-adds in ascending order of depth, whatever the position
-// of the element in the tile, of the tile in the matrix, and of the thread that computes it, and
-// whether it is interrupted by a store of c: within one ISA, equal inputs give equal bits. The
-// scorer's ranks and the loss's run-to-run determinism rest on that.
+// Every element is one chain of multiply-adds in ascending order of depth, whatever the position of
+// the element in the tile, of the tile in the matrix, and of the thread that computes it; to
+// accumulate, a chain is added to what stands in c. Within one ISA, equal inputs give equal bits.
+// The scorer's ranks and the loss's run-to-run determinism rest on that.
 #pragma once
 
 #include <cstdint>
