@@ -95,7 +95,7 @@ void exponentials_agree(const Kernel& kernel) {
   std::vector<float> tile(documents * columns), ones(64, 1.0f), zeros(64, 0.0f), sums(columns);
   for (size_t i = 0; i < tile.size(); ++i) tile[i] = -90.0f + 178.0f * i / tile.size();
   const Buffer<float> out(documents * columns);
-  const similarity::Logits logits{tile.data(), documents,   ones.data(), nullptr,
+  const similarity::Logits logits{tile.data(), documents,    ones.data(), nullptr,
                                   ones.data(), zeros.data(), nullptr};
   kernel.float_stores.exponentials(logits, zeros.data(), sums.data(), nullptr, out.get(), nullptr);
   double worst = 0;
@@ -106,7 +106,8 @@ void exponentials_agree(const Kernel& kernel) {
   expect(worst < 3e-7, std::string(kernel.isa) + " exponentials");
 }
 
-// Loss and gradients of the active kernel against double, and the same bits from one thread and four.
+// Loss and gradients of the active kernel against double, and the same bits from one thread and
+// four.
 void loss_agrees(Format format, bool symmetric, double loss_bound, double gradient_bound) {
   const int64_t n = 150, m = 190, depth = 40, bytes = similarity::bytes_of(format);
   std::vector<float> q = unit_vectors(n, depth, 4), d = unit_vectors(m, depth, 5);
@@ -144,7 +145,8 @@ void loss_agrees(Format format, bool symmetric, double loss_bound, double gradie
   std::vector<double> s(n * m), g(n * m), loss(1), expected(1), eq(q.size()), ed(d.size());
   for (int64_t i = 0; i < n; ++i)
     for (int64_t j = 0; j < m; ++j)
-      for (int64_t k = 0; k < depth; ++k) s[i * m + j] += 20.0 * q[i * depth + k] * d[j * depth + k];
+      for (int64_t k = 0; k < depth; ++k)
+        s[i * m + j] += 20.0 * q[i * depth + k] * d[j * depth + k];
   const auto softmax = [&](int64_t count, double weight, auto at, int64_t label) {
     double sum = 0;
     for (int64_t j = 0; j < count; ++j) sum += std::exp(s[at(j)]);
@@ -157,7 +159,8 @@ void loss_agrees(Format format, bool symmetric, double loss_bound, double gradie
     if (symmetric) softmax(n, 0.5, [&](int64_t r) { return r * m + labels[i]; }, i);
     double row = std::log1p(std::exp(static_cast<double>(lse[i]) - positive[i]));
     if (symmetric)
-      row = (row + std::log1p(std::exp(static_cast<double>(column_lse[labels[i]]) - positive[i]))) / 2;
+      row = (row + std::log1p(std::exp(static_cast<double>(column_lse[labels[i]]) - positive[i]))) /
+            2;
     loss[0] += row / n;
   }
   for (int64_t i = 0; i < n; ++i)
@@ -166,8 +169,8 @@ void loss_agrees(Format format, bool symmetric, double loss_bound, double gradie
         eq[i * depth + k] += g[i * m + j] * d[j * depth + k];
         ed[j * depth + k] += g[i * m + j] * q[i * depth + k];
       }
-  const std::string name = std::string("loss, ") + std::to_string(bytes) + " bytes" +
-                           (symmetric ? ", symmetric" : "");
+  const std::string name =
+      std::string("loss, ") + std::to_string(bytes) + " bytes" + (symmetric ? ", symmetric" : "");
   expect(relative(loss, expected) < loss_bound, name);
   expect(relative({by_q.begin(), by_q.end()}, eq) < gradient_bound, name + ", queries");
   expect(relative({by_d.begin(), by_d.end()}, ed) < gradient_bound, name + ", documents");
