@@ -46,6 +46,7 @@ class PeakMemory:
     """Bytes that stood at the worst moment above what stood before, of this process (Linux)."""
 
     def __enter__(self) -> PeakMemory:
+        _native.release_scratch()
         with contextlib.suppress(AttributeError, OSError):  # what the last peer freed goes back
             ctypes.CDLL(None).malloc_trim(0)
         self.before = self._read("VmRSS")

@@ -75,7 +75,7 @@ def cached_multiple_negatives(q, d):
 
 def loss_of(name):
     losses = pytest.importorskip("sentence_transformers.losses")
-    return getattr(losses, name)(torch.nn.Identity(), scale=SCALE)
+    return getattr(losses, name)(torch.nn.Sequential(torch.nn.Identity()), scale=SCALE)
 
 
 def symmetric(q, d):

@@ -13,6 +13,7 @@
 #include "infonce/infonce.h"
 #include "ranking/ranking.h"
 #include "similarity/kernel.h"
+#include "similarity/panels.h"
 #include "similarity/threads.h"
 
 namespace py = pybind11;
@@ -300,6 +301,8 @@ PYBIND11_MODULE(_native, m) {
       "Instruction sets this build holds and this machine can run, best first.");
   m.def("share_openmp", &hybridret::similarity::share_openmp, arg("path"),
         "Runs on the threads of this libgomp, if it is loaded; whether it is.");
+  m.def("release_scratch", &hybridret::similarity::release_kept,
+        "Gives back the memory that is kept from call to call, at most 64 MiB.");
   m.def("default_threads", &hybridret::similarity::default_threads,
         "Processors this process may use.");
 

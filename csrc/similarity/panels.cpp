@@ -48,6 +48,13 @@ class KeptBlocks {
     return true;
   }
 
+  void release() noexcept {
+    const std::unique_lock<std::mutex> guard(lock_, std::try_to_lock);
+    if (!guard.owns_lock()) return;
+    while (count_ > 0) std::free(blocks_[--count_].memory);
+    total_ = 0;
+  }
+
  private:
   struct Block {
     void* memory;
@@ -89,6 +96,8 @@ void* allocate(std::size_t bytes) {
 void deallocate(void* memory, std::size_t bytes) noexcept {
   if (bytes < kLarge || !kept_blocks().keep(memory, rounded(bytes, kHugePage))) std::free(memory);
 }
+
+void release_kept() noexcept { kept_blocks().release(); }
 
 template <class Element>
 RowOperand<Element>::RowOperand(const Matrix& matrix, const TileKernel<Element>& tiles)

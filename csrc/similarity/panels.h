@@ -29,6 +29,7 @@ struct Matrix {
 // tenth of a bfloat16 loss.
 void* allocate(std::size_t bytes);
 void deallocate(void* memory, std::size_t bytes) noexcept;
+void release_kept() noexcept;
 
 template <class T>
 class Buffer {
