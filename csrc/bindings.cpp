@@ -49,6 +49,7 @@ Matrix matrix(const py::array& array, const char* name) {
     format = Format::kBfloat16;
   else if (kind != 'f' || array.itemsize() != 4)
     fail("must be float32, float16 or the uint16 bits of bfloat16");
+  if (array.dtype().attr("isnative").cast<bool>() == false) fail("must be in native byte order");
   const bool unit =
       array.size() == 0 || array.shape(1) == 1 || array.strides(1) == array.itemsize();
   if (!unit || array.strides(0) % array.itemsize() != 0)
@@ -89,7 +90,10 @@ struct Loss {
                             " against " + shape_of(documents));
     if (p.queries.format != p.documents.format)
       throw py::value_error("queries and documents differ in dtype");
-    p.labels = vector_data(labels, n, "labels");
+    // Copied: they are checked now and index memory later, when other Python threads may run.
+    const int64_t* given = vector_data(labels, n, "labels");
+    own_labels.assign(given, given + n);
+    p.labels = own_labels.data();
     for (int64_t i = 0; i < n; ++i)
       if (p.labels[i] < (labels_elsewhere ? -1 : 0) || p.labels[i] >= m)
         throw py::value_error("labels[" + std::to_string(i) + "] is " +
@@ -108,6 +112,9 @@ struct Loss {
     p.scale = scale;
     p.normalize = normalize, p.unit_norm = unit_norm, p.hard_only = hard_only;
   }
+
+  Loss(const Loss&) = delete;
+  Loss& operator=(const Loss&) = delete;
 
   void set_segments(const Integers& segments) {
     if (segments.ndim() != 2 || segments.shape(1) != 2)
@@ -143,6 +150,13 @@ struct Loss {
                      std::vector<py::ssize_t>{rows, problem.queries.depth});
   }
 
+  void check_labels_present() const {
+    for (int64_t i = 0; i < n; ++i)
+      if (problem.labels[i] < 0)
+        throw py::value_error("labels[" + std::to_string(i) + "] is -1: a row whose positive is " +
+                              "elsewhere has no rank and no loss of its own");
+  }
+
   // Columns have a loss of their own only where they answer one row.
   void check_distinct_labels() const {
     std::vector<int64_t> row(static_cast<size_t>(m), -1);
@@ -158,6 +172,7 @@ struct Loss {
   }
 
   std::vector<py::object> kept;  // the arrays that `problem` points into
+  std::vector<int64_t> own_labels;
   int64_t n = 0, m = 0;
   hybridret::infonce::Problem problem{};
 };
@@ -166,6 +181,7 @@ py::tuple infonce_forward(const Loss& loss, bool columns, bool ranks,
                           const std::optional<Floats>& row_weights, int threads) {
   threads = thread_count(threads);
   if (columns) loss.check_distinct_labels();
+  if (ranks || (columns && row_weights)) loss.check_labels_present();
   Floats lse(loss.n), positive(loss.n), column_lse(columns ? loss.m : 0);
   Array<int32_t> rank(ranks ? loss.n : 0);
   const hybridret::infonce::Statistics statistics{lse.mutable_data(), positive.mutable_data(),
@@ -284,6 +300,7 @@ PYBIND11_MODULE(_native, m) {
   using py::kw_only;
   m.doc() = "Native kernels of hybridret: InfoNCE, rank counting, HNSW.";
   m.attr("__version__") = HYBRIDRET_VERSION;
+  hybridret::similarity::watch_forks();
   m.attr("compiler") = HYBRIDRET_COMPILER;
   m.attr("hnswlib_version") = HYBRIDRET_HNSWLIB_VERSION;
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,10 +15,21 @@ from torch.nn.functional import softplus
 from hybridret import _native
 from hybridret.losses import InfoNCEStats, Segments, check_temperature, segment_pairs
 
+
+def _is_fork() -> bool:
+    """Whether this process is its parent's copy: libgomp's threads may then be the parent's."""
+    try:
+        parent, own = (Path(f"/proc/{p}/cmdline").read_bytes() for p in (os.getppid(), "self"))
+    except OSError:
+        return False
+    return parent == own
+
+
 # Where torch brings a libgomp, its threads are ours too (elsewhere the extension has its own).
-for _library in sorted((Path(torch.__file__).parent / "lib").glob("libgomp*.so*")):
-    if _native.share_openmp(str(_library)):
-        break
+if not _is_fork():
+    for _library in sorted((Path(torch.__file__).parent / "lib").glob("libgomp*.so*")):
+        if _native.share_openmp(str(_library)):
+            break
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -168,8 +180,6 @@ def _scale_gradients(ctx: Any, upstream: Tensor, *_: Any) -> tuple[Tensor | None
     queries, documents, scale, *gradients = ctx.saved_tensors
     batch = Batch._make([None] * _FIELDS)
     batch = batch._replace(queries=queries, documents=documents, scale=scale)
-    if type(upstream) is Tensor and upstream.item() == 1:  # not while torch traces: no copies
-        return _by_inputs(batch, 4, *gradients)
     return _by_inputs(batch, 4, *(x * upstream for x in gradients))
 
 
@@ -286,10 +296,9 @@ def batch(
     """Checks what a user gave; embeddings take autocast's dtype where it is on."""
     for name, tensor in (("queries", queries), ("documents", documents)):
         if not isinstance(tensor, Tensor) or tensor.dtype not in _DTYPES:
-            got = getattr(tensor, "dtype", type(tensor).__name__)
+            got = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
             raise TypeError(f"{name} must be a float32, bfloat16 or float16 tensor, got {got}")
-        if tensor.device.type != "cpu":
-            raise ValueError(f"{name} is on {tensor.device}; this build has CPU kernels only")
+        _check_device(name, tensor)
     if torch.is_autocast_enabled("cpu"):
         dtype = torch.get_autocast_dtype("cpu")
         queries, documents = queries.to(dtype), documents.to(dtype)
@@ -298,24 +307,34 @@ def batch(
             f"queries and documents differ in dtype: {queries.dtype} against {documents.dtype}"
         )
     if labels is None:
-        labels = torch.arange(queries.shape[0])
+        labels = torch.arange(queries.shape[0], device="cpu")
     if log_bias is not None:
+        if not isinstance(log_bias, Tensor):
+            raise TypeError(f"log_bias must be a tensor, got {type(log_bias).__name__}")
+        _check_device("log_bias", log_bias)
         if log_bias.requires_grad:
             raise ValueError("log_bias takes no gradient: detach it")
         log_bias = log_bias.float().contiguous()
     if not isinstance(temperature, Tensor):
         check_temperature(temperature)  # a tensor's value is checked by the kernel, which reads it
-    elif temperature.numel() != 1:
-        raise ValueError(f"temperature must be a scalar, got shape {list(temperature.shape)}")
+    elif temperature.numel() != 1 or not temperature.is_floating_point():
+        raise ValueError(
+            "temperature must be a real scalar, got "
+            f"{temperature.dtype} of shape {list(temperature.shape)}"
+        )
+    else:
+        _check_device("temperature", temperature)
     return Batch(
         queries,
         documents,
         _integers("labels", labels),
         None if query_groups is None else _integers("query_groups", query_groups),
         None if document_groups is None else _integers("document_groups", document_groups),
-        None if segments is None else torch.tensor(segment_pairs(segments)).reshape(-1, 2),
+        None
+        if segments is None
+        else torch.tensor(segment_pairs(segments), dtype=torch.int64, device="cpu").reshape(-1, 2),
         log_bias,
-        1.0 / torch.as_tensor(temperature, dtype=torch.float32),
+        1.0 / torch.as_tensor(temperature, dtype=torch.float32, device="cpu"),
         normalize,
         unit_norm,
         hard_only,
@@ -323,10 +342,16 @@ def batch(
     )
 
 
+def _check_device(name: str, tensor: Tensor) -> None:
+    if tensor.device.type != "cpu":
+        raise ValueError(f"{name} is on {tensor.device}; this build has CPU kernels only")
+
+
 def _integers(name: str, given: Any) -> Tensor:
     is_tensor = isinstance(given, Tensor)
     if not is_tensor or given.is_floating_point() or given.dtype in (torch.bool, torch.uint64):
-        got = getattr(given, "dtype", type(given).__name__)
+        got = given.dtype if is_tensor else type(given).__name__
         raise TypeError(f"{name} must be a tensor of integers, got {got}")
+    _check_device(name, given)
     integers: Tensor = given.long().contiguous()
     return integers

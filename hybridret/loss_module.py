@@ -53,7 +53,11 @@ class InfoNCELoss(torch.nn.Module):
             raise ValueError("scale is 1 / temperature: give one of them")
         if scale is not None and not scale > 0:
             raise ValueError(f"scale must be positive, got {scale}")
-        kind = "cos_sim" if similarity_fct is None else similarity_fct.__name__
+        kind = (
+            "cos_sim"
+            if similarity_fct is None
+            else getattr(similarity_fct, "__name__", repr(similarity_fct))
+        )
         if kind not in _SIMILARITIES:
             raise ValueError(f"similarity_fct must be one of cos_sim, dot_score, got {kind}")
         ways = {
@@ -86,11 +90,15 @@ class InfoNCELoss(torch.nn.Module):
         if len(embeddings) < 2:
             raise ValueError(f"expected anchors and positives, got {len(embeddings)} column(s)")
         queries, *documents = embeddings
+        if any(len(column) != len(queries) for column in documents):
+            raise ValueError(
+                f"columns must have as many rows as the anchors, got {[len(x) for x in embeddings]}"
+            )
         groups = None
         if self.labels_are_groups:
             if labels is None:
                 raise ValueError("labels_are_groups, but the batch has no labels")
-            groups = labels.reshape(-1)
+            groups = torch.as_tensor(labels).reshape(-1)
         rows, offset = len(queries), 0
         everybody = (queries, documents, groups)
         if self.gather_across_devices and torch.distributed.is_initialized():
@@ -120,7 +128,7 @@ class InfoNCELoss(torch.nn.Module):
     def get_config_dict(self) -> dict[str, Any]:
         """What a model card says of the loss."""
         return {
-            "temperature": float(self.temperature),
+            "temperature": float(torch.as_tensor(self.temperature).detach()),
             "similarity_fct": "cos_sim" if self.normalize else "dot_score",
             "gather_across_devices": self.gather_across_devices,
             "symmetric": self.symmetric,

@@ -9,6 +9,7 @@ it is made of, for negatives that are spread over devices or memory.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import index
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
 
 import numpy as np
@@ -32,7 +33,8 @@ class InfoNCEStats(NamedTuple):
     accuracy: Any
     """float32 scalar: share of the rows whose positive no negative outranks; NaN without rows."""
     rank: Any
-    """int32 [N]: 1 + the number of negatives with a higher logit than the positive."""
+    """int32 [N]: 1 + the number of negatives with a higher logit than the positive; 0 where the
+    loss is NaN."""
 
 
 class InfoNCEStatistics(NamedTuple):
@@ -150,8 +152,8 @@ def infonce(
             negative (Eq. 1 of arXiv 2408.10536).
         normalize: divide every vector by its length (at least 1e-12, as in
             ``torch.nn.functional.normalize``). A zero vector gets no gradient.
-        unit_norm: promise that all vectors have length 1; the loss is NaN if one deviates by more
-            than 0.001, in 16 bits by more than 0.01.
+        unit_norm: promise that all vectors have length 1; the loss (with segments, of the segment)
+            is NaN if one deviates by more than 0.001, in 16 bits by more than 0.01.
         reduction: ``mean`` or ``sum`` give a scalar, ``none`` [N].
         return_stats: also return :class:`InfoNCEStats`, of the rows.
 
@@ -163,7 +165,8 @@ def infonce(
         ValueError: shapes or dtypes disagree, M < N, a label is out of range, an option is unknown
             or contradicts another, or temperature is not positive.
         TypeError: embeddings are not floats of 16 or 32 bits, or labels or groups not integers.
-        RuntimeError: a second derivative is asked for.
+        RuntimeError: a second derivative is asked for. Derivatives come from ``backward`` and
+            ``torch.autograd.grad``; there is no forward mode and no ``torch.func``.
     """
     _check_embeddings(queries, documents)
     if reduction not in _REDUCTIONS:
@@ -180,7 +183,7 @@ def infonce(
     hard_only = negatives == "hard-only"
     if hard_only and symmetric:
         raise ValueError("hard-only negatives have no symmetric loss: no query is a negative")
-    if hard_only and len(documents) == len(queries) > 0:
+    if hard_only and labels is None and len(documents) == len(queries) > 0:
         raise ValueError(
             f"negatives='hard-only' needs documents beyond the positives, got {len(queries)} "
             f"queries and {len(documents)} documents"
@@ -200,10 +203,10 @@ def infonce(
         normalize=normalize, unit_norm=unit_norm, hard_only=hard_only,
     )  # fmt: skip
     lse, positive, column_lse, rank, *_ = batch.forward(columns=symmetric, ranks=return_stats)
-    losses = _softplus(lse - positive)
+    losses = _softplus(lse, positive)
     if symmetric:
         own = np.arange(len(queries)) if labels is None else np.asarray(labels, dtype=np.int64)
-        losses = (losses + _softplus(column_lse[own] - positive)) / np.float32(2)
+        losses = (losses + _softplus(column_lse[own], positive)) / np.float32(2)
     loss: Any = losses
     if reduction != "none":
         total = losses.sum(dtype=np.float64)
@@ -269,6 +272,8 @@ def infonce_statistics(
 
 def check_temperature(temperature: float) -> None:
     """Raises ValueError unless ``1 / temperature`` is a float32 that can scale a logit."""
+    if not isinstance(temperature, int | float | np.floating):
+        raise TypeError(f"temperature must be a number, got {type(temperature).__name__}")
     if not 1e-30 < temperature < 1e30:
         raise ValueError(f"temperature must be positive and finite, got {temperature}")
 
@@ -287,9 +292,9 @@ def _check_embeddings(queries: Any, documents: Any) -> None:
             raise ValueError(f"{name} must have two dimensions, got shape {list(given.shape)}")
 
 
-def _softplus(x: NDArray[np.float32]) -> NDArray[np.float32]:
+def _softplus(lse: NDArray[np.float32], positive: NDArray[np.float32]) -> NDArray[np.float32]:
     with np.errstate(invalid="ignore"):  # NaN is passed on without a warning
-        return np.asarray(np.logaddexp(np.float32(0), x, dtype=np.float32))
+        return np.asarray(np.logaddexp(np.float32(0), lse - positive, dtype=np.float32))
 
 
 def _batch(
@@ -303,14 +308,16 @@ def _batch(
     log_bias: Any,
     **options: bool,
 ) -> _native.InfoNCE:
-    check_temperature(float(temperature))
+    check_temperature(temperature)
     return _native.InfoNCE(
         _embeddings("queries", queries),
         _embeddings("documents", documents),
         _integers("labels", np.arange(len(queries)) if labels is None else labels),
         query_groups=_integers("query_groups", query_groups),
         document_groups=_integers("document_groups", document_groups),
-        segments=None if segments is None else np.array(segment_pairs(segments)).reshape(-1, 2),
+        segments=None
+        if segments is None
+        else np.array(segment_pairs(segments), dtype=np.int64).reshape(-1, 2),
         log_bias=None if log_bias is None else np.ascontiguousarray(log_bias, dtype=np.float32),
         scale=1.0 / float(temperature),
         **options,
@@ -320,10 +327,9 @@ def _batch(
 def _embeddings(name: str, array: Any) -> NDArray[Any]:
     names = ("float32", "float16", "bfloat16")
     if not isinstance(array, np.ndarray) or array.dtype.name not in names:
-        got = getattr(array, "dtype", type(array).__name__)
-        raise TypeError(
-            f"{name} must be a {', '.join(names)} numpy array or torch tensor, got {got}"
-        )
+        got = array.dtype if isinstance(array, np.ndarray) else f"a {type(array).__name__}"
+        raise TypeError(f"{name} must be a numpy array of {', '.join(names)}, got {got}")
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
     if array.dtype.name == "bfloat16":  # of the package ml_dtypes
         array = array.view(np.uint16)
     whole_rows = array.size and array.strides[1] == array.itemsize
@@ -332,8 +338,11 @@ def _embeddings(name: str, array: Any) -> NDArray[Any]:
 
 def segment_pairs(segments: Segments) -> list[list[int]]:
     """[[rows, columns], ...]. Raises ValueError for anything else."""
-    pairs = [list(pair) if isinstance(pair, tuple | list) else [] for pair in segments]
-    if any(len(pair) != 2 or not all(isinstance(x, int) for x in pair) for pair in pairs):
+    try:
+        pairs = [[index(rows), index(columns)] for rows, columns in segments]
+    except (TypeError, ValueError):
+        pairs = [[-1, -1]]
+    if any(not 0 <= count < 2**62 for pair in pairs for count in pair):
         raise ValueError(f"segments must be pairs of integers (rows, columns), got {segments!r}")
     return pairs
 

@@ -268,6 +268,48 @@ def test_a_loose_bound_on_the_logits_costs_no_digits(symmetric):
     check(q, d, symmetric=symmetric)
 
 
+def test_a_bound_that_is_not_finite_leaves_the_other_rows_right():
+    q, d = np.ones((6, 8), FLOATS), np.ones((6, 8), FLOATS)
+    for bad in (0, 3):
+        broken = q.copy()
+        broken[bad, 0] = np.nan
+        for columns in (False, True):
+            lse = infonce_statistics(broken, d, temperature=0.02, columns=columns).negatives_lse
+            assert np.isnan(lse[bad])
+            np.testing.assert_allclose(np.delete(lse, bad), 400 + math.log(5), rtol=1e-6)
+    q, d = np.zeros((4, 8), FLOATS), np.zeros((4, 8), FLOATS)
+    q[:, 0] = 1
+    d[:, 0] = [120, 1, -5, 3]
+    d[3, 1] = 3e19  # its squared length overflows, its logits do not
+    rows = infonce(q, d, temperature=1.0, reduction="none")
+    np.testing.assert_allclose(rows, [0, 119, 125, 117], atol=1e-5)
+    assert np.isfinite(infonce(q, d, normalize=True))
+
+
+def test_no_documents_at_all():
+    q, none = np.ones((5, 8), FLOATS), np.zeros((0, 8), FLOATS)
+    statistics = infonce_statistics(q, none, np.full(5, -1))
+    assert (statistics.negatives_lse == -np.inf).all()
+    native = _native.InfoNCE(q, none, np.full(5, -1), scale=1.0, labels_elsewhere=True)
+    by_query, by_document, _ = native.backward(
+        statistics.negatives_lse,
+        by_negatives_lse=np.ones(5, FLOATS),
+        by_positive=np.ones(5, FLOATS),
+    )
+    assert not by_query.any()
+    assert by_document.shape == (0, 8)
+    with pytest.raises(ValueError, match=r"labels\[0\] is -1"):
+        native.forward(ranks=True)
+
+
+def test_no_depth_at_all():
+    none = np.zeros((4, 0), FLOATS)
+    native = _native.InfoNCE(none, none, np.arange(4), scale=1.0)
+    lse, *_, by_query, _, _ = native.forward(row_weights=np.ones(4, FLOATS))
+    np.testing.assert_allclose(lse, math.log(3), rtol=1e-6)
+    assert by_query.shape == (4, 0)
+
+
 def test_a_row_without_negatives_costs_nothing():
     rng = np.random.default_rng(4)
     q, d = vectors(rng, 3, 8), vectors(rng, 3, 8)
@@ -321,6 +363,9 @@ def test_not_a_number_is_passed_on():
     rows = infonce(bad, d, reduction="none")
     assert np.isnan(rows[3])
     assert not np.isnan(np.delete(rows, 3)).any()
+    loss, stats = infonce(bad, d, return_stats=True)
+    assert np.isnan(loss)
+    assert stats.rank[3] == 0
     for value in (np.nan, np.inf):
         bad = d.copy()
         bad[3, 2] = value
@@ -391,6 +436,7 @@ def test_rows_may_be_strided():
     assert infonce(q, d) == pytest.approx(expected.rows.mean(), rel=1e-6)
     assert infonce(np.asfortranarray(q), d) == infonce(q, d)
     assert infonce(np.broadcast_to(q[0], (5, 32)), d) == infonce(np.tile(q[0], (5, 1)), d)
+    assert infonce(q.astype(">f4"), d.astype(">f4")) == infonce(q, d)
     assert infonce(q[::-1], d[::-1]) == pytest.approx(infonce(q, d), rel=1e-6)
 
 
@@ -431,6 +477,9 @@ def test_bad_input_is_named():
         (ValueError, "give one of them", (q, q), {"normalize": True, "unit_norm": True}),
         (ValueError, r"labels\[0\] and labels\[2\] are both 1", (q, q, [1, 0, 1]),
          {"symmetric": True}),
+        (ValueError, "pairs of integers", (q, q), {"segments": [(2**63, 1)]}),
+        (ValueError, "pairs of integers", (q, q), {"segments": [(1.0, 1.0)]}),
+        (TypeError, "temperature must be a number, got NoneType", (q, q), {"temperature": None}),
         (ValueError, "segments hold 2 rows and 3 columns, the batch has 3 and 3", (q, q),
          {"segments": [(2, 3)]}),
         (ValueError, r"segments\[1\] goes past the batch", (q, q), {"segments": [(2, 2), (2, 1)]}),

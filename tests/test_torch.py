@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import twins
@@ -281,11 +284,41 @@ def test_non_contiguous_tensors():
         assert torch.equal(a, b)
 
 
-def test_backward_twice_through_a_kept_graph():
+def test_gradients_are_the_users_own():
     q, d = leaves(16, 16, 12)
+    expected = gradients(infonce(q, d), q)[0]
     loss = infonce(q, d)
-    first = gradients(torch.autograd.grad(loss, q, retain_graph=True)[0].sum() * 0 + loss, q)[0]
-    assert distance(first, gradients(infonce(q, d), q)[0]) < 1e-6
+    for _ in range(3):
+        loss.backward(retain_graph=True)
+    assert distance(q.grad, 3 * expected) < 1e-6
+    q.grad.data.zero_()
+    (by_query,) = torch.autograd.grad(loss, q, retain_graph=True)
+    assert distance(by_query, expected) < 1e-6
+    by_query /= 2
+    assert distance(torch.autograd.grad(loss, q)[0], expected) < 1e-6
+
+
+def test_the_first_loss_in_a_forked_child():
+    """OpenMP's threads are the parent's: the extension has its own."""
+    code = """
+import os, torch
+x = torch.randn(3_000_000)
+(x.exp() + 1).sum()
+child = os.fork()
+if child == 0:
+    from hybridret import infonce
+    infonce(torch.randn(600, 32), torch.randn(600, 32))
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_another_default_device():
+    q, d = leaves(8, 8, 32)
+    expected = infonce(q, d).item()
+    with torch.device("meta"):
+        assert infonce(q, d).item() == expected
 
 
 def test_bad_tensors_are_named():
@@ -300,7 +333,15 @@ def test_bad_tensors_are_named():
         (ValueError, "differ in dtype", (q, d.bfloat16()), {}),
         (ValueError, "log_bias takes no gradient", (q, d),
          {"log_bias": torch.zeros(4, requires_grad=True)}),
-        (ValueError, "CPU kernels only", (q.to("meta"), d.to("meta")), {}),
+        (ValueError, "queries is on meta", (q.to("meta"), d.to("meta")), {}),
+        (ValueError, "temperature is on meta", (q, d),
+         {"temperature": torch.ones((), device="meta")}),
+        (ValueError, "labels is on meta", (q, d, torch.arange(4, device="meta")), {}),
+        (ValueError, "log_bias is on meta", (q, d), {"log_bias": torch.zeros(4, device="meta")}),
+        (TypeError, "log_bias must be a tensor, got list", (q, d), {"log_bias": [0.0] * 4}),
+        (TypeError, "documents must be a float32.* tensor, got ndarray",
+         (q, d.detach().numpy()), {}),
+        (TypeError, "temperature must be a number, got str", (q, d), {"temperature": "warm"}),
     ]  # fmt: skip
     for error, message, arguments, options in wrong:
         with pytest.raises(error, match=message):
@@ -443,7 +484,9 @@ class TestInfoNCELoss:
             InfoNCELoss(model, similarity_fct=torch.cdist)
         with pytest.raises(ValueError, match="positive"):
             InfoNCELoss(model, scale=0.0)
+        with pytest.raises(ValueError, match=r"as many rows as the anchors, got \[10, 9\]"):
+            InfoNCELoss(model)([{"x": torch.randn(10, 12)}, {"x": torch.randn(9, 12)}])
         with pytest.raises(ValueError, match="anchors and positives"):
             InfoNCELoss(model)(self.columns(1))
-        assert InfoNCELoss(model).get_config_dict()["temperature"] == 0.05
+        assert InfoNCELoss(model).get_config_dict()["temperature"] == pytest.approx(0.05)
         assert "1807.03748" in InfoNCELoss(model).citation

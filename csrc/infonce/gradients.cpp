@@ -64,6 +64,7 @@ void Run<Element>::products() {
 
 template <class Element>
 void Run<Element>::query_product() {
+  if (padded_m_ == 0) std::fill_n(query_sums_.get(), panel_rows_ * depth_rows_, 0.0f);
   const int64_t tiles = depth_rows_ / tiles_.rows;
   for_pieces(tiles, tiles, [&](int64_t first, int64_t last) {
     const TileScope scope(kernel_);

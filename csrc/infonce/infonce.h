@@ -59,7 +59,8 @@ struct Statistics {
   float* negatives_lse;         // [N], -inf for a row without negatives
   float* positive;              // [N], logit of the positive, -inf where it is elsewhere
   float* column_negatives_lse;  // [M] or null: the same for the columns
-  int32_t* rank;                // [N] or null: 1 + negatives with a higher logit than the positive
+  int32_t* rank;                // [N] or null: 1 + negatives with a higher logit than the positive;
+                                // 0 where the loss is NaN
 };
 
 // Derivatives of the total by the statistics.

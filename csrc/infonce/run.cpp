@@ -21,6 +21,7 @@ double sigmoid(double x) {
 }
 
 float shift_for(double bound) {
+  if (!std::isfinite(bound)) return kInfinity;
   if (bound > kHeadroom) return static_cast<float>(bound) - kHeadroom;
   if (bound < -kHeadroom) return static_cast<float>(bound) + kHeadroom;
   return 0;
@@ -106,7 +107,12 @@ void Run<Element>::measure(const Matrix& matrix, float* lengths) const {
     const Buffer<float> buffer(matrix.depth);
     for (int64_t i = item * kRows; i < std::min(matrix.rows, (item + 1) * kRows); ++i) {
       const float* row = float_row(matrix, i, buffer.get());
-      lengths[i] = std::sqrt(kernel_.dot(row, row, matrix.depth));
+      double square = kernel_.dot(row, row, matrix.depth);
+      if (std::isinf(square)) {
+        square = 0;
+        for (int64_t k = 0; k < matrix.depth; ++k) square += double{row[k]} * double{row[k]};
+      }
+      lengths[i] = static_cast<float>(std::sqrt(square));
       if (p_.unit_norm && !(std::abs(lengths[i] - 1) <= tolerance))
         lengths[i] = std::numeric_limits<float>::quiet_NaN();
     }
@@ -147,10 +153,10 @@ void Run<Element>::measure_vectors() {
     }
     query_scale_[i] = p_.unit_norm && broken ? std::numeric_limits<float>::quiet_NaN()
                                              : p_.scale * query_factor_[i];
-    // Cauchy and Schwarz; an infinite or unknown bound leaves the row to its true maximum.
+    // Cauchy and Schwarz.
     const double bound = static_cast<double>(p_.scale) * query_length[i] * longest + largest_bias;
-    shift_[i] = std::isfinite(bound) ? shift_for(bound) : 0;
-    common_bound_ = i ? std::max(common_bound_, bound) : bound;
+    shift_[i] = shift_for(bound);
+    if (bound > common_bound_) common_bound_ = bound;  // NaN, its row's own matter, is passed over
   }
 }
 

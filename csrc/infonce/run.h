@@ -32,7 +32,8 @@ constexpr float kLeastLength = 1e-12f;  // as torch.nn.functional.normalize
 
 double sigmoid(double x);
 
-// A shift that keeps e^(s - shift) within float32 for every s <= bound.
+// A shift that keeps e^(s - shift) within float32 for every s <= bound. Infinite where the bound is
+// not finite: all is flushed to zero then, and the row computed again with its true maximum.
 float shift_for(double bound);
 
 // Group ids as 32-bit numbers of the documents' groups; a query whose group no document has, and
@@ -91,6 +92,7 @@ class Run {
   // work(first, last) for pieces of about `size` of the `count`, as many for each thread.
   template <class Work>
   void for_pieces(int64_t count, int64_t size, const Work& work) const {
+    if (count == 0) return;
     const int64_t rounds = (count + threads_ * size - 1) / (threads_ * size);
     const int64_t pieces = std::min(count, rounds * threads_);
     parallel_for(pieces, threads_, [&](int64_t piece) {
@@ -198,7 +200,7 @@ class Run {
   // By query: 1 / length or 1; that times the scale; what the exponentials are shifted by.
   std::vector<float> query_factor_, query_scale_, shift_, weight_;
   std::vector<float> document_factor_, document_bias_, positive_bias_;
-  double common_bound_ = 0;
+  double common_bound_ = -kInfinity;  // on the logits of all rows
 
   // The panel: its first query, its number of queries and of blocks, and what belongs to them.
   int64_t begin_ = 0, count_ = 0, blocks_ = 0;

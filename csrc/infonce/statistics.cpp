@@ -125,7 +125,7 @@ void Run<Element>::statistics() {
     return;
   }
   // One pass sums rows and columns: one shift serves both.
-  const float shift = std::isfinite(common_bound_) ? shift_for(common_bound_) : 0;
+  const float shift = shift_for(common_bound_);
   std::fill(shift_.begin(), shift_.end(), shift);
   column_sums_.assign(static_cast<size_t>(padded_m_), 0.0);
   for_panels([&] { row_statistics(false); });
@@ -146,6 +146,7 @@ void Run<Element>::row_statistics(bool store) {
     out_.negatives_lse[i] = static_cast<float>(lse);
     out_.positive[i] = positive_[i];
     gap_[i] = lse - static_cast<double>(positive_[i]);
+    if (out_.rank && std::isnan(gap_[i])) out_.rank[i] = 0;
   }
 }
 

@@ -123,13 +123,10 @@ std::atomic<GompParallel> gomp_parallel{nullptr};
 // Never destroyed: its threads may still wait on it while the process exits.
 std::atomic<Pool*> current_pool{nullptr};
 
+std::atomic<bool> forked{false};
+
 Pool& pool() {
-  static const int registered = [] {
-    current_pool = new Pool;
-    // The threads of the old pool do not exist in the child, and its locks may be held: leave it.
-    return pthread_atfork(nullptr, nullptr, [] { current_pool = new Pool; });
-  }();
-  (void)registered;
+  watch_forks();
   return *current_pool;
 }
 
@@ -157,15 +154,25 @@ ParallelScope::ParallelScope(int threads) : spinning_(&pool().spinning) {
 
 ParallelScope::~ParallelScope() { spinning_->store(0, std::memory_order_relaxed); }
 
+void watch_forks() {
+  static const int registered = [] {
+    current_pool = new Pool;
+    return pthread_atfork(nullptr, nullptr, [] {
+      // The threads of the old pool do not exist in the child, and its locks may be held: leave it.
+      current_pool = new Pool;
+      gomp_parallel = nullptr;
+      forked = true;
+    });
+  }();
+  (void)registered;
+}
+
 bool share_openmp(const char* path) {
 #if defined(__linux__)
+  if (forked) return false;
   void* library = dlopen(path, RTLD_LAZY | RTLD_NOLOAD);
-  const auto found =
-      library ? reinterpret_cast<GompParallel>(dlsym(library, "GOMP_parallel")) : nullptr;
-  static const int registered = pthread_atfork(nullptr, nullptr, [] { gomp_parallel = nullptr; });
-  (void)registered;
-  gomp_parallel = found;
-  return found != nullptr;
+  if (library) gomp_parallel = reinterpret_cast<GompParallel>(dlsym(library, "GOMP_parallel"));
+  return gomp_parallel != nullptr;
 #else
   (void)path;
   return false;

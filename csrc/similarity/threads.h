@@ -33,8 +33,11 @@ class ParallelScope {
 // Runs parallel_for on the OpenMP runtime that torch has loaded (the file of a libgomp), on the
 // very threads that torch's own operations use: those spin for milliseconds after each of them, and
 // threads of ours would have to share their processors. Not after fork(), which libgomp does not
-// survive. False where that library is not loaded.
+// survive: false then, and where that library is not loaded.
 bool share_openmp(const char* path);
+
+// From here on it is noticed when this process is the child of a fork.
+void watch_forks();
 
 // Processors this process may use: its affinity mask and its container's share.
 int default_threads();
