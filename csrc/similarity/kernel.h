@@ -83,6 +83,9 @@ struct Kernel {
                     int64_t to_row);
   // Inner product of two vectors (the distance of the HNSW graph and of its exact scan).
   float (*dot)(const float* a, const float* b, int64_t depth);
+  // As the functions of elements.h.
+  void (*widen)(Format format, const void* from, int64_t count, float* to);
+  void (*narrow)(Format format, const float* from, int64_t count, void* to);
   // Around any use of tiles on a thread, or null: AMX has registers to set up and to give back.
   void (*enter)();
   void (*leave)();

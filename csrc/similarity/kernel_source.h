@@ -316,6 +316,63 @@ void transpose(const float* from, int64_t from_row, int64_t rows, int64_t column
   }
 }
 
+// Number formats; the loops are plain so that the compiler makes vectors of them.
+inline float number(uint32_t bits) {
+  float value;
+  __builtin_memcpy(&value, &bits, sizeof(value));
+  return value;
+}
+inline uint32_t word(float value) {
+  uint32_t bits;
+  __builtin_memcpy(&bits, &value, sizeof(bits));
+  return bits;
+}
+
+inline float widen_half(uint16_t half) {
+  const uint32_t sign = static_cast<uint32_t>(half & 0x8000) << 16;
+  const uint32_t magnitude = static_cast<uint32_t>(half & 0x7fff) << 13;
+  // As float32 bits the exponent is 112 too low; the product also normalises denormal numbers.
+  const uint32_t scaled = word(number(magnitude) * 0x1p112f);
+  const bool special = magnitude >= 0x0f800000;  // infinite or NaN
+  return number(sign | (special ? magnitude | 0x7f800000 : scaled));
+}
+
+inline uint16_t narrow_half(float value) {
+  const uint32_t bits = word(value), magnitude = bits & 0x7fffffff;
+  const uint32_t normal = (magnitude - 0x38000000 + 0xfff + ((magnitude >> 13) & 1)) >> 13;
+  // Adding 0.5 leaves the multiples of 2^-24 in the low bits, rounded by the addition itself.
+  const uint32_t denormal = word(number(magnitude) + 0.5f) - 0x3f000000;
+  uint32_t half = magnitude < 0x38800000 ? denormal : normal;
+  half = magnitude >= 0x477ff000 ? 0x7c00 : half;
+  half = magnitude > 0x7f800000 ? 0x7e00 : half;
+  return static_cast<uint16_t>((bits >> 16 & 0x8000) | half);
+}
+
+void widen_all(Format format, const void* from, int64_t count, float* to) {
+  const auto* halves = static_cast<const uint16_t*>(from);
+  if (format == Format::kFloat32)
+    __builtin_memcpy(to, from, sizeof(float) * count);
+  else if (format == Format::kBfloat16)
+    for (int64_t i = 0; i < count; ++i) to[i] = number(static_cast<uint32_t>(halves[i]) << 16);
+  else
+    for (int64_t i = 0; i < count; ++i) to[i] = widen_half(halves[i]);
+}
+
+void narrow_all(Format format, const float* from, int64_t count, void* to) {
+  auto* halves = static_cast<uint16_t*>(to);
+  if (format == Format::kFloat32) {
+    __builtin_memcpy(to, from, sizeof(float) * count);
+  } else if (format == Format::kBfloat16) {
+    for (int64_t i = 0; i < count; ++i) {
+      const uint32_t bits = word(from[i]), rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+      const bool nan = (bits & 0x7fffffff) > 0x7f800000;
+      halves[i] = static_cast<uint16_t>(nan ? 0x7fc0 : rounded);
+    }
+  } else {
+    for (int64_t i = 0; i < count; ++i) halves[i] = narrow_half(from[i]);
+  }
+}
+
 float dot(const float* a, const float* b, int64_t depth) {
   Vector even = {}, odd = {};
   int64_t k = 0;
@@ -349,6 +406,8 @@ const Kernel HYBRIDRET_KERNEL = {HYBRIDRET_ISA_NAME,
                                  HYBRIDRET_BFLOAT16_STORES,
                                  transpose,
                                  dot,
+                                 widen_all,
+                                 narrow_all,
                                  HYBRIDRET_SCOPE};
 
 }  // namespace hybridret::similarity

@@ -168,9 +168,8 @@ void pack_transposed(const Kernel& kernel, const Matrix& matrix, int64_t begin, 
       kernel.transpose(from, from_row, rows, depth, to + i, to_row);
     } else {
       kernel.transpose(from, from_row, rows, depth, turned.get(), step);
-      for (int64_t k = 0; k < depth; ++k)
-        for (int64_t r = 0; r < rows; ++r)  // they were bfloat16 before: nothing is rounded
-          to[k * to_row + i + r].bits = static_cast<uint16_t>(bits_of(turned[k * step + r]) >> 16);
+      for (int64_t k = 0; k < depth; ++k)  // they were bfloat16 before: nothing is rounded
+        narrow(kFormat<Element>, &turned[k * step], rows, to + k * to_row + i);
     }
   }
   if (count < to_row)
@@ -187,6 +186,7 @@ void pack_scaled(const Kernel& kernel, const Matrix& matrix, int64_t begin, int6
   const int64_t columns = kernel.columns, depth = round_up(matrix.depth, columns);
   constexpr int64_t kRows = sizeof(float) / sizeof(Element);  // that stand side by side
   const Buffer<float> rows(kRows * depth);
+  const Buffer<Element> narrowed(kRows * depth);
   std::fill_n(rows.get(), kRows * depth, 0.0f);
   for (int64_t i = 0; i < columns; i += kRows) {
     for (int64_t r = 0; r < kRows; ++r) {
@@ -198,14 +198,16 @@ void pack_scaled(const Kernel& kernel, const Matrix& matrix, int64_t begin, int6
         std::fill_n(row, depth, 0.0f);
       }
     }
+    if constexpr (kRows == 2) narrow(kFormat<Element>, rows.get(), 2 * depth, narrowed.get());
     for (int64_t n = 0; n < depth; n += columns) {
       Element* target = to + n * panel_depth + (first + i) * columns;
-      if constexpr (std::is_same_v<Element, float>) {
+      if constexpr (kRows == 1) {
         std::memcpy(target, &rows[n], sizeof(float) * columns);
       } else {
+        const Element *even = &narrowed[n], *odd = &narrowed[depth + n];
         for (int64_t k = 0; k < columns; ++k) {
-          target[2 * k] = narrow(rows[n + k]);
-          target[2 * k + 1] = narrow(rows[depth + n + k]);
+          target[2 * k] = even[k];
+          target[2 * k + 1] = odd[k];
         }
       }
     }
