@@ -13,6 +13,7 @@ namespace hybridret::similarity {
 namespace {
 
 constexpr std::size_t kCacheLine = 64;
+constexpr std::size_t kPage = 4096;
 constexpr std::size_t kHugePage = std::size_t{1} << 21;
 constexpr std::size_t kLarge = kHugePage / 4;         // from here on blocks are kept
 constexpr std::size_t kKept = std::size_t{64} << 20;  // at most so much of them
@@ -81,20 +82,20 @@ constexpr Format kFormat = std::is_same_v<Element, float> ? Format::kFloat32 : F
 
 void* allocate(std::size_t bytes) {
   const bool large = bytes >= kLarge;
-  const std::size_t alignment = large ? kHugePage : kCacheLine;
-  bytes = rounded(bytes, alignment);
+  bytes = rounded(bytes, large ? kPage : kCacheLine);
   if (large)
     if (void* kept = kept_blocks().take(bytes)) return kept;
-  void* memory = std::aligned_alloc(alignment, bytes);
-  if (!memory) throw std::bad_alloc();
+  const std::size_t alignment = bytes >= kHugePage ? kHugePage : kCacheLine;
+  void* memory = nullptr;
+  if (posix_memalign(&memory, alignment, bytes) != 0) throw std::bad_alloc();
 #if defined(__linux__)
-  if (large) madvise(memory, bytes, MADV_HUGEPAGE);  // advice: may be refused
+  if (alignment == kHugePage) madvise(memory, bytes, MADV_HUGEPAGE);  // advice: may be refused
 #endif
   return memory;
 }
 
 void deallocate(void* memory, std::size_t bytes) noexcept {
-  if (bytes < kLarge || !kept_blocks().keep(memory, rounded(bytes, kHugePage))) std::free(memory);
+  if (bytes < kLarge || !kept_blocks().keep(memory, rounded(bytes, kPage))) std::free(memory);
 }
 
 void release_kept() noexcept { kept_blocks().release(); }
