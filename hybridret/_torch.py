@@ -159,7 +159,8 @@ def total_loss(*inputs: Any) -> tuple[Tensor, ...]:
     )
     lse, positive, column_lse, rank, *by = map(_tensor, arrays)
     losses = _losses(batch, lse, positive, column_lse if symmetric else None)
-    loss = (losses.sum(dtype=torch.float64) * weight).float()
+    # Not torch's sum, whose order depends on the number of threads.
+    loss = torch.tensor(losses.numpy().sum(dtype=np.float64) * weight, dtype=torch.float32)
     return loss, rank, *by, torch.tensor(by_scale, dtype=torch.float64)
 
 

@@ -12,7 +12,7 @@ constexpr int64_t kChunk = 192;  // documents of one step of the queries' gradie
 }  // namespace
 
 template <class Element>
-void Run<Element>::store_exponentials() {  // shifts are the log-sum-exp: the sums are known
+void Run<Element>::store_exponentials() {
   for_tiles([&](const Logits& l, int64_t, int64_t block, int64_t j) {
     float sums[similarity::kMaximumColumns] = {};
     stores_.exponentials(l, &shift_[begin_ + block], sums, nullptr, stored_rows(block, j),

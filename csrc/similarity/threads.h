@@ -31,8 +31,8 @@ class ParallelScope {
 };
 
 // Runs parallel_for on the OpenMP runtime that torch has loaded (the file of a libgomp), on the
-// very threads that torch's own operations use: those spin for milliseconds after each of them, and
-// threads of ours would have to share their processors. Not after fork(), which libgomp does not
+// very threads that torch's own operations use: those keep spinning after each of them, and threads
+// of ours would have to share their processors. Not after fork(), which libgomp does not
 // survive: false then, and where that library is not loaded.
 bool share_openmp(const char* path);
 
