@@ -5,20 +5,6 @@
 #include "infonce/run.h"
 
 namespace hybridret::infonce {
-namespace {
-
-constexpr int64_t kChunk = 192;  // documents of one step of the queries' gradient: P^T stays in L1
-
-}  // namespace
-
-template <class Element>
-void Run<Element>::store_exponentials() {
-  for_tiles([&](const Logits& l, int64_t, int64_t block, int64_t j) {
-    float sums[similarity::kMaximumColumns] = {};
-    stores_.exponentials(l, &shift_[begin_ + block], sums, nullptr, stored_rows(block, j),
-                         stored_pairs(block, j));
-  });
-}
 
 template <class Element>
 void Run<Element>::start(const Gradients& gradients) {
@@ -35,17 +21,7 @@ void Run<Element>::start(const Gradients& gradients) {
                     &transposed_[first * depth_rows_], kChunk);
   });
   rows_ = Buffer<Element>(panel_rows_ * block_rows_);
-  if constexpr (kPairs) pairs_ = Buffer<Element>(panel_rows_ * block_rows_);
-  // Tiles never write the last rows, the products read them.
-  const int64_t written = round_up(m_, tiles_.rows) * columns_;
-  for (int64_t block = 0; block < panel_rows_; block += columns_) {
-    Element* begin = &rows_[block * block_rows_];
-    std::fill(begin + written, begin + padded_m_ * columns_, Element{});
-    if constexpr (kPairs) {
-      begin = &pairs_[block * block_rows_];
-      std::fill(begin + written, begin + padded_m_ * columns_, Element{});
-    }
-  }
+  if constexpr (kPairs) pairs_ = Buffer<Element>(panel_rows_ * (kChunk + kSkew));
   query_sums_ = Buffer<float>(panel_rows_ * depth_rows_);
   scaled_queries_ = Buffer<Element>(panel_rows_ * depth_columns_);
   in_place_ = gradient_format(p_.documents.format) == Format::kFloat32 && depth == depth_columns_;
@@ -56,35 +32,43 @@ void Run<Element>::start(const Gradients& gradients) {
 }
 
 template <class Element>
-void Run<Element>::products() {
-  query_product();
-  parallel_for(blocks_, threads_, [&](int64_t block) { finish_queries(block * columns_); });
-  document_product();
-}
-
-template <class Element>
-void Run<Element>::query_product() {
-  if (padded_m_ == 0) std::fill_n(query_sums_.get(), panel_rows_ * depth_rows_, 0.0f);
+void Run<Element>::query_product(int64_t end) {
+  // Tiles do not write the documents past the last part, but this product reads them.
+  const int64_t written = parts_ * tiles_.rows;
+  for (int64_t block = 0; written < end && block < count_; block += columns_) {
+    Element* weights = kPairs ? stored_pairs(block, written) : stored_rows(block, written);
+    std::fill(weights, weights + (end - written) * columns_, Element{});
+  }
   const int64_t tiles = depth_rows_ / tiles_.rows;
   for_pieces(tiles, tiles, [&](int64_t first, int64_t last) {
     const TileScope scope(kernel_);
-    for (int64_t j = 0; j < padded_m_; j += kChunk) {
-      const Element* a = &transposed_[j * depth_rows_];
+    for (int64_t j = chunk_; j < end; j += kStep) {
+      const Element* a = &transposed_[chunk_ * depth_rows_ + j - chunk_];
       for (int64_t block = 0; block < count_; block += columns_) {
+        if (!chosen_[block / columns_]) continue;
         const Element* b = kPairs ? stored_pairs(block, j) : stored_rows(block, j);
         // What the next block will read.
         const bool last_block = block + columns_ >= count_;
-        const Element* next = last_block ? b : b + columns_ * block_rows_;
-        const int64_t part = kChunk * columns_ / (last - first) + 1;
+        const Element* next = last_block ? b
+                              : kPairs   ? stored_pairs(block + columns_, j)
+                                         : stored_rows(block + columns_, j);
+        const int64_t part = kStep * columns_ / (last - first) + 1;
         for (int64_t tile = first; tile < last; ++tile) {
           const int64_t k = tile * tiles_.rows;
           prefetch(next + (tile - first) * part, part * sizeof(Element));
-          tiles_.tile(std::min(kChunk, padded_m_ - j), a + k * kChunk, kChunk, columns_, b,
+          tiles_.tile(std::min(kStep, end - j), a + k * kChunk, kChunk, columns_, b,
                       &query_sums_[block * depth_rows_ + k * columns_], columns_, j > 0);
         }
       }
     }
   });
+}
+
+template <class Element>
+void Run<Element>::finish() {
+  if (padded_m_ == 0) std::fill_n(query_sums_.get(), panel_rows_ * depth_rows_, 0.0f);
+  parallel_for(blocks_, threads_, [&](int64_t block) { finish_queries(block * columns_); });
+  document_product();
 }
 
 template <class Element>
@@ -138,6 +122,9 @@ void Run<Element>::document_product() {
         const Element* a = stored_rows(0, j);
         float* c = sums + j * stride + k;
         if (!in_place_ || j + tiles_.rows <= m_) {
+          if (begin_ > 0)  // what the next tile adds to
+            for (int64_t r = 0; r < tiles_.rows; ++r)
+              prefetch(c + (tiles_.rows + r) * stride, columns_ * sizeof(float));
           tiles_.tile(panel_depth, a, columns_, block_rows_ * columns_, b, c, stride, begin_ > 0);
           continue;
         }
@@ -191,7 +178,7 @@ void Run<Element>::statistics_and_gradients(const float* row_weights, const Grad
       factor_[i] = sum_[i] == 0 ? 0 : static_cast<float>(share * p_.scale / sum_[i]);
       positive_factor_[i] = static_cast<float>(-share * p_.scale);
     }
-    products();
+    finish();
   });
   finish_documents();
 }
@@ -219,21 +206,27 @@ void Run<Element>::gradients(const Upstream& upstream, const Gradients& gradient
     }
     choose_all();
     if (column_lse.empty()) {
-      store_exponentials();
+      make_weights([&](const Logits& l, int64_t, int64_t block, int64_t j) {
+        float sums[similarity::kMaximumColumns] = {};
+        stores_.exponentials(l, &shift_[begin_ + block], sums, nullptr, stored_rows(block, j),
+                             stored_pairs(block, j));
+      });
     } else {
-      for_tiles([&](const Logits& l, int64_t, int64_t block, int64_t j) {
+      make_weights([&](const Logits& l, int64_t, int64_t block, int64_t j) {
         stores_.weights(l, &shift_[begin_ + block], &weight_[begin_ + block], &column_lse[j],
                         &column_weight[j], stored_rows(block, j), stored_pairs(block, j));
       });
     }
-    products();
+    finish();
   });
   finish_documents();
 }
 
-template void Run<float>::statistics_and_gradients(const float*, const Gradients&);
-template void Run<float>::gradients(const Upstream&, const Gradients&);
-template void Run<Bfloat16>::statistics_and_gradients(const float*, const Gradients&);
-template void Run<Bfloat16>::gradients(const Upstream&, const Gradients&);
+#define HYBRIDRET_INSTANTIATE(Element)                                                  \
+  template void Run<Element>::statistics_and_gradients(const float*, const Gradients&); \
+  template void Run<Element>::gradients(const Upstream&, const Gradients&);
+HYBRIDRET_INSTANTIATE(float)
+HYBRIDRET_INSTANTIATE(Bfloat16)
+HYBRIDRET_INSTANTIATE(Split)
 
 }  // namespace hybridret::infonce

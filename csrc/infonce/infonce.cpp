@@ -10,10 +10,11 @@ namespace {
 
 template <class Work>
 void run(const Problem& problem, const Statistics& statistics, int threads, const Work& work) {
-  const bool bfloat16 = problem.queries.format == Format::kBfloat16 &&
-                        similarity::active_kernel().tiles<Bfloat16>().rows > 0;
-  if (bfloat16)
+  const similarity::Kernel& kernel = similarity::active_kernel();
+  if (problem.queries.format == Format::kBfloat16 && kernel.bfloat16_tile.rows > 0)
     work(Run<Bfloat16>(problem, statistics, threads));
+  else if (kernel.split_tile.rows > 0)
+    work(Run<Split>(problem, statistics, threads));
   else
     work(Run<float>(problem, statistics, threads));
 }

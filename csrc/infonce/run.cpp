@@ -6,11 +6,8 @@
 namespace hybridret::infonce {
 namespace {
 
-constexpr int64_t kPanelBytes = int64_t{8} << 20;    // of weights held at once
-constexpr int64_t kQueryBytes = int64_t{768} << 10;  // of packed queries: they stay in L2
+constexpr int64_t kPanelBytes = int64_t{10} << 20;  // of weights held at once
 constexpr int64_t kLeastPanelRows = 64, kMostPanelRows = 1024;
-// Between the blocks of a panel: their rows would share the same few sets of the caches.
-constexpr int64_t kSkew = 14;
 // Logits up to this far below the bound on them keep their digits: e^-87 is the smallest float.
 constexpr float kHeadroom = 40;
 
@@ -70,7 +67,7 @@ Run<Element>::Run(const Problem& problem, const Statistics& statistics, int thre
       block_rows_(padded_m_ + kSkew),
       parts_((m_ + tiles_.rows - 1) / tiles_.rows),
       panel_rows_(std::min(round_up(std::max<int64_t>(n_, 1), columns_), panel_rows())),
-      documents_(p_.documents, tiles_),
+      documents_(kernel_, p_.documents),
       groups_(p_, round_up(n_, panel_rows_), padded_m_),
       labels_(p_),
       query_factor_(static_cast<size_t>(round_up(n_, panel_rows_)), 1.0f),
@@ -91,10 +88,10 @@ Run<Element>::Run(const Problem& problem, const Statistics& statistics, int thre
 
 template <class Element>
 int64_t Run<Element>::panel_rows() const {
-  // float32 weights, or bfloat16 ones stored twice: four bytes either way.
-  const int64_t weights = kPanelBytes / (4 * std::max<int64_t>(padded_m_, 1));
+  const int64_t weights =
+      kPanelBytes / (int64_t{sizeof(Element)} * std::max<int64_t>(padded_m_, 1));
   const int64_t queries =
-      kQueryBytes / (std::max<int64_t>(p_.queries.depth, 1) * int64_t{sizeof(Element)});
+      kernel_.cache_bytes / (std::max<int64_t>(p_.queries.depth, 1) * int64_t{sizeof(Element)});
   const int64_t rows = std::min(weights, queries) / columns_ * columns_;
   return std::max(kLeastPanelRows, std::min(rows, kMostPanelRows));
 }
@@ -187,11 +184,12 @@ void Run<Element>::take_positives(Logits logits, float* tile, int64_t block, int
     for (int64_t row = 0; row < tiles_.rows; ++row) tile[row * columns_ + query] = -kInfinity;
 }
 
-template Run<float>::Run(const Problem&, const Statistics&, int);
-template Run<Bfloat16>::Run(const Problem&, const Statistics&, int);
-template Logits Run<float>::logits_of(const float*, int64_t, int64_t) const;
-template Logits Run<Bfloat16>::logits_of(const float*, int64_t, int64_t) const;
-template void Run<float>::take_positives(Logits, float*, int64_t, int64_t) const;
-template void Run<Bfloat16>::take_positives(Logits, float*, int64_t, int64_t) const;
+#define HYBRIDRET_INSTANTIATE(Element)                                           \
+  template Run<Element>::Run(const Problem&, const Statistics&, int);            \
+  template Logits Run<Element>::logits_of(const float*, int64_t, int64_t) const; \
+  template void Run<Element>::take_positives(Logits, float*, int64_t, int64_t) const;
+HYBRIDRET_INSTANTIATE(float)
+HYBRIDRET_INSTANTIATE(Bfloat16)
+HYBRIDRET_INSTANTIATE(Split)
 
 }  // namespace hybridret::infonce

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <limits>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -24,9 +25,15 @@ using similarity::Matrix;
 using similarity::parallel_for;
 using similarity::prefetch;
 using similarity::round_up;
+using similarity::Split;
 using similarity::TileScope;
 
 constexpr int64_t kPieceRows = 112;  // documents of one piece of work, about: they stay in L2
+// Documents whose weights are made and multiplied at a time: whole tiles in every instruction set,
+// and whole steps of the queries' product.
+constexpr int64_t kChunk = 672, kStep = 224;
+// Between the blocks of a panel: their rows would share the same few sets of the caches.
+constexpr int64_t kSkew = 14;
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr float kLeastLength = 1e-12f;  // as torch.nn.functional.normalize
 
@@ -105,10 +112,16 @@ class Run {
   // row of tiles: sums over documents are kept by part, so that they do not depend on the threads.
   template <class Epilogue>
   void for_tiles(const Epilogue& epilogue) {
-    for_pieces(parts_, kPieceRows / tiles_.rows, [&](int64_t first_part, int64_t last_part) {
+    for_tiles(0, parts_, false, epilogue);
+  }
+  template <class Epilogue>
+  void for_tiles(int64_t begin_part, int64_t end_part, bool stored, const Epilogue& epilogue) {
+    const int64_t parts = end_part - begin_part;
+    for_pieces(parts, kPieceRows / tiles_.rows, [&](int64_t first_part, int64_t last_part) {
       const TileScope scope(kernel_);
       alignas(64) float tile[similarity::kMaximumTileRows * similarity::kMaximumColumns];
-      const int64_t first = first_part * tiles_.rows, end = last_part * tiles_.rows;
+      const int64_t first = (begin_part + first_part) * tiles_.rows;
+      const int64_t end = (begin_part + last_part) * tiles_.rows;
       const Buffer<Element> packed((end - first) * documents_.stride());
       const Element* a = documents_.rows(first, end - first, packed.get());
       const int64_t tile_bytes = tiles_.rows * columns_ * static_cast<int64_t>(sizeof(Element));
@@ -116,8 +129,8 @@ class Run {
         if (!chosen_[block / columns_]) continue;
         const Element* b = &packed_queries_[block * documents_.depth()];
         for (int64_t j = first; j < end; j += tiles_.rows) {
-          if (rows_) prefetch(stored_rows(block, j), tile_bytes);
-          if (pairs_) prefetch(stored_pairs(block, j), tile_bytes);
+          if (stored) prefetch(stored_rows(block, j), tile_bytes);
+          if (stored && kPairs) prefetch(stored_pairs(block, j), tile_bytes);
           tiles_.tile(documents_.depth(), a + (j - first) * documents_.stride(),
                       documents_.stride(), columns_, b, tile, columns_, false);
           const Logits logits = logits_of(tile, block, j);
@@ -139,9 +152,6 @@ class Run {
   // Chooses the blocks that hold a row whose sum is weak; whether there is one.
   bool choose_weak();
   void exponential_sums(bool store, double* column_sums);
-
-  // Where shifts are the log-sum-exp: the sums are known.
-  void store_exponentials();
 
   // The chosen rows' largest logits become their shifts.
   void true_maxima();
@@ -165,14 +175,25 @@ class Run {
   }
 
   Element* stored_pairs(int64_t block, int64_t j) const {
-    return pairs_.get() + block * block_rows_ + j * columns_;
+    return pairs_.get() + block * (kChunk + kSkew) + (j - chunk_) * columns_;
   }
 
   void start(const Gradients& gradients);
-  void products();
 
-  // dQ^T = D^T P^T, pieces of the depth apart.
-  void query_product();
+  // store, an epilogue, for the tiles of the chosen blocks, a chunk of documents at a time: what it
+  // has stored is still in the caches when the queries' product reads it.
+  template <class Store>
+  void make_weights(const Store& store) {
+    for (chunk_ = 0; chunk_ < padded_m_; chunk_ += kChunk) {
+      const int64_t end = chunk_ + kChunk;
+      for_tiles(chunk_ / tiles_.rows, std::min(end / tiles_.rows, parts_), true, store);
+      query_product(std::min(end, padded_m_));
+    }
+  }
+
+  // dQ^T (+)= D^T P^T over the documents from the chunk's first on; pieces of the depth apart.
+  void query_product(int64_t end);
+  void finish();
 
   // Rows of dQ from their sums; and the queries as the documents' product reads them.
   void finish_queries(int64_t block);
@@ -185,7 +206,7 @@ class Run {
   void document_product();
   void finish_documents();
 
-  static constexpr bool kPairs = sizeof(Element) == 2;
+  static constexpr bool kPairs = !std::is_same_v<Element, float>;
 
   const Problem& p_;
   const Statistics& out_;
@@ -213,6 +234,7 @@ class Run {
 
   // Gradients only.
   Gradients gradients_{};
+  int64_t chunk_ = 0;  // its first document
   int64_t depth_rows_ = 0, depth_columns_ = 0;
   bool in_place_ = false;  // dD is summed in the caller's array
   Buffer<Element> transposed_, rows_, pairs_, scaled_queries_;

@@ -26,11 +26,16 @@ bool Run<Element>::choose_weak() {
 template <class Element>
 void Run<Element>::exponential_sums(bool store, double* column_sums) {
   std::fill(partial_.begin(), partial_.end(), 0.0f);
-  for_tiles([&](const Logits& l, int64_t part, int64_t block, int64_t j) {
+  const auto add = [&](const Logits& l, int64_t part, int64_t block, int64_t j) {
     stores_.exponentials(l, &shift_[begin_ + block], &partial_[part * panel_rows_ + block],
                          column_sums ? column_sums + j : nullptr,
-                         store ? stored_rows(block, j) : nullptr, stored_pairs(block, j));
-  });
+                         store ? stored_rows(block, j) : nullptr,
+                         store ? stored_pairs(block, j) : nullptr);
+  };
+  if (store)
+    make_weights(add);
+  else
+    for_tiles(add);
   parallel_for(blocks_, threads_, [&](int64_t block) {
     if (!chosen_[block]) return;
     double sums[similarity::kMaximumColumns] = {};
@@ -95,8 +100,8 @@ void Run<Element>::ranks() {
     for (int64_t first = block; first < end; first += tiles_.rows) {
       const int64_t last = std::min(first + tiles_.rows, end);
       for (int64_t i = first; i < first + tiles_.rows; ++i)
-        copy_row(p_.documents, p_.labels[begin_ + std::min(i, last - 1)], documents_.depth(),
-                 &labelled[(i - first) * documents_.depth()]);
+        copy_row(kernel_, p_.documents, p_.labels[begin_ + std::min(i, last - 1)],
+                 documents_.depth(), &labelled[(i - first) * documents_.depth()]);
       tiles_.tile(documents_.depth(), labelled.get(), documents_.depth(), columns_,
                   &packed_queries_[block * documents_.depth()], tile, columns_, false);
       for (int64_t i = first; i < last; ++i) {
@@ -150,9 +155,11 @@ void Run<Element>::row_statistics(bool store) {
   }
 }
 
-template void Run<float>::statistics();
-template void Run<float>::row_statistics(bool);
-template void Run<Bfloat16>::statistics();
-template void Run<Bfloat16>::row_statistics(bool);
+#define HYBRIDRET_INSTANTIATE(Element)      \
+  template void Run<Element>::statistics(); \
+  template void Run<Element>::row_statistics(bool);
+HYBRIDRET_INSTANTIATE(float)
+HYBRIDRET_INSTANTIATE(Bfloat16)
+HYBRIDRET_INSTANTIATE(Split)
 
 }  // namespace hybridret::infonce

@@ -35,7 +35,7 @@ class Run {
         items_((p_.queries.rows + item_rows_ - 1) / item_rows_),
         thresholds_(static_cast<size_t>(p_.target_begin[p_.queries.rows])),
         lowest_(static_cast<size_t>(p_.queries.rows)),
-        queries_(p_.queries, kernel_.float_tile),
+        queries_(kernel_, p_.queries),
         packed_documents_(kDocumentBlock * depth_) {}
 
   void operator()() {
@@ -67,7 +67,7 @@ class Run {
     for (int64_t t = p_.target_begin[i]; t < p_.target_begin[i + 1]; t += columns_) {
       const int64_t count = std::min(columns_, p_.target_begin[i + 1] - t);
       for (int64_t j = 0; j < count; ++j)
-        copy_row(p_.documents, p_.targets[t + j], depth_, &gathered[j * depth_]);
+        copy_row(kernel_, p_.documents, p_.targets[t + j], depth_, &gathered[j * depth_]);
       const Matrix targets{gathered.get(), similarity::Format::kFloat32, count, depth_, depth_};
       pack_columns(kernel_, targets, 0, count, depth_, packed.get());
       kernel_.float_tile.tile(depth_, query, queries_.stride(), columns_, packed.get(), tile,

@@ -12,6 +12,14 @@ struct Bfloat16 {
   uint16_t bits;
 };
 
+// A float32 as the sum of three bfloat16, the largest first: together they hold all its 24 bits.
+// They stand in blocks of kSplitBlock: all the first parts, all the second, all the third; whoever
+// counts in whole blocks may treat a Split as an element like any other.
+struct Split {
+  uint16_t parts[3];
+};
+constexpr int64_t kSplitBlock = 32;
+
 inline int64_t bytes_of(Format format) { return format == Format::kFloat32 ? 4 : 2; }
 
 // to[i] = value of element i of `from`.

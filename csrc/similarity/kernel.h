@@ -8,7 +8,8 @@
 //   a[i * a_row + (k / columns) * a_block + k % columns]
 // so a plain row-major matrix is a_block = columns, and a panel of tiles is one as well.
 // Operand b is packed: b[k * columns + j] in float32, b[(k / 2 * columns + j) * 2 + k % 2] in
-// bfloat16. Tiles are always whole: callers pad a and b, and give c the room.
+// bfloat16. Split elements have their parts' operands side by side, block by block of kSplitBlock
+// depths. Tiles are always whole: callers pad a and b, and give c the room.
 //
 // Every element is one chain of multiply-adds in ascending order of depth, whatever the position of
 // the element in the tile, of the tile in the matrix, and of the thread that computes it; to
@@ -28,6 +29,8 @@ struct TileKernel {
   int64_t depth_block;  // depth is a multiple of this
   void (*tile)(int64_t depth, const Element* a, int64_t a_row, int64_t a_block, const Element* b,
                float* c, int64_t c_row, bool accumulate);
+  // Rounds; `count` is a multiple of kSplitBlock for Split elements.
+  void (*convert)(const float* from, int64_t count, Element* to);
 };
 
 // A tile of inner products on its way to logits: documents down, queries across.
@@ -53,8 +56,8 @@ struct Epilogues {
 };
 
 // Exponentials of a tile, and weights made of them, stored as the gradient products read them:
-// Element float: rows [documents, columns]. Bfloat16: the same, and pairs, which holds documents
-// 2j and 2j + 1 side by side: pairs[j * 2 * columns + q * 2 + parity].
+// rows [documents, columns] is an operand a over the queries, pairs [documents, columns] an operand
+// b over the documents; of float both are one and only rows is written.
 template <class Element>
 struct Stores {
   // e = exp(logit - shift[q]), 0 where masked; adds to row_sums [columns] and, unless null,
@@ -71,12 +74,17 @@ struct Stores {
 
 struct Kernel {
   const char* isa;
-  int64_t columns;  // of every tile
+  int64_t columns;      // of every tile
+  int64_t cache_bytes;  // of the second-level cache, for what is read again and again
   TileKernel<float> float_tile;
   TileKernel<Bfloat16> bfloat16_tile;
+  // Products of float32 where bfloat16 is so fast that six of it beat one of float32: of the nine
+  // products of two Splits, all but those beneath the last bit.
+  TileKernel<Split> split_tile;
   Epilogues epilogues;
   Stores<float> float_stores;
   Stores<Bfloat16> bfloat16_stores;
+  Stores<Split> split_stores;
 
   // to[c * to_row + r] = from[r * from_row + c], any 32-bit elements.
   void (*transpose)(const float* from, int64_t from_row, int64_t rows, int64_t columns, float* to,
@@ -103,6 +111,14 @@ inline const TileKernel<float>& Kernel::tiles() const {
 template <>
 inline const TileKernel<Bfloat16>& Kernel::tiles() const {
   return bfloat16_tile;
+}
+template <>
+inline const TileKernel<Split>& Kernel::tiles() const {
+  return split_tile;
+}
+template <>
+inline const Stores<Split>& Kernel::stores() const {
+  return split_stores;
 }
 template <>
 inline const Stores<float>& Kernel::stores() const {

@@ -56,5 +56,5 @@ void bfloat16_tile(int64_t depth, const Bfloat16* a, int64_t a_row, int64_t a_bl
 #define HYBRIDRET_ROWS 14
 #define HYBRIDRET_KERNEL kAvx512Bf16Kernel
 #define HYBRIDRET_ISA_NAME "avx512_bf16"
-#define HYBRIDRET_BFLOAT16_TILE {kBfloat16Rows, kBfloat16Columns, bfloat16_tile}
+#define HYBRIDRET_BFLOAT16_TILE kBfloat16Rows, kBfloat16Columns, bfloat16_tile
 #include "similarity/kernel_source.h"

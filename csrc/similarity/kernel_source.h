@@ -3,7 +3,8 @@
 //   HYBRIDRET_ROWS     rows of the float32 register tile
 //   HYBRIDRET_KERNEL   name of the table to define
 //   HYBRIDRET_ISA_NAME its name as users write it
-// and before including this file, where the ISA multiplies bfloat16, a `bfloat16_tile`.
+// and, where the ISA multiplies bfloat16, HYBRIDRET_BFLOAT16_TILE and HYBRIDRET_SPLIT_TILE, the
+// first members of their TileKernel.
 //
 // Register budget: ROWS x 2 accumulators, 2 vectors of b, one broadcast of a:
 //   baseline (16 x 128 bit)  6 x 2 + 2 + 1 = 15
@@ -116,28 +117,46 @@ class Writer<float> {
 typedef uint16_t HalfVector __attribute__((vector_size(2 * HYBRIDRET_LANES)));
 typedef uint16_t UnalignedHalfVector
     __attribute__((vector_size(2 * HYBRIDRET_LANES), aligned(2), may_alias));
+inline void store(uint16_t* p, HalfVector v) { *reinterpret_cast<UnalignedHalfVector*>(p) = v; }
 
-template <>
-class Writer<Bfloat16> {
+// The bits of v as bfloat16, in 32-bit lanes; v becomes what is left.
+inline IntVector take_part(Vector& v, HalfVector& half) {
+  half = reinterpret_cast<HalfVector>(_mm512_cvtneps_pbh(v));
+  const IntVector wide = __builtin_convertvector(half, IntVector);
+  v -= reinterpret_cast<Vector>(wide << 16);
+  return wide;
+}
+
+// Bfloat16 and Split: documents 2j and 2j + 1 stand side by side in pairs, part by part.
+template <class Element>
+class Writer {
  public:
-  Writer(Bfloat16* rows, Bfloat16* pairs) : rows_(rows), pairs_(pairs) {}
+  Writer(Element* rows, Element* pairs)
+      : rows_(reinterpret_cast<uint16_t*>(rows)), pairs_(reinterpret_cast<uint16_t*>(pairs)) {}
   void operator()(int64_t j, const Vector (&values)[kVectors]) {
     if (!rows_) return;
+    uint16_t* const row = rows_ + j * kParts * kColumns;
+    uint16_t* const pair = pairs_ + j / 2 * 2 * kColumns;
     for (int v = 0; v < kVectors; ++v) {
-      const auto half = reinterpret_cast<HalfVector>(_mm512_cvtneps_pbh(values[v]));
-      *reinterpret_cast<UnalignedHalfVector*>(rows_ + j * kColumns + v * kLanes) = half;
-      const IntVector wide = __builtin_convertvector(half, IntVector);
-      if (j % 2 == 0)
-        even_[v] = wide;
-      else
-        *reinterpret_cast<UnalignedIntVector*>(pairs_ + (j - 1) * kColumns + 2 * v * kLanes) =
-            even_[v] | wide << 16;
+      Vector rest = values[v];
+      for (int part = 0; part < kParts; ++part) {
+        HalfVector half;
+        const IntVector wide = take_part(rest, half);
+        store(row + part * kColumns + v * kLanes, half);
+        if (j % 2 == 0)
+          even_[v][part] = wide;
+        else
+          store(reinterpret_cast<int32_t*>(pair + part * kSplitBlock * kColumns + 2 * v * kLanes),
+                even_[v][part] | wide << 16);
+      }
     }
   }
 
  private:
-  Bfloat16 *rows_, *pairs_;
-  IntVector even_[kVectors] = {};
+  static constexpr int kParts = sizeof(Element) / sizeof(Bfloat16);
+  static_assert(kParts == 1 || kMaximumTileRows == kSplitBlock);
+  uint16_t *rows_, *pairs_;
+  IntVector even_[kVectors][kParts] = {};
 };
 #endif
 
@@ -373,6 +392,36 @@ void narrow_all(Format format, const float* from, int64_t count, void* to) {
   }
 }
 
+template <class Element>
+void convert(const float* from, int64_t count, Element* to);
+
+template <>
+void convert(const float* from, int64_t count, float* to) {
+  __builtin_memcpy(to, from, sizeof(float) * count);
+}
+
+#ifdef HYBRIDRET_BFLOAT16_TILE
+template <>
+void convert(const float* from, int64_t count, Bfloat16* to) {
+  narrow_all(Format::kBfloat16, from, count, to);
+}
+#endif
+
+#ifdef HYBRIDRET_SPLIT_TILE
+template <>
+void convert(const float* from, int64_t count, Split* to) {
+  auto* parts = reinterpret_cast<uint16_t*>(to);
+  for (int64_t i = 0; i < count; i += kLanes) {
+    Vector rest = load(from + i);
+    for (int part = 0; part < 3; ++part) {
+      HalfVector half;
+      take_part(rest, half);
+      store(parts + (i / kSplitBlock * 3 + part) * kSplitBlock + i % kSplitBlock, half);
+    }
+  }
+}
+#endif
+
 float dot(const float* a, const float* b, int64_t depth) {
   Vector even = {}, odd = {};
   int64_t k = 0;
@@ -385,25 +434,39 @@ float dot(const float* a, const float* b, int64_t depth) {
   return sum;
 }
 
-}  // namespace
-
 #ifdef HYBRIDRET_BFLOAT16_TILE
-#define HYBRIDRET_BFLOAT16_STORES {exponentials<Bfloat16>, weights<Bfloat16>}
+constexpr TileKernel<Bfloat16> kBfloat16Tile = {HYBRIDRET_BFLOAT16_TILE, convert<Bfloat16>};
+constexpr Stores<Bfloat16> kBfloat16Stores = {exponentials<Bfloat16>, weights<Bfloat16>};
 #else
-#define HYBRIDRET_BFLOAT16_TILE {0, 1, nullptr}
-#define HYBRIDRET_BFLOAT16_STORES {nullptr, nullptr}
+constexpr TileKernel<Bfloat16> kBfloat16Tile = {};
+constexpr Stores<Bfloat16> kBfloat16Stores = {};
+#endif
+#ifdef HYBRIDRET_SPLIT_TILE
+constexpr TileKernel<Split> kSplitTile = {HYBRIDRET_SPLIT_TILE, convert<Split>};
+constexpr Stores<Split> kSplitStores = {exponentials<Split>, weights<Split>};
+#else
+constexpr TileKernel<Split> kSplitTile = {};
+constexpr Stores<Split> kSplitStores = {};
+#endif
+#ifndef HYBRIDRET_CACHE_BYTES
+#define HYBRIDRET_CACHE_BYTES 3 << 18  // three quarters of the megabyte of Zen 4 and 5
 #endif
 #ifndef HYBRIDRET_SCOPE
 #define HYBRIDRET_SCOPE nullptr, nullptr
 #endif
 
+}  // namespace
+
 const Kernel HYBRIDRET_KERNEL = {HYBRIDRET_ISA_NAME,
                                  kColumns,
-                                 {kRows, 1, float_tile},
-                                 HYBRIDRET_BFLOAT16_TILE,
+                                 HYBRIDRET_CACHE_BYTES,
+                                 {kRows, 1, float_tile, convert<float>},
+                                 kBfloat16Tile,
+                                 kSplitTile,
                                  {logit, maxima, count_above},
                                  {exponentials<float>, weights<float>},
-                                 HYBRIDRET_BFLOAT16_STORES,
+                                 kBfloat16Stores,
+                                 kSplitStores,
                                  transpose,
                                  dot,
                                  widen_all,

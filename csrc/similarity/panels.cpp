@@ -76,7 +76,10 @@ std::size_t rounded(std::size_t bytes, std::size_t alignment) {
 }
 
 template <class Element>
-constexpr Format kFormat = std::is_same_v<Element, float> ? Format::kFloat32 : Format::kBfloat16;
+bool holds(const Matrix& matrix) {
+  if (std::is_same_v<Element, float>) return matrix.format == Format::kFloat32;
+  return std::is_same_v<Element, Bfloat16> && matrix.format == Format::kBfloat16;
+}
 
 }  // namespace
 
@@ -101,11 +104,11 @@ void deallocate(void* memory, std::size_t bytes) noexcept {
 void release_kept() noexcept { kept_blocks().release(); }
 
 template <class Element>
-RowOperand<Element>::RowOperand(const Matrix& matrix, const TileKernel<Element>& tiles)
-    : matrix_(matrix),
-      depth_(round_up(matrix.depth, tiles.depth_block)),
-      in_place_(matrix.format == kFormat<Element> && matrix.depth == depth_ &&
-                matrix.stride >= depth_) {}
+RowOperand<Element>::RowOperand(const Kernel& kernel, const Matrix& matrix)
+    : kernel_(kernel),
+      matrix_(matrix),
+      depth_(round_up(matrix.depth, kernel.tiles<Element>().depth_block)),
+      in_place_(holds<Element>(matrix) && matrix.depth == depth_ && matrix.stride >= depth_) {}
 
 template <class Element>
 const Element* RowOperand<Element>::rows(int64_t begin, int64_t rows, Element* buffer) const {
@@ -114,7 +117,7 @@ const Element* RowOperand<Element>::rows(int64_t begin, int64_t rows, Element* b
   const int64_t to_row = stride();
   for (int64_t i = 0; i < rows; ++i) {
     if (begin + i < matrix_.rows)
-      copy_row(matrix_, begin + i, depth_, buffer + i * to_row);
+      copy_row(kernel_, matrix_, begin + i, depth_, buffer + i * to_row);
     else
       std::memset(static_cast<void*>(buffer + i * to_row), 0, sizeof(Element) * depth_);
   }
@@ -122,30 +125,36 @@ const Element* RowOperand<Element>::rows(int64_t begin, int64_t rows, Element* b
 }
 
 template <class Element>
-void copy_row(const Matrix& matrix, int64_t i, int64_t depth, Element* to) {
-  if constexpr (std::is_same_v<Element, float>)
-    widen(matrix.format, matrix.row(i), matrix.depth, to);
-  else
+void copy_row(const Kernel& kernel, const Matrix& matrix, int64_t i, int64_t depth, Element* to) {
+  if (holds<Element>(matrix)) {
     std::memcpy(static_cast<void*>(to), matrix.row(i), sizeof(Element) * matrix.depth);
-  std::memset(static_cast<void*>(to + matrix.depth), 0, sizeof(Element) * (depth - matrix.depth));
+    std::memset(static_cast<void*>(to + matrix.depth), 0, sizeof(Element) * (depth - matrix.depth));
+    return;
+  }
+  if (matrix.format == Format::kFloat32 && matrix.depth == depth) {
+    kernel.tiles<Element>().convert(static_cast<const float*>(matrix.row(i)), depth, to);
+    return;
+  }
+  const Buffer<float> widened(depth);
+  kernel.widen(matrix.format, matrix.row(i), matrix.depth, widened.get());
+  std::fill(&widened[matrix.depth], &widened[depth], 0.0f);
+  kernel.tiles<Element>().convert(widened.get(), depth, to);
 }
 
 template <class Element>
 void pack_columns(const Kernel& kernel, const Matrix& matrix, int64_t begin, int64_t count,
                   int64_t depth, Element* to) {
-  // A pair of bfloat16 moves as one 32-bit element.
-  constexpr int64_t kPerWord = sizeof(float) / sizeof(Element);
-  const int64_t columns = kernel.columns, words = depth / kPerWord;
-  const bool in_place =
-      matrix.format == kFormat<Element> && matrix.depth == depth && matrix.stride % kPerWord == 0;
+  // What stands side by side in b, a pair of bfloat16, moves as one 32-bit element.
+  const int64_t columns = kernel.columns, words = depth * sizeof(Element) / sizeof(float);
   if (count < columns) std::memset(static_cast<void*>(to), 0, sizeof(Element) * depth * columns);
-  if (in_place) {
-    kernel.transpose(static_cast<const float*>(matrix.row(begin)), matrix.stride / kPerWord, count,
+  const int64_t row_bytes = matrix.stride * bytes_of(matrix.format);
+  if (holds<Element>(matrix) && matrix.depth == depth && row_bytes % sizeof(float) == 0) {
+    kernel.transpose(static_cast<const float*>(matrix.row(begin)), row_bytes / sizeof(float), count,
                      words, reinterpret_cast<float*>(to), columns);
     return;
   }
   const Buffer<Element> rows(count * depth);
-  for (int64_t i = 0; i < count; ++i) copy_row(matrix, begin + i, depth, &rows[i * depth]);
+  for (int64_t i = 0; i < count; ++i) copy_row(kernel, matrix, begin + i, depth, &rows[i * depth]);
   kernel.transpose(reinterpret_cast<const float*>(rows.get()), words, count, words,
                    reinterpret_cast<float*>(to), columns);
 }
@@ -161,22 +170,24 @@ void pack_transposed(const Kernel& kernel, const Matrix& matrix, int64_t begin, 
     int64_t from_row = matrix.stride;
     if (matrix.format != Format::kFloat32) {
       for (int64_t r = 0; r < rows; ++r)
-        widen(matrix.format, matrix.row(begin + i + r), depth, &widened[r * depth]);
+        kernel.widen(matrix.format, matrix.row(begin + i + r), depth, &widened[r * depth]);
       from = widened.get();
       from_row = depth;
     }
     if constexpr (std::is_same_v<Element, float>) {
       kernel.transpose(from, from_row, rows, depth, to + i, to_row);
     } else {
+      if (rows < step) std::fill_n(turned.get(), step * depth, 0.0f);
       kernel.transpose(from, from_row, rows, depth, turned.get(), step);
-      for (int64_t k = 0; k < depth; ++k)  // they were bfloat16 before: nothing is rounded
-        narrow(kFormat<Element>, &turned[k * step], rows, to + k * to_row + i);
+      for (int64_t k = 0; k < depth; ++k)
+        kernel.tiles<Element>().convert(&turned[k * step], step, to + k * to_row + i);
     }
   }
-  if (count < to_row)
+  const int64_t written = std::is_same_v<Element, float> ? count : round_up(count, step);
+  if (written < to_row)
     for (int64_t k = 0; k < depth; ++k)
-      std::memset(static_cast<void*>(to + k * to_row + count), 0,
-                  sizeof(Element) * (to_row - count));
+      std::memset(static_cast<void*>(to + k * to_row + written), 0,
+                  sizeof(Element) * (to_row - written));
   std::memset(static_cast<void*>(to + depth * to_row), 0,
               sizeof(Element) * (depth_rows - depth) * to_row);
 }
@@ -185,39 +196,37 @@ template <class Element>
 void pack_scaled(const Kernel& kernel, const Matrix& matrix, int64_t begin, int64_t count,
                  const float* factor, int64_t first, int64_t panel_depth, Element* to) {
   const int64_t columns = kernel.columns, depth = round_up(matrix.depth, columns);
-  constexpr int64_t kRows = sizeof(float) / sizeof(Element);  // that stand side by side
-  const Buffer<float> rows(kRows * depth);
-  const Buffer<Element> narrowed(kRows * depth);
-  std::fill_n(rows.get(), kRows * depth, 0.0f);
-  for (int64_t i = 0; i < columns; i += kRows) {
-    for (int64_t r = 0; r < kRows; ++r) {
-      float* row = &rows[r * depth];
-      if (i + r < count) {
-        widen(matrix.format, matrix.row(begin + i + r), matrix.depth, row);
-        for (int64_t k = 0; k < matrix.depth; ++k) row[k] *= factor[i + r];
-      } else {
-        std::fill_n(row, depth, 0.0f);
-      }
+  const Buffer<float> rows(columns * depth);
+  for (int64_t i = 0; i < columns; ++i) {
+    float* row = &rows[i * depth];
+    if (i < count) {
+      kernel.widen(matrix.format, matrix.row(begin + i), matrix.depth, row);
+      for (int64_t k = 0; k < matrix.depth; ++k) row[k] *= factor[i];
     }
-    if constexpr (kRows == 2) narrow(kFormat<Element>, rows.get(), 2 * depth, narrowed.get());
+    const int64_t filled = i < count ? matrix.depth : 0;
+    std::fill(row + filled, row + depth, 0.0f);
+  }
+  if constexpr (std::is_same_v<Element, float>) {
+    for (int64_t n = 0; n < depth; n += columns)
+      for (int64_t i = 0; i < columns; ++i)
+        std::copy_n(&rows[i * depth + n], columns, to + n * panel_depth + (first + i) * columns);
+  } else {
+    // Element by element of the vectors, as bfloat16 pairs of rows: words to transpose.
+    const int64_t words = columns * sizeof(Element) / sizeof(float);
+    const Buffer<float> turned(columns * columns);
+    const Buffer<Element> converted(columns * columns);
     for (int64_t n = 0; n < depth; n += columns) {
-      Element* target = to + n * panel_depth + (first + i) * columns;
-      if constexpr (kRows == 1) {
-        std::memcpy(target, &rows[n], sizeof(float) * columns);
-      } else {
-        const Element *even = &narrowed[n], *odd = &narrowed[depth + n];
-        for (int64_t k = 0; k < columns; ++k) {
-          target[2 * k] = even[k];
-          target[2 * k + 1] = odd[k];
-        }
-      }
+      kernel.transpose(&rows[n], depth, columns, columns, turned.get(), columns);
+      kernel.tiles<Element>().convert(turned.get(), columns * columns, converted.get());
+      kernel.transpose(reinterpret_cast<const float*>(converted.get()), words, columns, words,
+                       reinterpret_cast<float*>(to + n * panel_depth + first * columns), columns);
     }
   }
 }
 
 #define HYBRIDRET_INSTANTIATE(Element)                                                             \
   template class RowOperand<Element>;                                                              \
-  template void copy_row(const Matrix&, int64_t, int64_t, Element*);                               \
+  template void copy_row(const Kernel&, const Matrix&, int64_t, int64_t, Element*);                \
   template void pack_columns(const Kernel&, const Matrix&, int64_t, int64_t, int64_t, Element*);   \
   template void pack_transposed(const Kernel&, const Matrix&, int64_t, int64_t, int64_t, Element*, \
                                 int64_t);                                                          \
@@ -225,5 +234,6 @@ void pack_scaled(const Kernel& kernel, const Matrix& matrix, int64_t begin, int6
                             int64_t, Element*);
 HYBRIDRET_INSTANTIATE(float)
 HYBRIDRET_INSTANTIATE(Bfloat16)
+HYBRIDRET_INSTANTIATE(Split)
 
 }  // namespace hybridret::similarity

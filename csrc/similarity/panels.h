@@ -67,13 +67,14 @@ inline const float* float_row(const Matrix& matrix, int64_t i, float* buffer) {
 template <class Element>
 class RowOperand {
  public:
-  RowOperand(const Matrix& matrix, const TileKernel<Element>& tiles);
+  RowOperand(const Kernel& kernel, const Matrix& matrix);
   // `rows` rows from `begin` on, zero past the end of the matrix; `buffer` holds rows * stride().
   const Element* rows(int64_t begin, int64_t rows, Element* buffer) const;
   int64_t stride() const { return in_place_ ? matrix_.stride : depth_; }
   int64_t depth() const { return depth_; }
 
  private:
+  const Kernel& kernel_;
   const Matrix matrix_;
   const int64_t depth_;
   const bool in_place_;
@@ -81,7 +82,7 @@ class RowOperand {
 
 // to[0, depth) = row i of the matrix, zero past its own depth.
 template <class Element>
-void copy_row(const Matrix& matrix, int64_t i, int64_t depth, Element* to);
+void copy_row(const Kernel& kernel, const Matrix& matrix, int64_t i, int64_t depth, Element* to);
 
 // Operand b whose columns are `count` <= kernel.columns rows of the matrix: [depth, columns].
 template <class Element>

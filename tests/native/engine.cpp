@@ -21,6 +21,7 @@ using similarity::Bfloat16;
 using similarity::Buffer;
 using similarity::Format;
 using similarity::Kernel;
+using similarity::Split;
 
 int failures = 0;
 
@@ -55,29 +56,36 @@ std::vector<float> unit_vectors(int64_t rows, int64_t depth, int seed) {
 }
 
 template <class Element>
-void tile_agrees(const Kernel& kernel, double bound) {
+void tile_agrees(const Kernel& kernel, Format format, double bound) {
   const auto& tiles = kernel.tiles<Element>();
   if (tiles.rows == 0) return;
-  constexpr Format format = sizeof(Element) == 4 ? Format::kFloat32 : Format::kBfloat16;
   const int64_t depth = 96, columns = kernel.columns;
   std::vector<float> a = unit_vectors(tiles.rows, depth, 1), b = unit_vectors(columns, depth, 2);
-  Buffer<Element> a_stored(tiles.rows * depth), b_stored(columns * depth), packed(columns * depth);
+  const int64_t bytes = similarity::bytes_of(format);
+  const Buffer<char> a_stored(tiles.rows * depth * bytes), b_stored(columns * depth * bytes);
+  const Buffer<Element> rows(tiles.rows * depth), packed(columns * depth);
   similarity::narrow(format, a.data(), tiles.rows * depth, a_stored.get());
   similarity::narrow(format, b.data(), columns * depth, b_stored.get());
   similarity::widen(format, a_stored.get(), tiles.rows * depth, a.data());
   similarity::widen(format, b_stored.get(), columns * depth, b.data());
+  const similarity::RowOperand<Element> operand(kernel,
+                                                {a_stored.get(), format, tiles.rows, depth, depth});
+  const Element* a_rows = operand.rows(0, tiles.rows, rows.get());
   pack_columns(kernel, {b_stored.get(), format, columns, depth, depth}, 0, columns, depth,
                packed.get());
   const Buffer<float> c(tiles.rows * columns);
   const similarity::TileScope scope(kernel);
-  tiles.tile(depth, a_stored.get(), depth, columns, packed.get(), c.get(), columns, false);
-  tiles.tile(depth, a_stored.get(), depth, columns, packed.get(), c.get(), columns, true);
+  for (bool accumulate : {false, true})
+    tiles.tile(depth, a_rows, operand.stride(), columns, packed.get(), c.get(), columns,
+               accumulate);
   std::vector<double> actual(c.get(), c.get() + tiles.rows * columns), expected(actual.size());
   for (int64_t i = 0; i < tiles.rows; ++i)
     for (int64_t j = 0; j < columns; ++j)
       for (int64_t k = 0; k < depth; ++k)
         expected[i * columns + j] += 2.0 * a[i * depth + k] * b[j * depth + k];
-  expect(relative(actual, expected) < bound, std::string(kernel.isa) + " tile");
+  const double error = relative(actual, expected);
+  expect(error < bound, std::string(kernel.isa) + " tile of " + std::to_string(sizeof(Element)) +
+                            " bytes: " + std::to_string(error * 1e6) + "e-6");
 }
 
 void transpose_agrees(const Kernel& kernel) {
@@ -210,8 +218,10 @@ void ranks_agree() {
 int main() {
   for (int i = 0; i < similarity::usable_kernel_count(); ++i) {
     const Kernel& kernel = similarity::usable_kernel(i);
-    tile_agrees<float>(kernel, 1e-6);
-    tile_agrees<Bfloat16>(kernel, 1e-6);
+    tile_agrees<float>(kernel, Format::kFloat32, 3e-7);
+    tile_agrees<Bfloat16>(kernel, Format::kBfloat16, 3e-7);
+    tile_agrees<Split>(kernel, Format::kFloat32, 3e-7);
+    tile_agrees<Split>(kernel, Format::kFloat16, 3e-7);
     transpose_agrees(kernel);
     exponentials_agree(kernel);
   }
