@@ -229,40 +229,93 @@ py::tuple infonce_backward(const Loss& loss, const Floats& lse,
   return py::make_tuple(by_query, by_document, by_scale);
 }
 
-Integers count_above(const py::array_t<float>& queries, const py::array_t<float>& documents,
-                     const Integers& language_begin, const Integers& tie_order,
-                     const Integers& target_begin, const Integers& targets, int threads) {
-  hybridret::ranking::Problem p{};
-  p.queries = matrix(queries, "queries");
-  p.documents = matrix(documents, "documents");
-  if (p.queries.depth != p.documents.depth)
-    throw py::value_error("queries and documents differ in dimension: " + shape_of(queries) +
-                          " against " + shape_of(documents));
-  const auto ascending = [](const Integers& a, int64_t end, const char* name) {
-    if (a.ndim() != 1 || a.shape(0) < 1 || a.data()[0] != 0 || a.data()[a.shape(0) - 1] != end)
-      throw py::value_error(std::string(name) + " must run from 0 to " + std::to_string(end));
-    for (py::ssize_t i = 1; i < a.shape(0); ++i)
-      if (a.data()[i] < a.data()[i - 1])
-        throw py::value_error(std::string(name) + " must not descend");
-  };
-  ascending(language_begin, p.documents.rows, "language_begin");
-  p.languages = language_begin.shape(0) - 1;
-  p.language_begin = language_begin.data();
-  p.tie_order = vector_data(tie_order, p.documents.rows, "tie_order");
-  const int64_t total = targets.ndim() == 1 ? targets.shape(0) : -1;
-  ascending(target_begin, total, "target_begin");
-  p.target_begin = vector_data(target_begin, p.queries.rows + 1, "target_begin");
-  p.targets = vector_data(targets, total, "targets");
-  for (int64_t t = 0; t < total; ++t)
-    if (p.targets[t] < 0 || p.targets[t] >= p.documents.rows)
-      throw py::value_error("targets[" + std::to_string(t) + "] is out of range");
+// The rows of both matrices, which the calls about ranks read.
+struct Vectors {
+  Vectors(const py::array& query_array, const py::array& document_array)
+      : queries(matrix(query_array, "queries")), documents(matrix(document_array, "documents")) {
+    if (queries.depth != documents.depth)
+      throw py::value_error("queries and documents differ in dimension: " + shape_of(query_array) +
+                            " against " + shape_of(document_array));
+  }
+  Matrix queries, documents;
+};
+
+template <class T>
+void within(const T* values, int64_t count, int64_t end, const char* name) {
+  for (int64_t i = 0; i < count; ++i)
+    if (values[i] < 0 || values[i] >= end)
+      throw py::value_error(std::string(name) + "[" + std::to_string(i) + "] is " +
+                            std::to_string(values[i]) + ", expected at least 0 and below " +
+                            std::to_string(end));
+}
+
+int64_t length_of(const py::array& array) { return array.ndim() == 1 ? array.shape(0) : -1; }
+
+Array<double> pair_scores(const py::array& queries, const py::array& documents,
+                          const Integers& query_rows, const Integers& document_rows, bool cosine,
+                          int threads) {
+  const Vectors v(queries, documents);
+  const int64_t count = length_of(query_rows);
+  const int64_t* query_row = vector_data(query_rows, count, "query_rows");
+  const int64_t* document_row = vector_data(document_rows, count, "document_rows");
+  within(query_row, count, v.queries.rows, "query_rows");
+  within(document_row, count, v.documents.rows, "document_rows");
   threads = thread_count(threads);
-  Integers above({total, p.languages});
+  Array<double> scores(count);
+  double* out = scores.mutable_data();
+  py::gil_scoped_release release;
+  hybridret::ranking::pair_scores(v.queries, v.documents, cosine, count, query_row, document_row,
+                                  out, threads);
+  return scores;
+}
+
+py::tuple rank(const py::array& queries, const py::array& documents,
+               const Array<int32_t>& document_language, const Integers& tie_order,
+               const Integers& target_begin, const Array<double>& target_scores,
+               const Integers& target_order, int64_t languages, bool cosine, bool ties, int64_t k,
+               const std::string& screening, int threads) {
+  using hybridret::ranking::Screening;
+  const Vectors v(queries, documents);
+  hybridret::ranking::Problem p{};
+  p.queries = v.queries, p.documents = v.documents, p.cosine = cosine, p.languages = languages;
+  p.document_language = vector_data(document_language, v.documents.rows, "document_language");
+  within(p.document_language, v.documents.rows, languages, "document_language");
+  p.tie_order = vector_data(tie_order, v.documents.rows, "tie_order");
+  const int64_t total = length_of(target_scores);
+  p.target_scores = vector_data(target_scores, total, "target_scores");
+  p.target_order = vector_data(target_order, total, "target_order");
+  p.target_begin = vector_data(target_begin, v.queries.rows + 1, "target_begin");
+  for (int64_t i = 0; i <= v.queries.rows; ++i)
+    if (i == 0 ? p.target_begin[0] != 0 : p.target_begin[i] < p.target_begin[i - 1])
+      throw py::value_error("target_begin must start at 0 and not descend");
+  if (p.target_begin[v.queries.rows] != total)
+    throw py::value_error("target_begin must end at the number of targets, " +
+                          std::to_string(total));
+  if (k < 0) throw py::value_error("k must not be negative");
+  if (screening == "auto")
+    p.screening = Screening::kAuto;
+  else if (screening == "bfloat16")
+    p.screening = Screening::kBfloat16;
+  else if (screening == "float32")
+    p.screening = Screening::kFloat32;
+  else
+    throw py::value_error("screening must be auto, bfloat16 or float32, got '" + screening + "'");
+  threads = thread_count(threads);
+
+  Integers above({total, languages}), tied({ties ? total : 0, languages}),
+      best({v.queries.rows, k});
+  Array<double> scores({v.queries.rows, k});
+  hybridret::ranking::Result result{above.mutable_data(),
+                                    ties ? tied.mutable_data() : nullptr,
+                                    k,
+                                    best.mutable_data(),
+                                    scores.mutable_data(),
+                                    0};
   {
     py::gil_scoped_release release;
-    hybridret::ranking::count_above(p, above.mutable_data(), threads);
+    hybridret::ranking::rank(p, result, threads);
   }
-  return above;
+  return py::make_tuple(above, tied, best, scores, result.unsettled);
 }
 
 py::tuple search(const HnswIndex& index, const Floats& query, int64_t k,
@@ -345,10 +398,27 @@ PYBIND11_MODULE(_native, m) {
            arg("column_negatives_lse") = py::none(), kw_only(), arg("by_negatives_lse"),
            arg("by_positive"), arg("by_column_negatives_lse") = py::none(), arg("threads") = 0,
            "(by_query [N, D], by_document [M, D], by_scale) from derivatives by the statistics.");
-  m.def("count_above", &count_above, arg("queries"), arg("documents"), kw_only(),
-        arg("language_begin"), arg("tie_order"), arg("target_begin"), arg("targets"),
-        arg("threads") = 0,
-        "int64 [T, L]: documents of each language that come before each target.");
+  // BadRow(text, "query" or "document", row)
+  PYBIND11_CONSTINIT static py::gil_safe_call_once_and_store<py::object> bad_row;
+  bad_row.call_once_and_store_result(
+      [&] { return py::exception<hybridret::ranking::BadRow>(m, "BadRow", PyExc_ValueError); });
+  py::register_exception_translator([](std::exception_ptr thrown) {
+    try {
+      if (thrown) std::rethrow_exception(thrown);
+    } catch (const hybridret::ranking::BadRow& bad) {
+      const char* side = bad.query ? "query" : "document";
+      py::set_error(bad_row.get_stored(), py::make_tuple(bad.what(), side, bad.row));
+    }
+  });
+  m.def("pair_scores", &pair_scores, arg("queries"), arg("documents"), kw_only(), arg("query_rows"),
+        arg("document_rows"), arg("cosine"), arg("threads") = 0,
+        "float64 [T]: exact scores of pairs.");
+  m.def("rank", &rank, arg("queries"), arg("documents"), kw_only(), arg("document_language"),
+        arg("tie_order"), arg("target_begin"), arg("target_scores"), arg("target_order"),
+        arg("languages"), arg("cosine"), arg("ties") = false, arg("k") = 0,
+        arg("screening") = "auto", arg("threads") = 0,
+        "(above [T, L], tied [T or 0, L], best rows [Q, k], their scores [Q, k], unsettled pairs), "
+        "see ranking.h.");
 
   py::class_<HnswIndex>(m, "HnswIndex", "HNSW graph over inner products, see hybridret.index.")
       .def(py::init<int64_t, int64_t, int64_t, int64_t, int64_t>(), arg("dimension"), kw_only(),

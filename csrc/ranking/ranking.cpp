@@ -1,6 +1,10 @@
 #include "ranking/ranking.h"
 
 #include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <limits>
+#include <numeric>
 #include <vector>
 
 #include "similarity/kernel.h"
@@ -9,129 +13,470 @@
 namespace hybridret::ranking {
 namespace {
 
+using similarity::Bfloat16;
 using similarity::Buffer;
+using similarity::Format;
 using similarity::Kernel;
+using similarity::kMaximumColumns;
+using similarity::kMaximumTileRows;
 using similarity::Matrix;
-using similarity::pack_columns;
 using similarity::parallel_for;
 using similarity::round_up;
-using similarity::RowOperand;
+using similarity::Split;
 using similarity::TileScope;
 
-constexpr int64_t kDocumentBlock = 512;  // packed at once and shared by all threads
-constexpr int64_t kBlocksPerItem = 4;    // row blocks that share one pass over the packed documents
+constexpr int64_t kPanelBytes = int64_t{32} << 20;  // of queries in the tiles' format
+constexpr int64_t kBestBytes = int64_t{32} << 20;   // of candidates for the best k
+constexpr int64_t kBlockPanels = 16;  // of documents: packed at once and shared by all threads
+// A pair in double costs as much as screening a hundred, about.
+constexpr double kMostUnsettled = 0.01;
+constexpr double kLongest = 1e18;  // squared it is far from overflow in float32
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
-class Run {
+// Rounded up, with room for what float arithmetic makes of a bound, and for products so small that
+// a tile may take them for zero.
+float bound_of(double value) { return static_cast<float>(value * (1 + 1e-5)) + 1e-33f; }
+
+double checked_length(const Kernel& kernel, const float* row, int64_t depth, bool query, int64_t i,
+                      bool cosine) {
+  const double square = kernel.exact_dot(row, row, depth);
+  // A sum of squares of floats in double overflows for nothing finite.
+  if (!std::isfinite(square)) throw BadRow(query, i, "has a value that is not finite");
+  if (cosine && square == 0) throw BadRow(query, i, "is the zero vector, which has no cosine");
+  const double length = std::sqrt(square);
+  if (!cosine && length > kLongest)
+    throw BadRow(query, i, "is longer than 1e18: inner products overflow");
+  return length;
+}
+
+// One row in the tiles' format, and how far that is from it.
+struct Rounded {
+  float length = 0, residual = 0;
+};
+
+template <class Element>
+Rounded round_row(const Kernel& kernel, const float* row, double factor, int64_t depth,
+                  int64_t padded, float* scaled, Element* to) {
+  double square = 0, difference = 0;
+  for (int64_t k = 0; k < depth; ++k)
+    scaled[k] = static_cast<float>(static_cast<double>(row[k]) * factor);
+  std::fill(scaled + depth, scaled + padded, 0.0f);
+  kernel.tiles<Element>().convert(scaled, padded, to);
+  if constexpr (std::is_same_v<Element, Bfloat16>) {
+    std::vector<float> back(static_cast<size_t>(depth));
+    kernel.widen(Format::kBfloat16, to, depth, back.data());
+    for (int64_t k = 0; k < depth; ++k) {
+      const float error = back[k] - scaled[k];  // exact
+      square += static_cast<double>(back[k]) * static_cast<double>(back[k]);
+      difference += static_cast<double>(error) * static_cast<double>(error);
+    }
+  } else {
+    square = kernel.exact_dot(scaled, scaled, depth);
+  }
+  // And the rounding to float32 before.
+  const double length = std::sqrt(square), slack = 0x1p-23 * length;
+  return {bound_of(length), bound_of(std::sqrt(difference) + slack)};
+}
+
+struct Candidate {
+  float low, high;  // between which its score lies, in units of the query's length
+  int64_t document;
+};
+
+// What does not depend on the arithmetic of the tiles.
+class State {
  public:
-  Run(const Problem& problem, int64_t* above, int threads)
+  State(const Problem& problem, Result& result, int threads)
       : p_(problem),
-        above_(above),
+        out_(result),
         threads_(threads),
         kernel_(similarity::active_kernel()),
-        rows_(kernel_.float_tile.rows),
-        columns_(kernel_.columns),
         depth_(p_.queries.depth),
-        item_rows_(kBlocksPerItem * rows_),
-        items_((p_.queries.rows + item_rows_ - 1) / item_rows_),
-        thresholds_(static_cast<size_t>(p_.target_begin[p_.queries.rows])),
-        lowest_(static_cast<size_t>(p_.queries.rows)),
-        queries_(kernel_, p_.queries),
-        packed_documents_(kDocumentBlock * depth_) {}
-
-  void operator()() {
-    std::fill_n(above_, thresholds_.size() * p_.languages, int64_t{0});
-    parallel_for(p_.queries.rows, threads_, [&](int64_t i) { threshold(i); });
-    for (int64_t language = 0; language < p_.languages; ++language) {
-      const int64_t end = p_.language_begin[language + 1];
-      for (int64_t first = p_.language_begin[language]; first < end; first += kDocumentBlock) {
-        const int64_t count = std::min(kDocumentBlock, end - first);
-        parallel_for((count + columns_ - 1) / columns_, threads_, [&](int64_t block) {
-          const int64_t j = block * columns_;
-          pack_columns(kernel_, p_.documents, first + j, std::min(columns_, count - j), depth_,
-                       &packed_documents_[j * depth_]);
-        });
-        parallel_for(items_, threads_, [&](int64_t item) { score(item, first, count, language); });
-      }
-    }
+        factor_(static_cast<size_t>(p_.queries.rows)),
+        target_(static_cast<size_t>(p_.target_begin[p_.queries.rows])),
+        threshold_(target_.size()),
+        language_begin_(static_cast<size_t>(p_.languages + 1)),
+        lowest_(factor_.size()) {
+    sort_documents();
+    sort_targets();
   }
 
- private:
-  // Scores of the targets of one query, by the tile kernel itself.
-  void threshold(int64_t i) {
-    const TileScope scope(kernel_);
-    alignas(64) float tile[similarity::kMaximumTileRows * similarity::kMaximumColumns];
-    const Buffer<float> buffer(rows_ * queries_.stride()), gathered(columns_ * depth_);
-    const Buffer<float> packed(columns_ * depth_);
-    const float* query = queries_.rows(i, rows_, buffer.get());
-    float lowest = 0;
-    for (int64_t t = p_.target_begin[i]; t < p_.target_begin[i + 1]; t += columns_) {
-      const int64_t count = std::min(columns_, p_.target_begin[i + 1] - t);
-      for (int64_t j = 0; j < count; ++j)
-        copy_row(kernel_, p_.documents, p_.targets[t + j], depth_, &gathered[j * depth_]);
-      const Matrix targets{gathered.get(), similarity::Format::kFloat32, count, depth_, depth_};
-      pack_columns(kernel_, targets, 0, count, depth_, packed.get());
-      kernel_.float_tile.tile(depth_, query, queries_.stride(), columns_, packed.get(), tile,
-                              columns_, false);
-      std::copy_n(tile, count, &thresholds_[t]);
-      const float smallest = *std::min_element(tile, tile + count);
-      lowest = t == p_.target_begin[i] ? smallest : std::min(lowest, smallest);
-    }
-    lowest_[i] = lowest;
+  // The documents by language: positions, in the order of the rows where they are sorted already.
+  int64_t document_at(int64_t position) const {
+    return order_.empty() ? position : order_[static_cast<size_t>(position)];
   }
 
-  void score(int64_t item, int64_t first, int64_t count, int64_t language) {
-    const TileScope scope(kernel_);
-    alignas(64) float tile[similarity::kMaximumTileRows * similarity::kMaximumColumns];
-    const int64_t begin = item * item_rows_;
-    const int64_t rows = std::min(item_rows_, p_.queries.rows - begin);
-    const Buffer<float> buffer(rows_ * queries_.stride());
-    for (int64_t j = 0; j < count; j += columns_) {
-      const int64_t valid_columns = std::min(columns_, count - j);
-      for (int64_t i = 0; i < rows; i += rows_) {
-        kernel_.float_tile.tile(depth_, queries_.rows(begin + i, rows_, buffer.get()),
-                                queries_.stride(), columns_, &packed_documents_[j * depth_], tile,
-                                columns_, false);
-        for (int64_t r = 0; r < std::min(rows_, rows - i); ++r)
-          count_row(begin + i + r, first + j, &tile[r * columns_], valid_columns, language);
-      }
-    }
-  }
-
-  // The epilogue: scores of one query against documents [first, first + count).
-  void count_row(int64_t query, int64_t first, const float* scores, int64_t count,
-                 int64_t language) {
-    const int64_t begin = p_.target_begin[query], end = p_.target_begin[query + 1];
-    if (begin == end || *std::max_element(scores, scores + count) < lowest_[query]) return;
-    for (int64_t t = begin; t < end; ++t) {
-      const float threshold = thresholds_[t];
-      int64_t greater = 0, equal = 0;
-      for (int64_t j = 0; j < count; ++j) {
-        greater += scores[j] > threshold;
-        equal += scores[j] == threshold;
-      }
-      if (equal > 0) {
-        const int64_t own = p_.tie_order[p_.targets[t]];
-        for (int64_t j = 0; j < count; ++j)
-          greater += scores[j] == threshold && p_.tie_order[first + j] < own;
-      }
-      above_[t * p_.languages + language] += greater;
-    }
+  const float* query_row(int64_t i, float* buffer) const {
+    return float_row(p_.queries, i, buffer);
   }
 
   const Problem& p_;
-  int64_t* const above_;
+  Result& out_;
   const int threads_;
   const Kernel& kernel_;
-  const int64_t rows_, columns_, depth_, item_rows_, items_;
-  std::vector<float> thresholds_, lowest_;
-  const RowOperand<float> queries_;
-  const Buffer<float> packed_documents_;
+  const int64_t depth_;
+  std::vector<double> factor_;           // [Q], 1 / length, or 1
+  std::vector<int64_t> target_;          // [T], those of a query by score, ascending
+  std::vector<float> threshold_;         // [T], in that order, in units of the query's length
+  std::vector<int64_t> language_begin_;  // [L + 1], positions
+  int64_t most_targets_ = 0;
+  std::vector<float> lowest_;  // [Q], the least score that matters, in units of the query's length
+  std::atomic<int64_t> unsettled_{0};
+
+  // Whatever may be among a query's best k is kept until k others are sure to be before it.
+  void offer(int64_t query, const Candidate& candidate) {
+    Best& best = best_[query];
+    if (!(candidate.high >= best.floor)) return;
+    best.kept.push_back(candidate);
+    if (static_cast<int64_t>(best.kept.size()) < best.enough) return;
+    const auto kth = best.kept.begin() + out_.k - 1;
+    std::nth_element(best.kept.begin(), kth, best.kept.end(),
+                     [](const Candidate& a, const Candidate& b) { return a.low > b.low; });
+    best.floor = kth->low;
+    best.kept.erase(std::remove_if(best.kept.begin(), best.kept.end(),
+                                   [&](const Candidate& c) { return !(c.high >= best.floor); }),
+                    best.kept.end());
+    best.enough = 2 * static_cast<int64_t>(best.kept.size()) + kSpareCandidates;
+    lowest_[query] = std::min(least_target(query), best.floor);
+  }
+
+  void start_best(int64_t begin, int64_t count) {
+    if (out_.k == 0) return;
+    best_.resize(factor_.size());
+    for (int64_t i = begin; i < begin + count; ++i) {
+      best_[i].enough = 2 * out_.k + kSpareCandidates;
+      lowest_[i] = -kInfinity;
+    }
+  }
+
+  void finish_best(int64_t begin, int64_t count) {
+    if (out_.k == 0) return;
+    parallel_for(count, threads_, [&](int64_t item) { write_best(begin + item); });
+  }
+
+ private:
+  static constexpr int64_t kSpareCandidates = 64;
+  struct Best {
+    std::vector<Candidate> kept;
+    float floor = -kInfinity;  // the k-th largest `low`, once there are k
+    int64_t enough = 0;        // when to look what can go
+  };
+
+  float least_target(int64_t query) const {
+    const int64_t begin = p_.target_begin[query];
+    return begin == p_.target_begin[query + 1] ? kInfinity : threshold_[begin];
+  }
+
+  void write_best(int64_t query) {
+    struct Scored {
+      double score;
+      int64_t order, document;
+    };
+    const Buffer<float> query_buffer(depth_), buffer(depth_);
+    const float* q = query_row(query, query_buffer.get());
+    std::vector<Scored> scored;
+    for (const Candidate& c : best_[query].kept) {
+      const float* d = float_row(p_.documents, c.document, buffer.get());
+      const double weight =
+          p_.cosine ? 1 / checked_length(kernel_, d, depth_, false, c.document, true) : 1;
+      scored.push_back(
+          {kernel_.exact_dot(q, d, depth_) * weight, p_.tie_order[c.document], c.document});
+    }
+    best_[query] = {};
+    const auto count = std::min<int64_t>(out_.k, static_cast<int64_t>(scored.size()));
+    std::partial_sort(scored.begin(), scored.begin() + count, scored.end(),
+                      [](const Scored& a, const Scored& b) {
+                        return a.score != b.score ? a.score > b.score : a.order < b.order;
+                      });
+    for (int64_t n = 0; n < out_.k; ++n) {
+      const bool there = n < count;
+      out_.best[query * out_.k + n] = there ? scored[n].document : -1;
+      out_.scores[query * out_.k + n] =
+          there ? scored[n].score : -std::numeric_limits<double>::infinity();
+    }
+  }
+
+  void sort_documents() {
+    for (int64_t j = 0; j < p_.documents.rows; ++j) ++language_begin_[p_.document_language[j] + 1];
+    std::partial_sum(language_begin_.begin(), language_begin_.end(), language_begin_.begin());
+    if (std::is_sorted(p_.document_language, p_.document_language + p_.documents.rows)) return;
+    order_.resize(static_cast<size_t>(p_.documents.rows));
+    std::vector<int64_t> next(language_begin_.begin(), language_begin_.end() - 1);
+    for (int64_t j = 0; j < p_.documents.rows; ++j) order_[next[p_.document_language[j]]++] = j;
+  }
+
+  void sort_targets() {
+    std::iota(target_.begin(), target_.end(), 0);
+    constexpr int64_t kRows = 256;
+    parallel_for((p_.queries.rows + kRows - 1) / kRows, threads_, [&](int64_t item) {
+      const Buffer<float> buffer(depth_);
+      for (int64_t i = item * kRows; i < std::min(p_.queries.rows, (item + 1) * kRows); ++i) {
+        const double length =
+            checked_length(kernel_, query_row(i, buffer.get()), depth_, true, i, p_.cosine);
+        factor_[i] = length == 0 ? 1 : 1 / length;
+        const auto begin = target_.begin() + p_.target_begin[i];
+        const auto end = target_.begin() + p_.target_begin[i + 1];
+        std::sort(begin, end,
+                  [&](int64_t a, int64_t b) { return p_.target_scores[a] < p_.target_scores[b]; });
+        for (auto t = begin; t != end; ++t)
+          threshold_[t - target_.begin()] = static_cast<float>(p_.target_scores[*t] * factor_[i]);
+      }
+    });
+    for (int64_t i = 0; i < p_.queries.rows; ++i) {
+      most_targets_ = std::max(most_targets_, p_.target_begin[i + 1] - p_.target_begin[i]);
+      lowest_[i] = least_target(i);
+    }
+  }
+
+  std::vector<int64_t> order_;
+  std::vector<Best> best_;  // [Q]; emptied with each panel
 };
+
+template <class Element>
+class Screen {
+ public:
+  // The queries [begin, begin + count).
+  Screen(State& state, int64_t begin, int64_t count)
+      : s_(state),
+        p_(s_.p_),
+        kernel_(s_.kernel_),
+        tiles_(kernel_.tiles<Element>()),
+        columns_(kernel_.columns),
+        begin_(begin),
+        count_(count),
+        depth_(round_up(s_.depth_, tiles_.depth_block)),
+        queries_(round_up(count, tiles_.rows) * depth_),
+        along_(static_cast<size_t>(count)),
+        across_(static_cast<size_t>(count)),
+        packed_(kBlockPanels * columns_ * depth_) {
+    // What a product of the tiles rounds: once, or once for each product of parts.
+    constexpr double kRoundings = std::is_same_v<Element, Split> ? 6 : 1;
+    const double rounding = (kRoundings * static_cast<double>(depth_) + 16) * 0x1p-24;
+    constexpr int64_t kRows = 64;
+    parallel_for((count + kRows - 1) / kRows, s_.threads_, [&](int64_t item) {
+      const Buffer<float> buffer(s_.depth_), scaled(depth_);
+      for (int64_t i = item * kRows; i < std::min(count, (item + 1) * kRows); ++i) {
+        const Rounded rounded =
+            round_row(kernel_, s_.query_row(begin_ + i, buffer.get()), s_.factor_[begin_ + i],
+                      s_.depth_, depth_, scaled.get(), &queries_[i * depth_]);
+        // Thresholds, up to a document's length, are rounded to float as well.
+        along_[i] = bound_of(rounded.residual + rounded.length * rounding + 0x1p-22);
+        across_[i] = bound_of(rounded.length * (1 + rounding));
+      }
+    });
+  }
+
+  // The documents from `position` on; where it ended, because too little was settled.
+  int64_t operator()(int64_t position, bool may_end) {
+    while (position < p_.documents.rows) {
+      const int64_t first = position;
+      position = pack(position);
+      const int64_t before = s_.unsettled_;
+      const int64_t rows = std::max(
+          tiles_.rows, kernel_.cache_bytes / 2 / (depth_ * static_cast<int64_t>(sizeof(Element))) /
+                           tiles_.rows * tiles_.rows);
+      const int64_t most = round_up((count_ + s_.threads_ - 1) / s_.threads_, tiles_.rows);
+      const int64_t step = std::min(rows, most);
+      parallel_for((count_ + step - 1) / step, s_.threads_,
+                   [&](int64_t item) { score(item * step, std::min(count_, (item + 1) * step)); });
+      const double pairs = static_cast<double>(count_) * static_cast<double>(position - first);
+      if (may_end && static_cast<double>(s_.unsettled_ - before) > kMostUnsettled * pairs) break;
+    }
+    return position;
+  }
+
+ private:
+  struct Panel {
+    int64_t first, count, language;  // positions
+    float length = 0, residual = 0;  // largest of its documents
+  };
+
+  // Packs a block; the position after it.
+  int64_t pack(int64_t position) {
+    panels_.clear();
+    auto language =
+        std::upper_bound(s_.language_begin_.begin(), s_.language_begin_.end(), position) -
+        s_.language_begin_.begin() - 1;
+    while (position < p_.documents.rows && static_cast<int64_t>(panels_.size()) < kBlockPanels) {
+      while (position == s_.language_begin_[language + 1]) ++language;
+      const int64_t count = std::min(columns_, s_.language_begin_[language + 1] - position);
+      panels_.push_back({position, count, static_cast<int64_t>(language)});
+      position += count;
+    }
+    weights_.resize(panels_.size() * static_cast<size_t>(columns_));
+    parallel_for(static_cast<int64_t>(panels_.size()), s_.threads_, [&](int64_t n) {
+      Panel& panel = panels_[n];
+      const Buffer<float> buffer(s_.depth_), scaled(depth_);
+      const Buffer<Element> rows(columns_ * depth_);
+      for (int64_t r = 0; r < panel.count; ++r) {
+        const int64_t j = s_.document_at(panel.first + r);
+        const float* row = float_row(p_.documents, j, buffer.get());
+        const double length = checked_length(kernel_, row, s_.depth_, false, j, p_.cosine);
+        const double weight = p_.cosine ? 1 / length : 1;
+        weights_[n * columns_ + r] = weight;
+        const Rounded rounded =
+            round_row(kernel_, row, weight, s_.depth_, depth_, scaled.get(), &rows[r * depth_]);
+        panel.length = std::max(panel.length, rounded.length + rounded.residual);
+        panel.residual = std::max(panel.residual, rounded.residual);
+      }
+      pack_rows(kernel_, rows.get(), depth_, panel.count, depth_, &packed_[n * columns_ * depth_]);
+    });
+    return position;
+  }
+
+  void score(int64_t first, int64_t end) {
+    const TileScope scope(kernel_);
+    alignas(64) float tile[kMaximumTileRows * kMaximumColumns];
+    Row row(s_.depth_, s_.most_targets_);
+    for (size_t n = 0; n < panels_.size(); ++n) {
+      const Panel& panel = panels_[n];
+      const Element* documents = &packed_[static_cast<int64_t>(n) * columns_ * depth_];
+      for (int64_t i = first; i < end; i += tiles_.rows) {
+        tiles_.tile(depth_, &queries_[i * depth_], depth_, columns_, documents, tile, columns_,
+                    false);
+        uint32_t rows = kernel_.screens.rows_reaching(tile, std::min(tiles_.rows, end - i),
+                                                      &s_.lowest_[begin_ + i], &along_[i],
+                                                      &across_[i], panel.length, panel.residual);
+        for (; rows != 0; rows &= rows - 1) {
+          const int64_t r = __builtin_ctz(rows);
+          look(i + r, tile + r * columns_, panel, &weights_[n * columns_], row);
+        }
+      }
+    }
+    s_.unsettled_ += row.unsettled;
+  }
+
+  // A thread's own memory.
+  struct Row {
+    Row(int64_t depth, int64_t targets)
+        : query(depth), document(depth), above(targets), unsure(targets) {}
+    Buffer<float> query, document;
+    Buffer<int32_t> above;
+    Buffer<uint32_t> unsure;
+    int64_t unsettled = 0;
+  };
+
+  // One query against one panel in which something reaches its lowest threshold.
+  void look(int64_t i, const float* scores, const Panel& panel, const double* weights, Row& row) {
+    const int64_t query = begin_ + i, begin = p_.target_begin[query];
+    const uint32_t valid = ~uint32_t{0} >> (32 - panel.count);
+    const float bound = along_[i] * panel.length + across_[i] * panel.residual;
+    const int64_t reached =
+        kernel_.screens.screen(scores, valid, p_.target_begin[query + 1] - begin,
+                               &s_.threshold_[begin], bound, row.above.get(), row.unsure.get());
+    uint32_t unsure = 0;
+    for (int64_t t = 0; t < reached; ++t) {
+      s_.out_.above[s_.target_[begin + t] * p_.languages + panel.language] += row.above[t];
+      unsure |= row.unsure[t];
+    }
+    for (; unsure != 0; unsure &= unsure - 1)
+      settle(query, reached, __builtin_ctz(unsure), panel, weights, row);
+    if (s_.out_.k == 0) return;
+    for (int64_t c = 0; c < panel.count; ++c)
+      s_.offer(query, {scores[c] - bound, scores[c] + bound, s_.document_at(panel.first + c)});
+  }
+
+  // What screening left undecided of one document.
+  void settle(int64_t query, int64_t reached, int column, const Panel& panel, const double* weights,
+              Row& row) {
+    const int64_t document = s_.document_at(panel.first + column);
+    const int64_t order = p_.tie_order[document];
+    double score = 0;
+    bool known = false;
+    for (int64_t t = 0; t < reached; ++t) {
+      if (!(row.unsure[t] >> column & 1)) continue;
+      const int64_t target = s_.target_[p_.target_begin[query] + t];
+      if (p_.target_order[target] == order) continue;  // the target itself
+      if (!known) {
+        const float* q = s_.query_row(query, row.query.get());
+        const float* d = float_row(p_.documents, document, row.document.get());
+        score = kernel_.exact_dot(q, d, s_.depth_) * weights[column];
+        known = true;
+        ++row.unsettled;
+      }
+      const double threshold = p_.target_scores[target];
+      const int64_t place = target * p_.languages + panel.language;
+      if (score > threshold || (score == threshold && order < p_.target_order[target]))
+        ++s_.out_.above[place];
+      if (score == threshold && s_.out_.tied) ++s_.out_.tied[place];
+    }
+  }
+
+  State& s_;
+  const Problem& p_;
+  const Kernel& kernel_;
+  const similarity::TileKernel<Element>& tiles_;
+  const int64_t columns_, begin_, count_, depth_;
+  const Buffer<Element> queries_;
+  std::vector<float> along_, across_;  // by query: the bound, by a document's length and residual
+  const Buffer<Element> packed_;
+  std::vector<Panel> panels_;
+  std::vector<double> weights_;  // of the block's documents, by panel
+};
+
+// Rows of queries of which a copy in the tiles' format stays within the limit.
+template <class Element>
+int64_t panel_rows(const State& s, int64_t k) {
+  const int64_t bytes = std::max<int64_t>(s.depth_, 1) * static_cast<int64_t>(sizeof(Element));
+  int64_t rows = kPanelBytes / bytes;
+  if (k > 0)
+    rows = std::min(rows, kBestBytes / ((2 * k + 64) * static_cast<int64_t>(sizeof(Candidate))));
+  return std::max<int64_t>(rows, 1);
+}
+
+// The documents from `position` on, for the queries [begin, begin + count) of a panel.
+template <class Element>
+void settle_rest(State& s, int64_t begin, int64_t count, int64_t position) {
+  const int64_t rows = panel_rows<Element>(s, 0);
+  for (int64_t first = begin; first < begin + count; first += rows)
+    Screen<Element>(s, first, std::min(rows, begin + count - first))(position, false);
+}
 
 }  // namespace
 
-void count_above(const Problem& problem, int64_t* above, int threads) {
-  Run(problem, above, threads)();
+void rank(const Problem& problem, Result& result, int threads) {
+  const similarity::ParallelScope scope(threads);
+  const int64_t targets = problem.target_begin[problem.queries.rows];
+  std::fill_n(result.above, targets * problem.languages, int64_t{0});
+  if (result.tied) std::fill_n(result.tied, targets * problem.languages, int64_t{0});
+  State state(problem, result, threads);
+  const Kernel& kernel = state.kernel_;
+  bool bfloat16 = kernel.bfloat16_tile.rows > 0 && problem.screening != Screening::kFloat32;
+  const int64_t rows = panel_rows<Bfloat16>(state, result.k);
+  for (int64_t begin = 0; begin < problem.queries.rows; begin += rows) {
+    const int64_t count = std::min(rows, problem.queries.rows - begin);
+    state.start_best(begin, count);
+    int64_t position = 0;
+    if (bfloat16)
+      position = Screen<Bfloat16>(state, begin, count)(0, problem.screening == Screening::kAuto);
+    if (position < problem.documents.rows) {
+      bfloat16 = false;
+      if (kernel.split_tile.rows > 0)
+        settle_rest<Split>(state, begin, count, position);
+      else
+        settle_rest<float>(state, begin, count, position);
+    }
+    state.finish_best(begin, count);
+  }
+  result.unsettled = state.unsettled_;
+}
+
+void pair_scores(const Matrix& queries, const Matrix& documents, bool cosine, int64_t count,
+                 const int64_t* query_rows, const int64_t* document_rows, double* scores,
+                 int threads) {
+  const Kernel& kernel = similarity::active_kernel();
+  constexpr int64_t kPairs = 256;
+  parallel_for((count + kPairs - 1) / kPairs, threads, [&](int64_t item) {
+    const Buffer<float> query(queries.depth), document(queries.depth);
+    for (int64_t t = item * kPairs; t < std::min(count, (item + 1) * kPairs); ++t) {
+      const int64_t i = query_rows[t], j = document_rows[t];
+      const float* q = float_row(queries, i, query.get());
+      const float* d = float_row(documents, j, document.get());
+      checked_length(kernel, q, queries.depth, true, i, cosine);
+      const double length = checked_length(kernel, d, queries.depth, false, j, cosine);
+      scores[t] = kernel.exact_dot(q, d, queries.depth) * (cosine ? 1 / length : 1);
+    }
+  });
 }
 
 }  // namespace hybridret::ranking

@@ -1,34 +1,77 @@
 // The evaluation scorer: exact ranks by counting inside the similarity tiles.
 //
 // For every query i and each of its target documents t (the relevant ones) it counts, per language,
-// the documents that come before t in the total order (inner product descending, then tie order
-// ascending). From these counts follow the rank of t in its own language's pool, in any other pool,
-// and in the pool of all, and with the ranks every metric. No score matrix, no sort, no limit on k;
-// counts of shards of a pool add up.
+// the documents that come before t in the total order (score descending, then tie order ascending).
+// From these counts follow the rank of t in its own language's pool, in any other pool and in the
+// pool of all, and with the ranks every metric. No score matrix, no sort, no limit on k; counts of
+// shards of a pool add up.
 //
-// The score of a target is computed by the same tile kernel as every other score, so a document
-// never outranks itself and equal vectors tie exactly.
+// The score of a pair is <q, d>, or <q, d> / |d| for the cosine (|q| moves no rank), summed in
+// double in one fixed order: the same bits on every instruction set, for any tiling, thread count,
+// shard or order of the pool. Few pairs need it. The tiles compute y, close to score / |q|, in
+// whatever arithmetic is fast, and with q^, d^ what they multiply (rounded; of length one for the
+// cosine),
 //
-// Not handled here: anything but float32, non-finite values (callers reject them).
+//   |y - score / |q||  <=  |q^ - q| |d| + |q^| |d^ - d| + g |q^| |d|,   g = products * 2^-24,
+//
+// by Cauchy and Schwarz, from lengths and residuals measured row by row; g covers the sum's own
+// roundings. Only scores within this bound of a threshold are computed in double. Screening with
+// bfloat16 leaves 0.1 to 0.5 % of the pairs of a trained encoder undecided; where it leaves more
+// than pays, float32 takes over from there on. The ranks do not depend on it.
+//
+// Memory: the screening copy of a panel of queries (at most kPanelBytes), one block of documents,
+// 20 bytes a query, 24 a target, and 2 k + 64 candidates of 16 bytes a query of a panel for the
+// best k.
 #pragma once
 
 #include <cstdint>
+#include <stdexcept>
+#include <string>
 
 #include "similarity/panels.h"
 
 namespace hybridret::ranking {
 
+enum class Screening { kAuto, kBfloat16, kFloat32 };
+
 struct Problem {
-  similarity::Matrix queries;     // [Q, depth]
-  similarity::Matrix documents;   // [P, depth], the documents of one language stand together
-  int64_t languages;              // L
-  const int64_t* language_begin;  // [L + 1], rows of each language
-  const int64_t* tie_order;       // [P], distinct; the smaller comes first among equal scores
-  const int64_t* target_begin;    // [Q + 1]
-  const int64_t* targets;         // [T], rows of documents
+  similarity::Matrix queries;        // [Q, depth]
+  similarity::Matrix documents;      // [P, depth]
+  bool cosine;                       // otherwise the inner product
+  int64_t languages;                 // L
+  const int32_t* document_language;  // [P], in [0, L)
+  const int64_t* tie_order;          // [P], distinct; the smaller comes first among equal scores
+  const int64_t* target_begin;       // [Q + 1]
+  const double* target_scores;       // [T], as pair_scores computes them
+  const int64_t* target_order;       // [T], tie order of the target, which need not be among the P
+  Screening screening;
 };
 
-// above[t * L + l] = number of documents of language l before target t.
-void count_above(const Problem& problem, int64_t* above, int threads);
+struct Result {
+  int64_t* above;     // [T, L], documents of the language before the target
+  int64_t* tied;      // [T, L] or null: others of exactly the target's score
+  int64_t k;          // how many of the best documents to keep
+  int64_t* best;      // [Q, k], rows of documents, best first; -1 past the end
+  double* scores;     // [Q, k]
+  int64_t unsettled;  // out: pairs that screening left undecided
+};
+
+// A row that cannot be ranked.
+struct BadRow : std::runtime_error {
+  BadRow(bool is_query, int64_t which, const char* what)
+      : std::runtime_error(what), query(is_query), row(which) {}
+  bool query;
+  int64_t row;
+};
+
+// Throws BadRow: a value that is not finite; for the cosine a zero vector; a row whose inner
+// products might overflow.
+void rank(const Problem& problem, Result& result, int threads);
+
+// scores[t] of the query in row query_rows[t] and the document in row document_rows[t].
+// Throws BadRow.
+void pair_scores(const similarity::Matrix& queries, const similarity::Matrix& documents,
+                 bool cosine, int64_t count, const int64_t* query_rows,
+                 const int64_t* document_rows, double* scores, int threads);
 
 }  // namespace hybridret::ranking

@@ -72,6 +72,20 @@ struct Stores {
                   Element* pairs);
 };
 
+// Scores of a tile, queries down and documents across, against thresholds known to be within
+// `bound` of exact ones: what is decided, and what is not. Bit j of a mask is column j.
+struct Screens {
+  // Bit i where row i of the tile [rows, columns] reaches lowest[i] - (along[i] * length +
+  // across[i] * residual).
+  uint32_t (*rows_reaching)(const float* tile, int64_t rows, const float* lowest,
+                            const float* along, const float* across, float length, float residual);
+  // Of the valid columns of one row, for each threshold t, ascending: above[t], how many are over
+  // threshold[t] + bound; unsure[t], which are within it. Ends at the first threshold that none
+  // reaches, and returns its number.
+  int64_t (*screen)(const float* row, uint32_t valid, int64_t thresholds, const float* threshold,
+                    float bound, int32_t* above, uint32_t* unsure);
+};
+
 struct Kernel {
   const char* isa;
   int64_t columns;      // of every tile
@@ -82,6 +96,7 @@ struct Kernel {
   // products of two Splits, all but those beneath the last bit.
   TileKernel<Split> split_tile;
   Epilogues epilogues;
+  Screens screens;
   Stores<float> float_stores;
   Stores<Bfloat16> bfloat16_stores;
   Stores<Split> split_stores;
@@ -91,6 +106,8 @@ struct Kernel {
                     int64_t to_row);
   // Inner product of two vectors (the distance of the HNSW graph and of its exact scan).
   float (*dot)(const float* a, const float* b, int64_t depth);
+  // The same in double; the same bits on every ISA.
+  double (*exact_dot)(const float* a, const float* b, int64_t depth);
   // As the functions of elements.h.
   void (*widen)(Format format, const void* from, int64_t count, float* to);
   void (*narrow)(Format format, const float* from, int64_t count, void* to);

@@ -17,6 +17,9 @@
 
 #include <cstddef>
 #include <utility>
+#if defined(HYBRIDRET_X86)
+#include <immintrin.h>
+#endif
 
 #include "similarity/kernel.h"
 
@@ -294,6 +297,46 @@ void weights(const Logits& l, const float* row_lse, const float* row_weight,
   }
 }
 
+// The signs of the lanes.
+inline uint32_t bits(IntVector mask) {
+#if defined(__AVX512F__)
+  return _mm512_movepi32_mask(reinterpret_cast<__m512i>(mask));
+#elif defined(__AVX2__)
+  return static_cast<uint32_t>(_mm256_movemask_ps(reinterpret_cast<__m256>(mask)));
+#elif defined(__SSE2__)
+  return static_cast<uint32_t>(_mm_movemask_ps(reinterpret_cast<__m128>(mask)));
+#else
+  uint32_t all = 0;
+  for (int lane = 0; lane < kLanes; ++lane) all |= static_cast<uint32_t>(mask[lane] & 1) << lane;
+  return all;
+#endif
+}
+
+uint32_t rows_reaching(const float* tile, int64_t rows, const float* lowest, const float* along,
+                       const float* across, float length, float residual) {
+  uint32_t reaching = 0;
+  for (int64_t i = 0; i < rows; ++i) {
+    const Vector bound = broadcast(lowest[i] - (along[i] * length + across[i] * residual));
+    const Vector left = load(tile + i * kColumns), right = load(tile + i * kColumns + kLanes);
+    reaching |= static_cast<uint32_t>(bits((left >= bound) | (right >= bound)) != 0) << i;
+  }
+  return reaching;
+}
+
+int64_t screen(const float* row, uint32_t valid, int64_t thresholds, const float* threshold,
+               float bound, int32_t* above, uint32_t* unsure) {
+  const Vector left = load(row), right = load(row + kLanes);
+  for (int64_t t = 0; t < thresholds; ++t) {
+    const Vector low = broadcast(threshold[t] - bound), high = broadcast(threshold[t] + bound);
+    const uint32_t reaching = (bits(left >= low) | bits(right >= low) << kLanes) & valid;
+    if (reaching == 0) return t;
+    const uint32_t over = (bits(left > high) | bits(right > high) << kLanes) & valid;
+    above[t] = __builtin_popcount(over);
+    unsure[t] = reaching & ~over;
+  }
+  return thresholds;
+}
+
 // ---- the rest -----------------------------------------------------------------------------------
 
 // One stage of a butterfly: lanes with bit S clear of a stay, those of b move S up; and the
@@ -333,6 +376,22 @@ void transpose(const float* from, int64_t from_row, int64_t rows, int64_t column
       }
     }
   }
+}
+
+// Products of floats are exact in double, so a multiply-add rounds as a multiply and an add do, and
+// the order of the sums is the same everywhere: lane l has every 32nd product from l on.
+double exact_dot(const float* a, const float* b, int64_t depth) {
+  constexpr int kSums = 32;
+  double sums[kSums] = {};
+  int64_t k = 0;
+  for (; k + kSums <= depth; k += kSums)
+    for (int l = 0; l < kSums; ++l)
+      sums[l] += static_cast<double>(a[k + l]) * static_cast<double>(b[k + l]);
+  for (int l = 0; k + l < depth; ++l)
+    sums[l] += static_cast<double>(a[k + l]) * static_cast<double>(b[k + l]);
+  for (int half = kSums / 2; half > 0; half /= 2)
+    for (int l = 0; l < half; ++l) sums[l] += sums[l + half];
+  return sums[0];
 }
 
 // Number formats; the loops are plain so that the compiler makes vectors of them.
@@ -464,11 +523,13 @@ const Kernel HYBRIDRET_KERNEL = {HYBRIDRET_ISA_NAME,
                                  kBfloat16Tile,
                                  kSplitTile,
                                  {logit, maxima, count_above},
+                                 {rows_reaching, screen},
                                  {exponentials<float>, weights<float>},
                                  kBfloat16Stores,
                                  kSplitStores,
                                  transpose,
                                  dot,
+                                 exact_dot,
                                  widen_all,
                                  narrow_all,
                                  HYBRIDRET_SCOPE};

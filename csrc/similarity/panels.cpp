@@ -142,21 +142,27 @@ void copy_row(const Kernel& kernel, const Matrix& matrix, int64_t i, int64_t dep
 }
 
 template <class Element>
+void pack_rows(const Kernel& kernel, const Element* rows, int64_t row, int64_t count, int64_t depth,
+               Element* to) {
+  // What stands side by side in b, a pair of bfloat16, moves as one 32-bit element.
+  const int64_t columns = kernel.columns, bytes = sizeof(Element), word = sizeof(float);
+  if (count < columns) std::memset(static_cast<void*>(to), 0, bytes * depth * columns);
+  kernel.transpose(reinterpret_cast<const float*>(rows), row * bytes / word, count,
+                   depth * bytes / word, reinterpret_cast<float*>(to), columns);
+}
+
+template <class Element>
 void pack_columns(const Kernel& kernel, const Matrix& matrix, int64_t begin, int64_t count,
                   int64_t depth, Element* to) {
-  // What stands side by side in b, a pair of bfloat16, moves as one 32-bit element.
-  const int64_t columns = kernel.columns, words = depth * sizeof(Element) / sizeof(float);
-  if (count < columns) std::memset(static_cast<void*>(to), 0, sizeof(Element) * depth * columns);
-  const int64_t row_bytes = matrix.stride * bytes_of(matrix.format);
-  if (holds<Element>(matrix) && matrix.depth == depth && row_bytes % sizeof(float) == 0) {
-    kernel.transpose(static_cast<const float*>(matrix.row(begin)), row_bytes / sizeof(float), count,
-                     words, reinterpret_cast<float*>(to), columns);
+  const bool whole_words = matrix.stride * bytes_of(matrix.format) % 4 == 0;
+  if (holds<Element>(matrix) && matrix.depth == depth && whole_words) {
+    const auto* rows = static_cast<const Element*>(matrix.row(begin));
+    pack_rows(kernel, rows, matrix.stride, count, depth, to);
     return;
   }
   const Buffer<Element> rows(count * depth);
   for (int64_t i = 0; i < count; ++i) copy_row(kernel, matrix, begin + i, depth, &rows[i * depth]);
-  kernel.transpose(reinterpret_cast<const float*>(rows.get()), words, count, words,
-                   reinterpret_cast<float*>(to), columns);
+  pack_rows(kernel, rows.get(), depth, count, depth, to);
 }
 
 template <class Element>
@@ -228,6 +234,7 @@ void pack_scaled(const Kernel& kernel, const Matrix& matrix, int64_t begin, int6
   template class RowOperand<Element>;                                                              \
   template void copy_row(const Kernel&, const Matrix&, int64_t, int64_t, Element*);                \
   template void pack_columns(const Kernel&, const Matrix&, int64_t, int64_t, int64_t, Element*);   \
+  template void pack_rows(const Kernel&, const Element*, int64_t, int64_t, int64_t, Element*);     \
   template void pack_transposed(const Kernel&, const Matrix&, int64_t, int64_t, int64_t, Element*, \
                                 int64_t);                                                          \
   template void pack_scaled(const Kernel&, const Matrix&, int64_t, int64_t, const float*, int64_t, \

@@ -89,6 +89,11 @@ template <class Element>
 void pack_columns(const Kernel& kernel, const Matrix& matrix, int64_t begin, int64_t count,
                   int64_t depth, Element* to);
 
+// The same of `count` whole rows [count, depth] that are Elements already.
+template <class Element>
+void pack_rows(const Kernel& kernel, const Element* rows, int64_t row, int64_t count, int64_t depth,
+               Element* to);
+
 // Operand a that is the transposed matrix: to[k * to_row + i] = matrix[begin + i][k] for i <
 // to_row and k < depth_rows; zero outside the matrix and for i >= count.
 template <class Element>
