@@ -302,7 +302,7 @@ py::tuple rank(const py::array& queries, const py::array& documents,
     throw py::value_error("screening must be auto, bfloat16 or float32, got '" + screening + "'");
   threads = thread_count(threads);
 
-  Integers above({total, languages}), tied({ties ? total : 0, languages}),
+  Integers above({total, languages}), tied({ties ? total : 0, languages, int64_t{2}}),
       best({v.queries.rows, k});
   Array<double> scores({v.queries.rows, k});
   hybridret::ranking::Result result{above.mutable_data(),
@@ -417,7 +417,8 @@ PYBIND11_MODULE(_native, m) {
         arg("tie_order"), arg("target_begin"), arg("target_scores"), arg("target_order"),
         arg("languages"), arg("cosine"), arg("ties") = false, arg("k") = 0,
         arg("screening") = "auto", arg("threads") = 0,
-        "(above [T, L], tied [T or 0, L], best rows [Q, k], their scores [Q, k], unsettled pairs), "
+        "(above [T, L], tied [T or 0, L, 2], best rows [Q, k], their scores [Q, k], unsettled "
+        "pairs), "
         "see ranking.h.");
 
   py::class_<HnswIndex>(m, "HnswIndex", "HNSW graph over inner products, see hybridret.index.")

@@ -1,6 +1,6 @@
 from typing import Any
 
-from numpy import float32, int32, int64
+from numpy import float32, float64, int32, int64
 from numpy.typing import NDArray
 
 __version__: str
@@ -57,16 +57,33 @@ class InfoNCE:
         threads: int = 0,
     ) -> tuple[NDArray[Any], NDArray[Any], float]: ...
 
-def count_above(
-    queries: NDArray[float32],
-    documents: NDArray[float32],
+class BadRow(ValueError): ...  # args: what, "query" or "document", row
+
+def pair_scores(
+    queries: NDArray[Any],
+    documents: NDArray[Any],
     *,
-    language_begin: NDArray[int64],
+    query_rows: NDArray[int64],
+    document_rows: NDArray[int64],
+    cosine: bool,
+    threads: int = 0,
+) -> NDArray[float64]: ...
+def rank(
+    queries: NDArray[Any],
+    documents: NDArray[Any],
+    *,
+    document_language: NDArray[int32],
     tie_order: NDArray[int64],
     target_begin: NDArray[int64],
-    targets: NDArray[int64],
+    target_scores: NDArray[float64],
+    target_order: NDArray[int64],
+    languages: int,
+    cosine: bool,
+    ties: bool = False,
+    k: int = 0,
+    screening: str = "auto",
     threads: int = 0,
-) -> NDArray[int64]: ...
+) -> tuple[NDArray[int64], NDArray[int64], NDArray[int64], NDArray[float64], int]: ...
 
 class HnswIndex:
     def __init__(

@@ -15,8 +15,9 @@ from hybridret._extras import require
 from hybridret._progress import progress_bar
 from hybridret.data.table import Dataset
 from hybridret.errors import DataError
-from hybridret.evaluation import Pool, Ranks, Report, rank_embeddings, score
+from hybridret.evaluation import Report, score
 from hybridret.metrics import DEFAULT_METRICS
+from hybridret.ranking import Pool, Ranks, rank_embeddings
 
 BASELINES = ("random", "bm25")
 # Scripts written without spaces have no words to match: there a term is a pair of characters.

@@ -2,186 +2,75 @@
 
 With L languages: *mono*, queries of a language against that language's documents (L settings);
 *cross*, queries of X against the documents of Y != X (L (L - 1) settings); *multi*, queries of X
-against the documents of all languages, every parallel answer relevant (L settings). In mono and
-cross a query without a relevant document in the pool is left out of the mean; n says how many are
-in it.
-
-Ranks are exact and follow a total order, as trec_eval's: score descending, then document id
-descending by its UTF-8 bytes.
+against the documents of all languages, every parallel answer relevant (L settings). A query without
+a relevant document in the pool is left out of the mean unless asked; n says how many are in it.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hybridret import _native
 from hybridret._files import write_json
+from hybridret.bias import LanguageBias, language_bias
 from hybridret.data.table import Dataset
-from hybridret.encoder import LONGEST, Similarity, TextEncoder
-from hybridret.errors import DataError
-from hybridret.metrics import DEFAULT_METRICS, Metric, RankedRelevant, parse_metrics
+from hybridret.encoder import TextEncoder
+from hybridret.metrics import DEFAULT_METRICS, RankedRelevant, parse_metrics
+from hybridret.metrics import convention as convention_named
+from hybridret.ranking import Ints, Pool, Ranks, Similarity, Ties, rank_embeddings
 
-Floats = NDArray[np.float32]
-Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
 
+KINDS = ("mono", "cross", "multi")
 RANK_DISTANCE = "rank_distance"
-
-
-class Pool:
-    """A data set in the scorer's terms: languages as numbers, targets by query.
-
-    Raises:
-        DataError: there are no queries, no documents, or no relevant documents.
-    """
-
-    def __init__(self, dataset: Dataset) -> None:
-        if not dataset.queries or not dataset.documents:
-            raise DataError(
-                f"{dataset.name}: empty: {len(dataset.queries)} queries and "
-                f"{len(dataset.documents)} documents"
-            )
-        self.dataset = dataset
-        self.languages = dataset.languages
-        number = {language: n for n, language in enumerate(self.languages)}
-        self.query_language = np.array([number[q.language] for q in dataset.queries])
-        self.document_language = np.array([number[d.language] for d in dataset.documents])
-        ids = np.array([d.document_id.encode() for d in dataset.documents], dtype=object)
-        descending = np.argsort(ids, kind="stable")[::-1]
-        self.tie_order = np.empty(len(ids), dtype=np.int64)
-        self.tie_order[descending] = np.arange(len(ids))
-
-        position = {d.document_id: i for i, d in enumerate(dataset.documents)}
-        by_group = {
-            group: ([position[d] for d in judged], list(judged.values()))
-            for group, judged in dataset.relevant_by_group().items()
-        }
-        found = [by_group[q.group_id] for q in dataset.queries]
-        self.target_begin = np.cumsum([0, *(len(documents) for documents, _ in found)])
-        self.targets = np.array([d for documents, _ in found for d in documents], dtype=np.int64)
-        self.grades = np.array([g for _, grades in found for g in grades], dtype=np.int64)
-        if not len(self.targets):
-            raise DataError(f"{dataset.name}: no query has a relevant document")
-
-    @property
-    def target_query(self) -> Ints:
-        """Query of each target, int64 [T]."""
-        return np.repeat(np.arange(len(self.query_language)), np.diff(self.target_begin))
-
-
-@dataclass(frozen=True)
-class Ranks:
-    """Ranks of the targets of a :class:`Pool`, int64 [T] each, from 1."""
-
-    in_language: Ints  # among the documents of the target's own language
-    in_all: Ints
-
-
-def rank_embeddings(
-    pool: Pool,
-    query_embeddings: Floats,
-    document_embeddings: Floats,
-    *,
-    similarity: Similarity = "cosine",
-    threads: int = 0,
-) -> Ranks:
-    """Exact ranks by the native scorer.
-
-    Args:
-        query_embeddings: [Q, D] in the order of the data set's queries.
-        document_embeddings: [P, D] in the order of its documents.
-
-    Raises:
-        DataError: wrong shape; a value that is not finite or, for cosine, a zero vector (the row is
-            named).
-    """
-    queries = _checked(query_embeddings, pool.dataset, "query", similarity)
-    documents = _checked(document_embeddings, pool.dataset, "document", similarity)
-    if queries.shape[1] != documents.shape[1]:
-        raise DataError(
-            f"query embeddings have {queries.shape[1]} dimensions, document embeddings "
-            f"{documents.shape[1]}"
-        )
-    order = np.argsort(pool.document_language, kind="stable")
-    place = np.empty_like(order)
-    place[order] = np.arange(len(order))
-    sizes = np.bincount(pool.document_language, minlength=len(pool.languages))
-    above = _native.count_above(
-        queries,
-        documents[order],
-        language_begin=np.cumsum([0, *sizes]),
-        tie_order=pool.tie_order[order],
-        target_begin=pool.target_begin,
-        targets=place[pool.targets],
-        threads=threads,
-    )
-    own = pool.document_language[pool.targets]
-    return Ranks(above[np.arange(len(own)), own] + 1, above.sum(1) + 1)
-
-
-def _checked(embeddings: Floats, dataset: Dataset, what: str, similarity: Similarity) -> Floats:
-    if what == "query":
-        ids = [q.query_id for q in dataset.queries]
-    else:
-        ids = [d.document_id for d in dataset.documents]
-    if embeddings.ndim != 2 or len(embeddings) != len(ids):
-        raise DataError(
-            f"{what} embeddings have shape {list(embeddings.shape)}; expected "
-            f"[{len(ids)}, dimension], one row for each {what} of {dataset.name}"
-        )
-    if not np.issubdtype(embeddings.dtype, np.floating):
-        raise DataError(f"{what} embeddings are {embeddings.dtype}; expected floating point")
-    vectors = np.ascontiguousarray(embeddings, dtype=np.float32)
-    finite = np.isfinite(vectors).all(1)
-    if not finite.all():
-        row = int(np.argmin(finite))
-        raise DataError(
-            f"{what} embedding in row {row} (id {ids[row]!r}) has a value that is not finite "
-            f"(NaN or infinity); {int((~finite).sum())} rows do"
-        )
-    norms = np.linalg.norm(vectors.astype(np.float64), axis=1)
-    if similarity == "dot":
-        if norms.max(initial=0) > LONGEST:
-            row = int(np.argmax(norms))
-            raise DataError(
-                f"{what} embedding in row {row} (id {ids[row]!r}) is longer than {LONGEST:g}: "
-                f"inner products overflow"
-            )
-        return vectors
-    if not norms.all():
-        row = int(np.argmin(norms))
-        raise DataError(
-            f"{what} embedding in row {row} (id {ids[row]!r}) is the zero vector, "
-            f"which has no cosine"
-        )
-    return np.asarray(vectors / norms[:, None], dtype=np.float32)
+Unanswerable = Literal["drop", "zero"]
 
 
 @dataclass(frozen=True)
 class Setting:
-    """Mean scores of one setting over its n queries; ``document_language`` is None for multi."""
+    """Mean scores of one setting over its n queries; ``document_language`` is None for multi.
+
+    Attributes:
+        ceilings: what the best possible ranking scores: a query with 11 answers has no more than
+            1/11 of them first.
+    """
 
     setting: str
     query_language: str
     document_language: str | None
     n: int
     metrics: dict[str, float]
+    ceilings: dict[str, float]
+
+
+@dataclass(frozen=True)
+class QueryScores:
+    """Scores of single queries, one row for each query of each setting.
+
+    Attributes:
+        setting: int64 [G], number of the setting in the report.
+        query: int64 [G], row of the query in the data set.
+        values: by metric, float64 [G].
+    """
+
+    setting: Ints
+    query: Ints
+    values: dict[str, Floats]
 
 
 @dataclass
 class Report:
-    """Scores of one system: every setting, and the three summaries.
+    """Scores of one system: every setting, the three summaries, and the language bias.
 
     A summary is the mean over languages (cross: per query language the mean over the other pools,
-    then over query languages). ``summary["rank_distance"]`` is, per query, the worst minus the best
-    rank of its parallel answers in the pool of all (Huang et al. 2023), mean over queries, then
-    over languages; None where no query has two answers.
+    then over query languages). ``summary["rank_distance"]`` is that of :mod:`hybridret.bias`, None
+    where no query has two answers.
     """
 
     name: str
@@ -189,92 +78,151 @@ class Report:
     languages: list[str]
     settings: list[Setting]
     summary: dict[str, Any]
+    bias: LanguageBias
+    queries: QueryScores = field(repr=False)
+    query_ids: list[str] = field(repr=False)
+    clusters: Ints = field(repr=False)  # [Q], queries of one group are translations
     details: dict[str, Any] = field(default_factory=dict)
 
-    def matrix(self, metric: str) -> NDArray[np.float64]:
+    def matrix(self, metric: str) -> Floats:
         """[L, L], query language by document language; NaN where a setting has no queries."""
         place = {language: i for i, language in enumerate(self.languages)}
         values = np.full((len(place), len(place)), np.nan)
         for s in self.settings:
-            if s.document_language is not None and s.n:
+            if s.document_language is not None:
                 values[place[s.query_language], place[s.document_language]] = s.metrics[metric]
         return values
 
-    def to_dict(self) -> dict[str, Any]:
-        """The JSON form, ``{"schema": 1, "settings": [...], "summary": {...}}``."""
+    def to_dict(self, *, per_query: bool = False) -> dict[str, Any]:
+        """The JSON form, ``{"schema": 1, "settings": [...], "summary": {...}, ...}``.
+
+        Args:
+            per_query: with ``"scores"`` in every setting, by metric a value for each query id.
+        """
+        settings: list[dict[str, Any]] = [dict(vars(s)) for s in self.settings]
+        if per_query:
+            for number, setting in enumerate(settings):
+                rows = self.queries.setting == number
+                ids = [self.query_ids[q] for q in self.queries.query[rows]]
+                setting["scores"] = {
+                    name: dict(zip(ids, values[rows].tolist(), strict=True))
+                    for name, values in self.queries.values.items()
+                }
         return {
             "schema": 1,
             "name": self.name,
             "dataset": self.dataset,
             "languages": self.languages,
-            "settings": [vars(s) for s in self.settings],
+            "settings": settings,
             "summary": self.summary,
+            "bias": self.bias.to_dict(),
             **self.details,
         }
 
-    def save_json(self, path: str | Path) -> None:
-        write_json(path, json.loads(json.dumps(self.to_dict())))
+    def save_json(self, path: str | Path, *, per_query: bool = False) -> None:
+        write_json(path, json.loads(json.dumps(self.to_dict(per_query=per_query))))
 
 
-def score(pool: Pool, ranks: Ranks, metrics: Sequence[str], name: str) -> Report:
-    """All settings of one system from its ranks."""
-    parsed = parse_metrics(tuple(metrics))
-    settings: list[Setting] = []
-    query = pool.target_query
-    target_language = pool.document_language[pool.targets]
-    languages = range(len(pool.languages))
-    for a in languages:
-        for b in languages:
-            keep = (pool.query_language[query] == a) & (target_language == b)
-            kind = "mono" if a == b else "cross"
-            settings.append(_setting(pool, kind, a, b, keep, ranks.in_language, parsed))
-    distances = []
-    for a in languages:
-        keep = pool.query_language[query] == a
-        settings.append(_setting(pool, "multi", a, None, keep, ranks.in_all, parsed))
-        distances.append(_rank_distance(_relevant(pool, keep, ranks.in_all)))
-    settings = [s for s in settings if s.n]
-    settings.sort(key=lambda s: ("mono", "cross", "multi").index(s.setting))
+def score(
+    pool: Pool,
+    ranks: Ranks,
+    metrics: Sequence[str] = DEFAULT_METRICS,
+    name: str = "system",
+    *,
+    convention: str = "trec_eval",
+    unanswerable: Unanswerable = "drop",
+    mix_at: int = 10,
+) -> Report:
+    """All settings of one system from its ranks; see :func:`evaluate` for the arguments."""
+    table = _SettingTable(pool, ranks, metrics, convention, unanswerable)
+    bias = language_bias(pool, ranks, mix_at=mix_at)
     summary: dict[str, Any] = {
-        kind: _summary([s for s in settings if s.setting == kind])
-        for kind in ("mono", "cross", "multi")
+        kind: _summary([s for s in table.settings if s.setting == kind]) for kind in KINDS
     }
-    means = [float(d.mean()) for d in distances if len(d)]
-    summary[RANK_DISTANCE] = float(np.mean(means)) if means else None
-    summary["n"] = {
-        kind: sum(s.n for s in settings if s.setting == kind) for kind in ("mono", "cross", "multi")
-    }
-    summary["n"][RANK_DISTANCE] = sum(map(len, distances))
-    return Report(name, pool.dataset.name, pool.languages, settings, summary)
-
-
-def _relevant(pool: Pool, keep: NDArray[np.bool_], ranks: Ints) -> RankedRelevant:
-    """The kept targets, those of a query together and by rank; queries without any are dropped."""
-    query = pool.target_query[keep]
-    order = np.lexsort((ranks[keep], query))
-    counts = np.unique(query, return_counts=True)[1]
-    return RankedRelevant(np.cumsum([0, *counts]), ranks[keep][order], pool.grades[keep][order])
-
-
-def _setting(
-    pool: Pool, kind: str, a: int, b: int | None, keep: NDArray[np.bool_], ranks: Ints,
-    metrics: Iterable[Metric],
-) -> Setting:  # fmt: skip
-    relevant = _relevant(pool, keep, ranks)
-    n = len(relevant.counts)
-    return Setting(
-        kind,
-        pool.languages[a],
-        None if b is None else pool.languages[b],
-        n,
-        {str(m): float(m.per_query(relevant).mean()) for m in metrics} if n else {},
+    summary[RANK_DISTANCE] = bias.rank_distance.mean
+    summary["n"] = {kind: sum(s.n for s in table.settings if s.setting == kind) for kind in KINDS}
+    summary["n"][RANK_DISTANCE] = bias.rank_distance.n
+    groups = {group: n for n, group in enumerate({q.group_id: 0 for q in pool.dataset.queries})}
+    return Report(
+        name=name,
+        dataset=pool.dataset.name,
+        languages=pool.languages,
+        settings=table.settings,
+        summary=summary,
+        bias=bias,
+        queries=table.scores,
+        query_ids=[q.query_id for q in pool.dataset.queries],
+        clusters=np.array([groups[q.group_id] for q in pool.dataset.queries]),
     )
 
 
-def _rank_distance(relevant: RankedRelevant) -> Ints:
-    several = relevant.counts > 1
-    first, last = relevant.begin[:-1][several], relevant.begin[1:][several] - 1
-    return relevant.ranks[last] - relevant.ranks[first]
+class _SettingTable:
+    """Every query of every setting at once: one group of relevant documents each."""
+
+    def __init__(
+        self, pool: Pool, ranks: Ranks, metrics: Sequence[str], tool: str, unanswerable: str
+    ) -> None:
+        self.pool = pool
+        self.metrics = parse_metrics(tuple(metrics))
+        self.convention = convention_named(tool)
+        languages = len(pool.languages)
+        size = np.bincount(pool.document_language, minlength=languages)
+        query, language = pool.target_query, pool.target_language
+        parts = []
+        # Language `languages` stands for the pool of all.
+        for target, group_ranks in (
+            (language, ranks.in_language),
+            (np.full_like(language, languages), ranks.in_all),
+        ):
+            parts.append(self._scored(query * (languages + 1) + target, group_ranks))
+        keys = np.concatenate([part[0] for part in parts])
+        values = {m: np.concatenate([part[1][m] for part in parts]) for m in parts[0][1]}
+        if unanswerable == "zero":
+            pools = [*np.flatnonzero(size), languages]
+            every = np.add.outer(np.arange(len(pool.query_language)) * (languages + 1), pools)
+            missing = np.setdiff1d(every, keys)
+            keys = np.concatenate([keys, missing])
+            values = {m: np.r_[v, np.zeros(len(missing))] for m, v in values.items()}
+        query, language = np.divmod(keys, languages + 1)
+        asked = pool.query_language[query]
+        kind = np.where(language == languages, 2, np.where(language == asked, 0, 1))
+        order = np.lexsort((query, language, asked, kind))
+        code = ((kind * languages + asked) * (languages + 1) + language)[order]
+        found, number, counts = np.unique(code, return_inverse=True, return_counts=True)
+        values = {name: v[order] for name, v in values.items()}
+        means = {name: np.bincount(number, weights=v) / counts for name, v in values.items()}
+        self.settings = [
+            self._setting(int(c), int(counts[i]), {name: float(m[i]) for name, m in means.items()})
+            for i, c in enumerate(found)
+        ]
+        scores = {str(m): values[str(m)] for m in self.metrics}
+        self.scores = QueryScores(number, query[order], scores)
+
+    def _scored(self, group: Ints, ranks: Ints) -> tuple[Ints, dict[str, Floats]]:
+        """The groups, and what each scores by every metric, and at best."""
+        order = np.lexsort((ranks, group))
+        keys, counts = np.unique(group, return_counts=True)
+        begin = np.cumsum(np.r_[0, counts])
+        relevant = RankedRelevant(begin, ranks[order], self.pool.grades[order])
+        best = RankedRelevant.perfect(counts)
+        values = {}
+        for metric in self.metrics:
+            values[str(metric)] = metric.per_query(relevant, self.convention)
+            values[f"best {metric}"] = metric.per_query(best, self.convention)
+        return keys, values
+
+    def _setting(self, code: int, n: int, means: dict[str, float]) -> Setting:
+        languages = self.pool.languages
+        rest, pool = divmod(code, len(languages) + 1)
+        kind, asked = divmod(rest, len(languages))
+        return Setting(
+            KINDS[kind],
+            languages[asked],
+            languages[pool] if pool < len(languages) else None,
+            n,
+            {str(m): means[str(m)] for m in self.metrics},
+            {str(m): means[f"best {m}"] for m in self.metrics},
+        )
 
 
 def _summary(settings: list[Setting]) -> dict[str, float]:
@@ -295,41 +243,67 @@ def evaluate(
     dataset: Dataset,
     *,
     metrics: Sequence[str] = DEFAULT_METRICS,
+    convention: str = "trec_eval",
+    unanswerable: Unanswerable = "drop",
+    ties: Ties = "by-id",
+    mix_at: int = 10,
     batch_size: int = 64,
     progress: bool = False,
     name: str = "model",
 ) -> Report:
     """Embeds a data set and judges the encoder in every setting.
 
+    Args:
+        convention: whose conventions the metrics follow, see :data:`hybridret.metrics.CONVENTIONS`.
+        unanswerable: what becomes of a query without a relevant document in the pool: left out
+            (the paper's protocol), or 0.
+        ties: how documents of exactly the same score count, see :func:`rank_embeddings`.
+        mix_at: how many of the best documents the language mix looks at.
+        batch_size: texts embedded at a time.
+
     Raises:
-        DataError: empty data set, unknown metric, or an embedding that cannot be ranked.
+        DataError: empty data set, unknown metric or convention, or an embedding that cannot be
+            ranked.
     """
     parse_metrics(tuple(metrics))
-    pool = Pool(dataset)
+    Pool(dataset)  # an error now, not after the embedding
     queries = encoder.encode_queries(
         [q.text for q in dataset.queries], batch_size=batch_size, progress=progress
     )
     documents = encoder.encode_documents(
         [d.full_text for d in dataset.documents], batch_size=batch_size, progress=progress
     )
-    ranks = rank_embeddings(pool, queries, documents, similarity=encoder.config.similarity)
-    return score(pool, ranks, metrics, name)
+    return evaluate_embeddings(
+        queries, documents, dataset, similarity=encoder.config.similarity, metrics=metrics,
+        convention=convention, unanswerable=unanswerable, ties=ties, mix_at=mix_at, name=name,
+    )  # fmt: skip
 
 
 def evaluate_embeddings(
-    query_embeddings: Floats,
-    document_embeddings: Floats,
+    query_embeddings: Any,
+    document_embeddings: Any,
     dataset: Dataset,
     *,
     similarity: Similarity = "cosine",
     metrics: Sequence[str] = DEFAULT_METRICS,
+    convention: str = "trec_eval",
+    unanswerable: Unanswerable = "drop",
+    ties: Ties = "by-id",
+    mix_at: int = 10,
     name: str = "embeddings",
 ) -> Report:
     """Judges embeddings [Q, D] and [P, D] in the order of the data set's queries and documents.
 
     Raises:
-        DataError: see :func:`rank_embeddings`.
+        DataError: see :func:`hybridret.ranking.rank_embeddings` and :func:`evaluate`.
     """
-    pool = Pool(dataset)
-    ranks = rank_embeddings(pool, query_embeddings, document_embeddings, similarity=similarity)
-    return score(pool, ranks, metrics, name)
+    tool = convention_named(convention)
+    parse_metrics(tuple(metrics))
+    pool = Pool(dataset, tie_order=tool.tie_order)
+    ranks = rank_embeddings(
+        pool, query_embeddings, document_embeddings, similarity=similarity, ties=ties,
+        best=mix_at, ignore_identical_ids=tool.ignore_identical_ids,
+    )  # fmt: skip
+    return score(
+        pool, ranks, metrics, name, convention=convention, unanswerable=unanswerable, mix_at=mix_at
+    )

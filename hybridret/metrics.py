@@ -1,11 +1,11 @@
-"""Retrieval metrics from exact ranks, by trec_eval's conventions.
+"""Retrieval metrics from exact ranks; by trec_eval's conventions unless another is named.
 
 Everything follows from the ranks of a query's relevant documents (first is 1), their grades and
 their number: no ranked list is needed, and no cutoff is imposed. Per query, R being the number:
 
 ========== ======================================================================================
 AP, AP@k   sum over relevant documents (of rank <= k) of precision at their rank, divided by R
-RR         reciprocal of the best rank
+RR, RR@k   reciprocal of the best rank (0 past k)
 nDCG@k     gain = grade, discount 1 / log2(rank + 1), ideal over all judged documents
 recall@k   share of the R with rank <= k
 P@k        their number divided by k
@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,7 +38,47 @@ _CUTOFF = {
     "P": True,
     "success": True,
 }  # fmt: skip  (None: the cutoff may be left out)
-_SPELLINGS = {name.lower(): name for name in _CUTOFF} | {"map": "AP", "mrr": "RR", "ap": "AP"}
+_SPELLINGS = {name.lower(): name for name in _CUTOFF} | {
+    "map": "AP", "mrr": "RR", "r": "recall", "precision": "P", "hit": "success", "ndcg_cut": "nDCG",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Convention:
+    """Where evaluation tools disagree.
+
+    Attributes:
+        tie_order: of the ids of documents with equal scores.
+        capped_ap: AP@k is divided by min(R, k), not by R.
+        binary_gain: nDCG counts every relevant document as 1, whatever its grade.
+        unanswerable: a query without a relevant document scores ``zero`` or is left out.
+        ignore_identical_ids: a document with the query's own id is left out.
+    """
+
+    tie_order: Literal["descending", "ascending"] = "descending"
+    capped_ap: bool = False
+    binary_gain: bool = False
+    unanswerable: Literal["zero", "drop"] = "zero"
+    ignore_identical_ids: bool = False
+
+
+CONVENTIONS = {
+    # trec_eval 10; xtreme: LAReQA in XTREME-R, AP@20; beir: BEIR 2, whose metrics are trec_eval's;
+    # sentence-transformers: InformationRetrievalEvaluator of version 5 and 6.
+    "trec_eval": Convention(),
+    "xtreme": Convention(capped_ap=True),
+    "beir": Convention(ignore_identical_ids=True),
+    "sentence-transformers": Convention(
+        tie_order="ascending", capped_ap=True, binary_gain=True, unanswerable="drop"
+    ),
+}
+
+
+def convention(name: str) -> Convention:
+    """Raises DataError: no such convention."""
+    if name not in CONVENTIONS:
+        raise DataError(f"unknown convention {name!r}; known are {', '.join(CONVENTIONS)}")
+    return CONVENTIONS[name]
 
 
 @dataclass(frozen=True)
@@ -53,6 +94,13 @@ class RankedRelevant:
     begin: Ints
     ranks: Ints
     grades: Ints
+
+    @classmethod
+    def perfect(cls, counts: Ints) -> RankedRelevant:
+        """The relevant documents before all others, with equal grades."""
+        begin = np.cumsum(np.r_[0, counts])
+        ranks = np.arange(begin[-1]) - np.repeat(begin[:-1], counts) + 1
+        return cls(begin, ranks, np.ones_like(ranks))
 
     @property
     def counts(self) -> Ints:
@@ -99,20 +147,23 @@ class Metric:
         cutoff = int(match[2]) if match[2] else None
         if cutoff == 0 or (cutoff is None and _CUTOFF[name]):
             raise DataError(f"metric {text!r} needs a cutoff of at least 1, such as {name}@10")
-        if cutoff is not None and name in ("RR", "Rprec"):
+        if cutoff is not None and name == "Rprec":
             raise DataError(f"metric {name} takes no cutoff, got {text!r}")
         return cls(name, cutoff)
 
-    def per_query(self, relevant: RankedRelevant) -> Floats:
+    def per_query(
+        self, relevant: RankedRelevant, convention: Convention = CONVENTIONS["trec_eval"]
+    ) -> Floats:
         """float64 [Q]; a query without relevant documents scores 0."""
         ranks = relevant.ranks
         count = np.maximum(relevant.counts, 1)
         cutoff = self.cutoff if self.cutoff is not None else np.iinfo(np.int64).max
         within = ranks <= cutoff
         if self.name == "AP":
-            return relevant.sum(np.where(within, relevant.place() / ranks, 0.0)) / count
+            total = relevant.sum(np.where(within, relevant.place() / ranks, 0.0))
+            return total / (np.minimum(count, cutoff) if convention.capped_ap else count)
         if self.name == "RR":
-            return relevant.sum(np.where(relevant.place() == 1, 1.0 / ranks, 0.0))
+            return relevant.sum(np.where(within & (relevant.place() == 1), 1.0 / ranks, 0.0))
         if self.name == "recall":
             return relevant.sum(within) / count
         if self.name == "P":
@@ -121,16 +172,17 @@ class Metric:
             return (relevant.sum(within) > 0).astype(np.float64)
         if self.name == "Rprec":
             return relevant.sum(ranks <= relevant.counts[relevant.query]) / count
-        return self._ndcg(relevant, cutoff)
+        gains = np.ones_like(relevant.grades) if convention.binary_gain else relevant.grades
+        return _ndcg(relevant, gains, cutoff)
 
-    def _ndcg(self, relevant: RankedRelevant, cutoff: int) -> Floats:
-        within = relevant.ranks <= cutoff
-        gain = relevant.sum(np.where(within, relevant.grades / np.log2(relevant.ranks + 1), 0.0))
-        order = np.lexsort((-relevant.grades, relevant.query))
-        place = relevant.place()
-        best = np.where(place <= cutoff, relevant.grades[order] / np.log2(place + 1), 0.0)
-        ideal = relevant.sum(best)
-        return np.divide(gain, ideal, out=np.zeros_like(gain), where=ideal > 0)
+
+def _ndcg(relevant: RankedRelevant, gains: Ints, cutoff: int) -> Floats:
+    within = relevant.ranks <= cutoff
+    gain = relevant.sum(np.where(within, gains / np.log2(relevant.ranks + 1), 0.0))
+    order = np.lexsort((-gains, relevant.query))
+    place = relevant.place()
+    ideal = relevant.sum(np.where(place <= cutoff, gains[order] / np.log2(place + 1), 0.0))
+    return np.divide(gain, ideal, out=np.zeros_like(gain), where=ideal > 0)
 
 
 def parse_metrics(names: list[str] | tuple[str, ...]) -> list[Metric]:

@@ -394,11 +394,11 @@ class Screen {
         known = true;
         ++row.unsettled;
       }
-      const double threshold = p_.target_scores[target];
       const int64_t place = target * p_.languages + panel.language;
-      if (score > threshold || (score == threshold && order < p_.target_order[target]))
-        ++s_.out_.above[place];
-      if (score == threshold && s_.out_.tied) ++s_.out_.tied[place];
+      const bool tied = score == p_.target_scores[target];
+      const bool later = order > p_.target_order[target];
+      if (tied ? !later : score > p_.target_scores[target]) ++s_.out_.above[place];
+      if (tied && s_.out_.tied) ++s_.out_.tied[2 * place + later];
     }
   }
 
@@ -438,7 +438,7 @@ void rank(const Problem& problem, Result& result, int threads) {
   const similarity::ParallelScope scope(threads);
   const int64_t targets = problem.target_begin[problem.queries.rows];
   std::fill_n(result.above, targets * problem.languages, int64_t{0});
-  if (result.tied) std::fill_n(result.tied, targets * problem.languages, int64_t{0});
+  if (result.tied) std::fill_n(result.tied, 2 * targets * problem.languages, int64_t{0});
   State state(problem, result, threads);
   const Kernel& kernel = state.kernel_;
   bool bfloat16 = kernel.bfloat16_tile.rows > 0 && problem.screening != Screening::kFloat32;

@@ -49,7 +49,7 @@ struct Problem {
 
 struct Result {
   int64_t* above;     // [T, L], documents of the language before the target
-  int64_t* tied;      // [T, L] or null: others of exactly the target's score
+  int64_t* tied;      // [T, L, 2] or null: others of exactly its score, before it and after it
   int64_t k;          // how many of the best documents to keep
   int64_t* best;      // [Q, k], rows of documents, best first; -1 past the end
   double* scores;     // [Q, k]
