@@ -35,6 +35,18 @@ def _runs() -> re.Pattern[str]:
     return re.compile(rf"[{_UNSPACED}]+|{letters}+")
 
 
+def baseline_ranks(name: str, pool: Pool, *, seed: int = 0, progress: bool = False) -> Ranks:
+    """Ranks of ``random`` (random vectors) or ``bm25``.
+
+    Raises:
+        DataError: no such baseline.
+        MissingExtraError: bm25s is not installed.
+    """
+    if name not in BASELINES:
+        raise DataError(f"unknown baseline {name!r}; expected one of {', '.join(BASELINES)}")
+    return _random_ranks(pool, seed) if name == "random" else _bm25_ranks(pool, progress)
+
+
 def evaluate_baseline(
     name: str,
     dataset: Dataset,
@@ -43,17 +55,9 @@ def evaluate_baseline(
     seed: int = 0,
     progress: bool = False,
 ) -> Report:
-    """Judges ``random`` (random vectors) or ``bm25`` on a data set.
-
-    Raises:
-        DataError: no such baseline.
-        MissingExtraError: bm25s is not installed.
-    """
-    if name not in BASELINES:
-        raise DataError(f"unknown baseline {name!r}; expected one of {', '.join(BASELINES)}")
+    """Judges a baseline on a data set; see :func:`baseline_ranks`."""
     pool = Pool(dataset)
-    ranks = _random_ranks(pool, seed) if name == "random" else _bm25_ranks(pool, progress)
-    return score(pool, ranks, metrics, name)
+    return score(pool, baseline_ranks(name, pool, seed=seed, progress=progress), metrics, name)
 
 
 def _random_ranks(pool: Pool, seed: int) -> Ranks:

@@ -13,6 +13,7 @@ preference rate          share of the queries whose best-ranked answer is in the
 same language first      share of the queries whose very first document is in their own language
 mix of the top k         share of each language among the first k documents, beside its share of
                          the pool
+mean rank                of the answers in each language, for the queries of each
 outranks                 for each language of queries and of answers, how many documents of each
                          language stand before the answer, in the mean
 ======================== =========================================================================
@@ -65,6 +66,8 @@ class LanguageBias:
     """The figures of the module's table; None where a system does not tell (no list, no counts).
 
     Attributes:
+        mean_rank: float64 [L, L], of the answers in a language (column) for the queries of a
+            language (row); NaN where there are none.
         mix: float64 [L, L], share of language (column) in the first ``mix_at`` documents of the
             queries of a language (row).
         pool_share: float64 [L], of each language among the documents.
@@ -78,6 +81,7 @@ class LanguageBias:
     max_rank: ByLanguage
     preference_rate: ByLanguage
     pool_share: Floats
+    mean_rank: Floats
     same_language_first: ByLanguage | None = None
     mix: Floats | None = None
     mix_at: int = 0
@@ -92,6 +96,10 @@ class LanguageBias:
             if (figure := getattr(self, name)) is not None
         }
         found["pool_share"] = self._named(self.pool_share)
+        found["mean_rank"] = {
+            name: {x: v for x, v in self._named(row).items() if not np.isnan(v)}
+            for name, row in zip(self.languages, self.mean_rank, strict=True)
+        }
         if self.mix is not None:
             rows = zip(self.languages, self.mix, strict=True)
             found["mix"] = {
@@ -136,6 +144,7 @@ def language_bias(pool: Pool, ranks: Ranks, *, mix_at: int = 10) -> LanguageBias
         max_rank=by_language(worst, answered),
         preference_rate=by_language(prefers, own),
         pool_share=share,
+        mean_rank=_by_pair(pool, ranks.in_all[:, None])[..., 0],
     )
     extra: dict[str, Any] = {}
     if ranks.best is not None and ranks.best.shape[1]:
@@ -146,7 +155,7 @@ def language_bias(pool: Pool, ranks: Ranks, *, mix_at: int = 10) -> LanguageBias
         extra["mix_at"] = mix_at
         extra["mix"] = _mix(pool, language)
     if ranks.above is not None:
-        extra["outranks"] = _outranks(pool, ranks.above)
+        extra["outranks"] = _by_pair(pool, ranks.above)
     return LanguageBias(**(vars(bias) | extra))
 
 
@@ -182,14 +191,13 @@ def _mix(pool: Pool, language: Ints) -> Floats:
     return shares
 
 
-def _outranks(pool: Pool, above: Ints) -> Floats:
+def _by_pair(pool: Pool, values: Ints) -> Floats:
+    """Means of a target's values [T, N] by languages of query and target, [L, L, N]."""
     size = len(pool.languages)
     pair = pool.query_language[pool.target_query] * size + pool.target_language
-    counts = np.bincount(pair, minlength=size * size)
-    sums = np.stack(
-        [np.bincount(pair, weights=above[:, n], minlength=size * size) for n in range(size)], axis=1
-    )
-    means = np.divide(
-        sums, counts[:, None], out=np.full_like(sums, np.nan), where=counts[:, None] > 0
-    )
-    return np.asarray(means.reshape(size, size, size))
+    counts = np.bincount(pair, minlength=size * size)[:, None]
+    columns = [np.bincount(pair, weights=column, minlength=size * size) for column in values.T]
+    sums = np.stack(columns, axis=1)
+    means = np.full_like(sums, np.nan)
+    np.divide(sums, counts, out=means, where=counts > 0)
+    return np.asarray(means.reshape(size, size, -1), dtype=np.float64)

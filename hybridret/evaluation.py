@@ -93,13 +93,21 @@ class Report:
                 values[place[s.query_language], place[s.document_language]] = s.metrics[metric]
         return values
 
+    @property
+    def ceilings(self) -> dict[str, dict[str, float]]:
+        """The summaries of the best possible ranking, by kind and metric."""
+        return {kind: _summary(self.settings, kind, "ceilings") for kind in KINDS}
+
     def to_dict(self, *, per_query: bool = False) -> dict[str, Any]:
         """The JSON form, ``{"schema": 1, "settings": [...], "summary": {...}, ...}``.
 
         Args:
             per_query: with ``"scores"`` in every setting, by metric a value for each query id.
         """
-        settings: list[dict[str, Any]] = [dict(vars(s)) for s in self.settings]
+        fields = ("setting", "query_language", "document_language", "n", "metrics")
+        settings: list[dict[str, Any]] = [
+            {name: getattr(s, name) for name in fields} for s in self.settings
+        ]
         if per_query:
             for number, setting in enumerate(settings):
                 rows = self.queries.setting == number
@@ -115,6 +123,7 @@ class Report:
             "languages": self.languages,
             "settings": settings,
             "summary": self.summary,
+            "ceilings": self.ceilings,
             "bias": self.bias.to_dict(),
             **self.details,
         }
@@ -136,9 +145,7 @@ def score(
     """All settings of one system from its ranks; see :func:`evaluate` for the arguments."""
     table = _SettingTable(pool, ranks, metrics, convention, unanswerable)
     bias = language_bias(pool, ranks, mix_at=mix_at)
-    summary: dict[str, Any] = {
-        kind: _summary([s for s in table.settings if s.setting == kind]) for kind in KINDS
-    }
+    summary: dict[str, Any] = {kind: _summary(table.settings, kind) for kind in KINDS}
     summary[RANK_DISTANCE] = bias.rank_distance.mean
     summary["n"] = {kind: sum(s.n for s in table.settings if s.setting == kind) for kind in KINDS}
     summary["n"][RANK_DISTANCE] = bias.rank_distance.n
@@ -225,17 +232,29 @@ class _SettingTable:
         )
 
 
-def _summary(settings: list[Setting]) -> dict[str, float]:
-    by_language: dict[str, list[Setting]] = {}
+def _summary(settings: list[Setting], kind: str, what: str = "metrics") -> dict[str, float]:
+    by_language: dict[str, list[dict[str, float]]] = {}
     for s in settings:
-        by_language.setdefault(s.query_language, []).append(s)
-    names = settings[0].metrics if settings else ()
+        if s.setting == kind:
+            by_language.setdefault(s.query_language, []).append(getattr(s, what))
+    names = next(iter(by_language.values()))[0] if by_language else ()
     return {
-        name: float(
-            np.mean([np.mean([s.metrics[name] for s in group]) for group in by_language.values()])
-        )
+        name: float(np.mean([np.mean([m[name] for m in own]) for own in by_language.values()]))
         for name in names
     }
+
+
+def embed(
+    encoder: TextEncoder, dataset: Dataset, *, batch_size: int = 64, progress: bool = False
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Queries [Q, D] and documents [P, D] of a data set, in its order."""
+    queries = encoder.encode_queries(
+        [q.text for q in dataset.queries], batch_size=batch_size, progress=progress
+    )
+    documents = encoder.encode_documents(
+        [d.full_text for d in dataset.documents], batch_size=batch_size, progress=progress
+    )
+    return queries, documents
 
 
 def evaluate(
@@ -267,12 +286,7 @@ def evaluate(
     """
     parse_metrics(tuple(metrics))
     Pool(dataset)  # an error now, not after the embedding
-    queries = encoder.encode_queries(
-        [q.text for q in dataset.queries], batch_size=batch_size, progress=progress
-    )
-    documents = encoder.encode_documents(
-        [d.full_text for d in dataset.documents], batch_size=batch_size, progress=progress
-    )
+    queries, documents = embed(encoder, dataset, batch_size=batch_size, progress=progress)
     return evaluate_embeddings(
         queries, documents, dataset, similarity=encoder.config.similarity, metrics=metrics,
         convention=convention, unanswerable=unanswerable, ties=ties, mix_at=mix_at, name=name,

@@ -28,6 +28,9 @@ from hybridret.errors import DataError
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
+NEVER = 2**61
+"""Rank of a relevant document that a run does not hold."""
+
 DEFAULT_METRICS = ("AP", "nDCG@10", "recall@10", "recall@100", "RR")
 _CUTOFF = {
     "AP": None,
@@ -87,7 +90,7 @@ class RankedRelevant:
 
     Attributes:
         begin: int64 [Q + 1], where each query's documents stand.
-        ranks: int64 [T], ascending within a query, from 1.
+        ranks: int64 [T], ascending within a query, from 1; :data:`NEVER` for one not retrieved.
         grades: int64 [T], above zero.
     """
 
@@ -157,7 +160,7 @@ class Metric:
         """float64 [Q]; a query without relevant documents scores 0."""
         ranks = relevant.ranks
         count = np.maximum(relevant.counts, 1)
-        cutoff = self.cutoff if self.cutoff is not None else np.iinfo(np.int64).max
+        cutoff = self.cutoff if self.cutoff is not None else NEVER - 1
         within = ranks <= cutoff
         if self.name == "AP":
             total = relevant.sum(np.where(within, relevant.place() / ranks, 0.0))

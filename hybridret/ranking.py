@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybridret import _native
-from hybridret.data.table import Dataset
+from hybridret.data.table import Dataset, Qrels
 from hybridret.errors import DataError
 
 Ints = NDArray[np.int64]
@@ -74,6 +74,17 @@ class Pool:
     def target_language(self) -> Ints:
         """Language of each target, int64 [T]."""
         return np.asarray(self.document_language[self.targets])
+
+    def qrels(self) -> Qrels:
+        """Relevant documents of every query with their grades, those of translations included."""
+        ids = [d.document_id for d in self.dataset.documents]
+        found: Qrels = {q.query_id: {} for q in self.dataset.queries}
+        names = list(found)
+        for query, target, grade in zip(
+            self.target_query.tolist(), self.targets.tolist(), self.grades.tolist(), strict=True
+        ):
+            found[names[query]][ids[target]] = grade
+        return found
 
     def identical(self) -> Ints:
         """For each query the document of the same id, or -1, int64 [Q]."""

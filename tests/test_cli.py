@@ -104,7 +104,8 @@ def test_train_then_evaluate(capsys, tmp_path):
         "--html", page,
     )  # fmt: skip
     assert status == 0
-    assert [line.split()[0] for line in text.splitlines()[3:]] == ["run", "random", "bm25", "n"]
+    assert [line.split()[0] for line in text.splitlines()[3:7]] == ["run", "random", "bm25", "n"]
+    assert "AP minus that of run" in text
     report = json.loads(scores.read_text())
     assert report["schema"] == 1
     assert [s["setting"] for s in report["settings"]] == ["mono"] * 2 + ["cross"] * 2 + [
@@ -115,7 +116,9 @@ def test_train_then_evaluate(capsys, tmp_path):
     }  # fmt: skip
     assert report["settings"][-1]["document_language"] is None
     assert report["summary"]["mono"].keys() == {"AP", "nDCG@10"}
-    assert len(report["baselines"]) == 2
+    assert [other["name"] for other in report["others"]] == ["random", "bm25"]
+    assert [c["system"] for c in report["significance"]] == ["random", "bm25"]
+    assert report["bias"]["rank_distance"]["mean"] == report["summary"]["rank_distance"]
     assert "<table" in page.read_text()
 
 

@@ -9,12 +9,19 @@ import numpy as np
 
 from hybridret.data import load_facts
 from hybridret.evaluation import evaluate_embeddings
-from hybridret.report import summary_text, text_table, write_html
+from hybridret.report import (
+    comparison_text,
+    seeds_text,
+    summary_text,
+    text_table,
+    write_html,
+)
+from hybridret.significance import compare, over_seeds
 
 
-def a_report(name: str):
+def a_report(name: str, seed: int = 0):
     dataset = load_facts("evaluation").only_languages(["de", "en", "zh"])
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     q = rng.standard_normal((len(dataset.queries), 8), dtype=np.float32)
     d = rng.standard_normal((len(dataset.documents), 8), dtype=np.float32)
     return evaluate_embeddings(q, d, dataset, metrics=["AP", "recall@10"], name=name)
@@ -25,12 +32,17 @@ def test_text_tables_are_in_line():
     assert lines == ["name        x", "---------  --", "a           1", "long name  22"]
 
 
-def test_one_system_shows_all_metrics_and_several_the_first():
+def test_all_metrics_are_shown():
     one = summary_text([a_report("m")], ["AP", "recall@10"])
     assert re.search(r"^recall@10 +0\.\d{3} +0\.\d{3} +0\.\d{3}$", one, re.M)
     assert "rank distance" in one
     two = summary_text([a_report("m"), a_report("n")], ["AP", "recall@10"])
     assert re.search(r"^n +0\.\d{3} +0\.\d{3} +0\.\d{3} +[\d,]+\.\d$", two, re.M)
+    assert re.search(r"^system +recall@10 mono +recall@10 cross", two, re.M)
+    pair = [a_report("m"), a_report("n", seed=1)]
+    text = comparison_text([compare(pair[1], pair[0], "AP", draws=50)])
+    assert re.search(r"^n, monolingual +[+-]0\.\d{3} +\[[+-]0\.\d{3}, [+-]0\.\d{3}\] +", text, re.M)
+    assert re.search(r"^AP +0\.\d{3} ± 0\.\d{3}", seeds_text(over_seeds(pair)), re.M)
 
 
 class Page(HTMLParser):
@@ -51,12 +63,16 @@ class Page(HTMLParser):
 
 
 def test_the_page_is_whole_and_self_contained(tmp_path):
-    write_html(tmp_path / "r.html", [a_report("a <b> & c"), a_report("second")], "Title <&>")
+    reports = [a_report("a <b> & c"), a_report("second", seed=1)]
+    comparisons = [compare(reports[1], reports[0], "AP", draws=100)]
+    write_html(tmp_path / "r.html", reports, "Title <&>", comparisons)
     text = (tmp_path / "r.html").read_text()
     page = Page()
     page.feed(text)
     assert page.open == []
-    # 2 systems: a row of name, 2 metrics x 3 settings, distance; a heat map of 3 x (3 + 1).
-    assert page.cells == 2 * (1 + 6 + 1) + 2 * 3 * 4
+    assert page.cells > 2 * (1 + 6 + 1) + 2 * 3 * 4
+    for heading in ("Is the difference real?", "AP minus that of", "Mean rank of the answers",
+                    "Languages of the first 10 documents", "Who stands before whom"):  # fmt: skip
+        assert heading in text
     assert "a &lt;b&gt; &amp; c" in text
     assert "http" not in text

@@ -35,7 +35,12 @@ def read_beir(folder: str | Path, split: str = "test", language: str = "en") -> 
         fields = line.split("\t")  # never quoted: ids and texts may begin with a quote
         if len(fields) != 3 or not fields[2].lstrip("-").isdigit():
             raise DataError(f"{where}: expected 'query-id<TAB>corpus-id<TAB>score', got {line!r}")
-        qrels.setdefault(fields[0], {})[fields[1]] = int(fields[2])
+        judged = qrels.setdefault(fields[0], {})
+        if judged.setdefault(fields[1], int(fields[2])) != int(fields[2]):
+            raise DataError(
+                f"{where}: query {fields[0]!r} judges document {fields[1]!r} twice, "
+                f"{judged[fields[1]]} and {fields[2]}"
+            )
     documents = [
         Document(
             row.text("_id"), row.text("text", default=""), tag(row.language("language")),

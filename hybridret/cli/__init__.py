@@ -12,25 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from hybridret import _native
-from hybridret.errors import DataError, HybridretError
-
-_DATA_HELP = (
-    "a folder of <language>.json files (XQuAD-R, MLQA-R, SQuAD), a BEIR folder, an NTREX folder, a "
-    ".jsonl file of pairs, or an embedded set: facts-train, facts-evaluation, facts-paraphrase"
+from hybridret.cli.common import (
+    DATA_HELP,
+    TORCH_MODEL_HELP,
+    add_command,
+    add_model_options,
+    interactive,
+    model_options,
+    torch_encoder,
 )
-_TORCH_MODEL_HELP = "a sentence-transformers or Hugging Face model, by folder or hub name"
-_MODEL_HELP = "a folder written by 'hybridret export', or " + _TORCH_MODEL_HELP
-
-
-class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Names a default where there is one to name."""
-
-    def _get_help_string(self, action: argparse.Action) -> str | None:
-        if action.default in (None, False, []) or not action.option_strings:
-            return action.help
-        if isinstance(action.default, list):
-            return f"{action.help} (default: {' '.join(action.default)})"
-        return super()._get_help_string(action)
+from hybridret.cli.evaluate import add_evaluate
+from hybridret.errors import DataError, HybridretError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -70,25 +62,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"hybridret {_native.__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for add in (_add_quickstart, _add_train, _add_evaluate, _add_export, _add_index, _add_search,
+    for add in (_add_quickstart, _add_train, add_evaluate, _add_export, _add_index, _add_search,
                 _add_info):  # fmt: skip
         add(commands)
     return parser
 
 
-def _add_command(commands: Any, name: str, run: Any, summary: str, more: str = "") -> Any:
-    parser = commands.add_parser(
-        name,
-        help=summary,
-        description=f"{summary[0].upper()}{summary[1:]}. {more}".strip(),
-        formatter_class=_HelpFormatter,
-    )
-    parser.set_defaults(run=run)
-    return parser
-
-
 def _add_quickstart(commands: Any) -> None:
-    p = _add_command(
+    p = add_command(
         commands, "quickstart", _quickstart,
         "the whole job on embedded data: train, judge, export, index, search",
         "Needs no network and no GPU, and takes about two minutes on two cores.",
@@ -104,17 +85,17 @@ def _add_train(commands: Any) -> None:
     from hybridret.training_config import TrainingConfig
 
     d = TrainingConfig()
-    p = _add_command(
+    p = add_command(
         commands, "train", _train, "train an encoder with batches of chosen languages",
         "Writes OUTPUT/model (a sentence-transformers folder), OUTPUT/log.jsonl and "
         "OUTPUT/training.json.",
     )  # fmt: skip
-    p.add_argument("--data", required=True, help=_DATA_HELP)
+    p.add_argument("--data", required=True, help=DATA_HELP)
     p.add_argument("--output", type=Path, required=True, help="folder of the run")
     p.add_argument(
         "--model",
         default="static",
-        help="'static' for a new static-embedding encoder, or " + _TORCH_MODEL_HELP,
+        help="'static' for a new static-embedding encoder, or " + TORCH_MODEL_HELP,
     )
     p.add_argument("--sampler", choices=SAMPLERS, default=d.sampler, help="languages of a batch")
     p.add_argument("--alpha", type=float, default=d.alpha,
@@ -134,55 +115,24 @@ def _add_train(commands: Any) -> None:
     p.add_argument("--resume", action="store_true", help="go on from OUTPUT's last checkpoint")
     p.add_argument("--dimension", type=int, default=256, help="of a new static encoder")
     p.add_argument("--vocabulary-size", type=int, default=8192, help="of a new static encoder")
-    _add_model_options(p, "Query: / Passage: for a Hugging Face model that names none")
+    add_model_options(p, "Query: / Passage: for a Hugging Face model that names none")
     p.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
-def _add_evaluate(commands: Any) -> None:
-    from hybridret.baselines import BASELINES
-    from hybridret.metrics import DEFAULT_METRICS
-
-    p = _add_command(
-        commands, "evaluate", _evaluate,
-        "judge an encoder in the monolingual, cross-lingual and multilingual settings",
-        "Ranks are exact; ties follow trec_eval.",
-    )  # fmt: skip
-    p.add_argument("model", nargs="?", help=_MODEL_HELP)
-    p.add_argument("--data", required=True, help=_DATA_HELP)
-    p.add_argument("--query-embeddings", type=Path, metavar="NPY",
-                   help="instead of a model: float array [queries, dimension], rows in the order "
-                   "of load_dataset(DATA).queries")  # fmt: skip
-    p.add_argument("--document-embeddings", type=Path, metavar="NPY",
-                   help="with it: [documents, dimension], in the order of .documents")  # fmt: skip
-    p.add_argument("--metrics", nargs="+", default=list(DEFAULT_METRICS), metavar="METRIC",
-                   help="AP, AP@k, RR, nDCG@k, recall@k, P@k, success@k, Rprec")  # fmt: skip
-    p.add_argument("--baselines", nargs="*", choices=BASELINES, default=[],
-                   help="judge these beside the model")  # fmt: skip
-    p.add_argument("--languages", nargs="+", metavar="LANGUAGE", help="use only these")
-    p.add_argument("--candidates", choices=("sentence", "sentence-with-context"),
-                   default="sentence", help="documents of sets that have sentences")  # fmt: skip
-    p.add_argument("--similarity", choices=("cosine", "dot"),
-                   help="of embeddings (default cosine); a model has its own")  # fmt: skip
-    p.add_argument("--batch-size", type=int, default=64, help="texts embedded at a time")
-    p.add_argument("--json", metavar="FILE", help="write all scores as JSON; - prints them")
-    p.add_argument("--html", type=Path, metavar="FILE", help="write a page with heat maps")
-    _add_model_options(p, "the model's own")
-
-
 def _add_export(commands: Any) -> None:
-    p = _add_command(
+    p = add_command(
         commands, "export", _export, "write an encoder as ONNX, pooling and normalisation inside",
         "The result is checked against torch and needs neither torch nor transformers.",
     )  # fmt: skip
-    p.add_argument("model", help=_TORCH_MODEL_HELP)
+    p.add_argument("model", help=TORCH_MODEL_HELP)
     p.add_argument("output", type=Path, help="folder to write")
     p.add_argument("--overwrite", action="store_true", help="replace OUTPUT")
-    _add_model_options(p, "the model's own")
+    add_model_options(p, "the model's own")
     p.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
 def _add_index(commands: Any) -> None:
-    p = _add_command(
+    p = add_command(
         commands, "index", _index, "embed documents and put them into an encoder's index",
         'A line of DOCUMENTS is {"id": ..., "text": ..., "language": ..., "title": ...}; only text '
         "is required. The index is written into the encoder's folder.",
@@ -197,7 +147,7 @@ def _add_index(commands: Any) -> None:
 
 
 def _add_search(commands: Any) -> None:
-    p = _add_command(commands, "search", _search, "search an encoder's index", "")
+    p = add_command(commands, "search", _search, "search an encoder's index", "")
     p.add_argument("encoder", type=Path, help="folder with an index, see 'hybridret index'")
     p.add_argument("query", help="in any language the encoder knows")
     p.add_argument("-k", type=int, default=10, help="number of documents")
@@ -207,48 +157,8 @@ def _add_search(commands: Any) -> None:
 
 
 def _add_info(commands: Any) -> None:
-    p = _add_command(
-        commands, "info", _info, "version, build, instruction set, installed parts", ""
-    )
+    p = add_command(commands, "info", _info, "version, build, instruction set, installed parts", "")
     p.add_argument("--json", action="store_true", help="print it as JSON")
-
-
-def _add_model_options(parser: Any, prompt_default: str) -> None:
-    group = parser.add_argument_group("text and pooling (a torch model's own unless given)")
-    group.add_argument(
-        "--query-prompt", metavar="TEXT", help=f"before every query; {prompt_default}"
-    )
-    group.add_argument("--document-prompt", metavar="TEXT", help="before every document")
-    group.add_argument("--pooling", choices=("mean", "cls", "max", "lasttoken"), help="of tokens")
-    group.add_argument("--normalize", action=argparse.BooleanOptionalAction, default=None,
-                       help="scale vectors to length one")  # fmt: skip
-    group.add_argument("--max-length", type=int, metavar="TOKENS", help="longer texts are cut")
-
-
-def _model_options(o: argparse.Namespace) -> dict[str, Any]:
-    names = ("query_prompt", "document_prompt", "pooling", "normalize", "max_length")
-    return {name: getattr(o, name) for name in names if getattr(o, name) is not None}
-
-
-def _load_encoder(source: str, o: argparse.Namespace) -> Any:
-    from hybridret.encoder import MANIFEST_FILE, load_encoder
-
-    given = _model_options(o)
-    if not given:
-        return load_encoder(source)
-    if (Path(source) / MANIFEST_FILE).is_file():
-        flags = ", ".join("--" + name.replace("_", "-") for name in given)
-        raise DataError(f"{source} is exported: {flags} had to be given to 'hybridret export'")
-    return _torch_encoder().load(source, **given)
-
-
-def _torch_encoder() -> Any:
-    from hybridret._extras import require
-
-    require("torch", "train", "loading a torch model")
-    from hybridret.torch_encoder import TorchEncoder
-
-    return TorchEncoder
 
 
 def _quickstart(o: argparse.Namespace) -> None:
@@ -262,7 +172,7 @@ def _quickstart(o: argparse.Namespace) -> None:
 
 
 def _train(o: argparse.Namespace) -> None:
-    encoder_class = _torch_encoder()
+    encoder_class = torch_encoder()
     from hybridret._files import write_json
     from hybridret.batches import PairTable
     from hybridret.data import load_dataset
@@ -281,7 +191,7 @@ def _train(o: argparse.Namespace) -> None:
     names = ("sampler", "alpha", "steps", "batch_size", "learning_rate", "temperature",
              "weight_decay", "seed", "checkpoint_every")  # fmt: skip
     config = TrainingConfig(**{name: getattr(o, name) for name in names})
-    given = _model_options(o)
+    given = model_options(o)
     checkpoint = o.output / "checkpoint"
     if o.resume and checkpoint.is_dir():
         encoder = encoder_class.load(checkpoint)
@@ -302,12 +212,12 @@ def _train(o: argparse.Namespace) -> None:
             paper = {"query_prompt": "Query: ", "document_prompt": "Passage: ", "normalize": True}
             given = paper | given
         encoder = encoder_class.load(folder, **given)
-    result = train(encoder, table, o.output, config, resume=o.resume, progress=_interactive())
+    result = train(encoder, table, o.output, config, resume=o.resume, progress=interactive())
     summary: dict[str, Any] = {"model": str(result.model), "steps": result.steps}
     if result.steps:
         summary["final_loss"] = result.final_loss
     if development is not None:
-        report = evaluate(encoder, development, progress=_interactive(), name="development")
+        report = evaluate(encoder, development, progress=interactive(), name="development")
         summary["development"] = report.summary
         state = json.loads((o.output / TRAINING_FILE).read_text(encoding="utf-8"))
         write_json(o.output / TRAINING_FILE, state | {"development": report.summary})
@@ -323,86 +233,12 @@ def _train(o: argparse.Namespace) -> None:
         print(f"on the documents held out:\n{summary_text([report], DEFAULT_METRICS)}")
 
 
-def _evaluate(o: argparse.Namespace) -> None:
-    from hybridret.baselines import evaluate_baseline
-    from hybridret.data import load_dataset
-    from hybridret.evaluation import evaluate, evaluate_embeddings
-    from hybridret.metrics import parse_metrics
-    from hybridret.report import summary_text, write_html
-
-    metrics = [str(metric) for metric in parse_metrics(o.metrics)]
-    if (o.query_embeddings is None) != (o.document_embeddings is None):
-        raise DataError("--query-embeddings and --document-embeddings go together")
-    if o.model is not None and o.query_embeddings is not None:
-        raise DataError("give a model or embeddings, not both")
-    if o.model is None and o.query_embeddings is None and not o.baselines:
-        raise DataError("nothing to judge: give a model, embeddings or --baselines")
-    for path in (o.html, None if o.json in (None, "-") else Path(o.json)):
-        if path is not None:  # found out before the work, not after it
-            path.parent.mkdir(parents=True, exist_ok=True)
-    dataset = load_dataset(o.data, candidates=o.candidates)
-    if o.languages:
-        dataset = dataset.only_languages(o.languages)
-    reports = []
-    if o.model is not None:
-        encoder = _load_encoder(o.model, o)
-        reports.append(
-            evaluate(encoder, dataset, metrics=metrics, batch_size=o.batch_size,
-                     progress=_interactive(), name=_system_name(o.model))
-        )  # fmt: skip
-    elif o.query_embeddings is not None:
-        reports.append(
-            evaluate_embeddings(
-                _load_array(o.query_embeddings), _load_array(o.document_embeddings), dataset,
-                similarity=o.similarity or "cosine", metrics=metrics,
-            )
-        )  # fmt: skip
-    for baseline in o.baselines:
-        reports.append(
-            evaluate_baseline(baseline, dataset, metrics=metrics, progress=_interactive())
-        )
-    first, *others = reports
-    if others:
-        first.details["baselines"] = [report.to_dict() for report in others]
-    if o.html:
-        write_html(o.html, reports, f"{first.name} on {dataset.name}")
-    if o.json == "-":
-        print(json.dumps(first.to_dict()))
-        return
-    if o.json:
-        first.save_json(o.json)
-    print(f"{dataset.name}: {len(dataset.queries):,} queries, {len(dataset.documents):,} "
-          f"documents, {len(dataset.languages)} languages")  # fmt: skip
-    print(summary_text(reports, metrics))
-
-
-def _system_name(model: str) -> str:
-    """The last part of a path that says something: RUN of RUN/model."""
-    path = Path(model).resolve()
-    return path.parent.name if path.name == "model" else path.name
-
-
-def _load_array(path: Path) -> Any:
-    import numpy as np
-
-    if not path.is_file():
-        raise DataError(f"{path}: no such file")
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, OSError):
-        # numpy's own words advise unpickling, which is never done here.
-        raise DataError(f"{path}: not a whole .npy file of numbers") from None
-    if not isinstance(array, np.ndarray):
-        raise DataError(f"{path}: expected one array (.npy), got {type(array).__name__}")
-    return array
-
-
 def _export(o: argparse.Namespace) -> None:
-    encoder_class = _torch_encoder()
+    encoder_class = torch_encoder()
     from hybridret.exporting import check_output, export
 
     check_output(o.output, o.model, o.overwrite)
-    encoder = encoder_class.load(o.model, **_model_options(o))
+    encoder = encoder_class.load(o.model, **model_options(o))
     result = export(encoder, o.output, overwrite=o.overwrite, source=o.model)
     if o.json:
         print(json.dumps(asdict(result) | {"folder": str(result.folder)}))
@@ -420,7 +256,7 @@ def _index(o: argparse.Namespace) -> None:
     if has_index(o.encoder) and not (o.add or o.overwrite):
         raise IndexFileError(f"{o.encoder} already has an index; pass --add or --overwrite")
     retriever = Retriever.load(o.encoder) if o.add else Retriever.create(o.encoder)
-    added = retriever.add_file(o.documents, batch_size=o.batch_size, progress=_interactive())
+    added = retriever.add_file(o.documents, batch_size=o.batch_size, progress=interactive())
     retriever.save()
     counts = retriever.index.languages
     if o.json:
@@ -487,17 +323,9 @@ def _info(o: argparse.Namespace) -> None:
         print(f"{name} {version or 'not installed'}")
 
 
-def _interactive() -> bool:
-    return sys.stderr.isatty()
-
-
 def _resume_hint(o: argparse.Namespace) -> str:
     if o.command != "train":
         return ""
     if (o.output / "checkpoint").is_dir():
         return f"; {o.output}/checkpoint is whole: the same command with --resume goes on from it"
     return " before the first checkpoint"
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,0 +1,176 @@
+"""TREC files, and runs scored as trec_eval's own code does."""
+
+from __future__ import annotations
+
+import gzip
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hybridret.data.table import Dataset, Document, Query
+from hybridret.errors import DataError
+from hybridret.evaluation import score
+from hybridret.ranking import Pool, rank_embeddings
+from hybridret.trec import evaluate_run, read_qrels, read_run, write_qrels, write_run
+
+TREC_NAMES = {
+    "AP": "map", "AP@3": "map_cut_3", "AP@10": "map_cut_10", "RR": "recip_rank",
+    "nDCG@5": "ndcg_cut_5", "nDCG@10": "ndcg_cut_10", "recall@1": "recall_1",
+    "recall@10": "recall_10", "recall@100": "recall_100", "P@1": "P_1", "P@5": "P_5",
+    "P@20": "P_20", "success@1": "success_1", "success@10": "success_10", "Rprec": "Rprec",
+}  # fmt: skip
+
+
+@given(seed=st.integers(0, 2**32 - 1), levels=st.sampled_from([1, 3, 1000]))
+@settings(max_examples=80, deadline=None)
+def test_every_value_is_trec_evals(seed, levels):
+    """Graded, negative and missing judgements, ties, short and empty lists, missing queries."""
+    trec = pytest.importorskip("pytrec_eval")
+    rng = np.random.default_rng(seed)
+    ids = [f"d{i}" for i in rng.permutation(40)]
+    qrels = {
+        f"q{i}": {d: int(rng.integers(-1, 4)) for d in ids if rng.random() < 0.2} or {"d1": 0}
+        for i in range(6)
+    }
+    run = {
+        f"q{i}": {d: float(np.float32(rng.integers(0, levels))) for d in ids if rng.random() < 0.6}
+        for i in (*range(rng.integers(1, 6)), 9)
+    }
+    run = {q: listed for q, listed in run.items() if listed}
+    judged_and_run = [q for q in qrels if q in run]
+    if not judged_and_run:
+        return
+    expected = trec.RelevanceEvaluator(qrels, {
+        "map", "map_cut", "recip_rank", "ndcg_cut", "recall", "P", "success", "Rprec"
+    }).evaluate({q: listed for q, listed in run.items() if q in qrels})  # fmt: skip
+    actual = evaluate_run(qrels, run, metrics=list(TREC_NAMES), score_type="float")
+    assert list(actual.queries) == judged_and_run
+    assert actual.missing == len(qrels) - len(judged_and_run)
+    for query, values in actual.queries.items():
+        # pytrec_eval has no AP@3 and P@1 of its own: cutoffs are 5 10 15 20 30 100 200 500 1000,
+        # success 1 5 10.
+        for name, value in values.items():
+            if TREC_NAMES[name] in expected[query]:
+                assert value == pytest.approx(expected[query][TREC_NAMES[name]], abs=1e-9), name
+    for name, trec_name in TREC_NAMES.items():
+        if trec_name in next(iter(expected.values())):
+            mean = np.mean([expected[q][trec_name] for q in judged_and_run])
+            assert actual.metrics[name] == pytest.approx(mean, abs=1e-9)
+
+
+def test_policies_of_missing_queries():
+    qrels = {"a": {"d": 1}, "b": {"d": 1}, "c": {"d": 0}}
+    run = {"a": {"d": 1.0}, "c": {"d": 1.0}, "x": {"d": 1.0}}
+    report = evaluate_run(qrels, run, metrics=["AP"])
+    assert (report.n, report.metrics["AP"]) == (2, 0.5)  # b dropped, c scores 0
+    assert (report.missing, report.unanswerable, report.unjudged) == (1, 1, 1)
+    assert evaluate_run(qrels, run, metrics=["AP"], missing="zero").metrics["AP"] == 1 / 3
+    assert evaluate_run(qrels, run, metrics=["AP"], unanswerable="drop").metrics["AP"] == 1
+    with pytest.raises(DataError, match="no query to score: 3 judged, 3 of them not in the run"):
+        evaluate_run(qrels, {"x": {"d": 1.0}})
+
+
+def test_where_tools_disagree():
+    tied = {"q": {"d1": 0.5, "d2": 0.5, "d3": 0.5}}
+    qrels = {"q": {"d1": 1}}
+    assert evaluate_run(qrels, tied, metrics=["RR"]).metrics["RR"] == pytest.approx(1 / 3)
+    by = "sentence-transformers"
+    assert evaluate_run(qrels, tied, metrics=["RR"], tool=by).metrics["RR"] == 1
+    close = {"q": {"d1": 0.7000000010, "d2": 0.7}}
+    assert evaluate_run(qrels, close, metrics=["RR"]).metrics["RR"] == 1
+    assert evaluate_run(qrels, close, metrics=["RR"], score_type="float").metrics["RR"] == 0.5
+    many = {"q": {f"d{i}": 1 for i in range(10)}}
+    first = {"q": {f"d{i}": 10.0 - i for i in range(10)}}
+    assert evaluate_run(many, first, metrics=["AP@5"]).metrics["AP@5"] == 0.5
+    assert evaluate_run(many, first, metrics=["AP@5"], tool="xtreme").metrics["AP@5"] == 1
+    itself = {"d1": {"d1": 9.0, "d2": 1.0}}
+    assert evaluate_run({"d1": {"d2": 1}}, itself, metrics=["RR"]).metrics["RR"] == 0.5
+    assert evaluate_run({"d1": {"d2": 1}}, itself, metrics=["RR"], tool="beir").metrics["RR"] == 1
+    graded = {"q": {"d1": 3, "d2": 1}}
+    inverted = {"q": {"d2": 2.0, "d1": 1.0}}
+    ndcg = evaluate_run(graded, inverted, metrics=["nDCG@10"]).metrics["nDCG@10"]
+    assert ndcg == pytest.approx(0.7967, abs=1e-4)
+    assert evaluate_run(graded, inverted, metrics=["nDCG@10"], tool=by).metrics["nDCG@10"] == 1
+
+
+def test_files_are_read_and_written_whole(tmp_path):
+    qrels = {"q1": {"d1": 2, "d2": 0}, "q2": {"dé": 1}}
+    write_qrels(tmp_path / "qrels", qrels)
+    assert read_qrels(tmp_path / "qrels") == qrels
+    text = "q1 Q0 d1 1 0.5 tag\nq1\tQ0\td2  2   .25e0 tag\r\n\nq2 Q0 dé 1 -1 tag\n"
+    (tmp_path / "run").write_text(text)
+    with gzip.open(tmp_path / "run.gz", "wt") as file:
+        file.write(text)
+    expected = {"q1": {"d1": 0.5, "d2": 0.25}, "q2": {"dé": -1.0}}
+    assert read_run(tmp_path / "run") == read_run(tmp_path / "run.gz") == expected
+    report = evaluate_run(qrels, expected, metrics=["AP"])
+    report.save_json(tmp_path / "out.json")
+    assert json.loads((tmp_path / "out.json").read_text())["queries"]["q2"] == {"AP": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("line", "error"),
+    [
+        ("q1 Q0 d1 1 0.5", "run:2: 5 fields, expected 6: query_id Q0 document_id rank score tag"),
+        ("q1 Q0 d1 1 high tag", "run:2: the score must be a finite number, got 'high'"),
+        ("q1 Q0 d1 1 nan tag", "run:2: the score must be a finite number, got 'nan'"),
+        ("q0 Q0 d0 1 1 tag", "run:2: document 'd0' stands twice in the list of query 'q0'"),
+    ],
+)
+def test_bad_lines_of_runs_are_named(tmp_path, line, error):
+    (tmp_path / "run").write_text(f"q0 Q0 d0 1 1 tag\n{line}\n")
+    with pytest.raises(DataError, match=error.replace("(", r"\(")):
+        read_run(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("line", "error"),
+    [
+        ("q1 0 d1", "qrels:2: 3 fields, expected 4: query_id iteration document_id grade"),
+        ("q1 0 d1 0.5", "qrels:2: the grade must be a whole number, got '0.5'"),
+        ("q0 0 d0 1", "qrels:2: query 'q0' judges document 'd0' twice, 1 and 1"),
+        ("q0 0 d0 2", "qrels:2: query 'q0' judges document 'd0' twice, 1 and 2"),
+    ],
+)
+def test_bad_lines_of_qrels_are_named(tmp_path, line, error):
+    (tmp_path / "qrels").write_text(f"q0 0 d0 1\n{line}\n")
+    with pytest.raises(DataError, match=error):
+        read_qrels(tmp_path / "qrels")
+
+
+def test_empty_and_missing_files(tmp_path):
+    (tmp_path / "empty").write_text("\n")
+    with pytest.raises(DataError, match="empty: empty; expected lines of query_id"):
+        read_run(tmp_path / "empty")
+    with pytest.raises(DataError, match="no such file"):
+        read_qrels(tmp_path / "none")
+    (tmp_path / "latin").write_bytes(b"q 0 d\xe9 1\n")
+    with pytest.raises(DataError, match="not UTF-8"):
+        read_qrels(tmp_path / "latin")
+
+
+def test_a_run_of_the_scorer_scores_as_the_scorer(tmp_path):
+    """What is written, to the last digit, is what was ranked: ties and all."""
+    rng = np.random.default_rng(0)
+    ids = [f"d{i}" for i in rng.permutation(30)]
+    queries = [Query(f"q{i}", "?", "a", f"g{i}") for i in range(10)]
+    qrels = {f"q{i}": {ids[i]: 1, ids[i + 10]: 2} for i in range(10)}
+    dataset = Dataset("made", queries, [Document(d, "!", "a", d) for d in ids], qrels)
+    pool = Pool(dataset)
+    q, d = rng.integers(-2, 3, (10, 3)) + 0.1, rng.integers(-2, 3, (30, 3)) + 0.1
+    ranks = rank_embeddings(pool, q, d, best=30)
+    metrics = ["AP", "nDCG@10", "RR", "recall@5"]
+    expected = score(pool, ranks, metrics)
+    write_run(tmp_path / "run", pool, ranks)
+    write_qrels(tmp_path / "qrels", qrels)
+    actual = evaluate_run(
+        read_qrels(tmp_path / "qrels"), read_run(tmp_path / "run"), metrics=metrics
+    )
+    assert actual.metrics == pytest.approx(expected.summary["mono"], abs=1e-12)
+    with pytest.raises(DataError, match="hold no best documents"):
+        write_run(tmp_path / "run", pool, rank_embeddings(pool, q, d))
+    with pytest.raises(DataError, match="cannot hold the id 'a b'"):
+        write_qrels(tmp_path / "qrels", {"a b": {"d": 1}})
