@@ -26,6 +26,7 @@ p { max-width: 44rem; } .note { opacity: .75; font-size: .9rem; margin: .3rem 0;
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .25rem .6rem; text-align: right; border-bottom: 1px solid var(--line); }
+td { white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; }
 thead th { border-bottom: 2px solid var(--line); vertical-align: bottom; }
 .heat td, .heat th { border: 1px solid var(--soft); padding: .2rem .45rem; font-size: .85rem; }
@@ -396,4 +397,4 @@ def _percent(value: float | None) -> str:
 
 
 def _p(value: float) -> str:
-    return f"{value:.4f}" if value >= 0.001 else f"{value:.1e}"
+    return f"{value:.4f}"

@@ -227,6 +227,6 @@ void Run<Element>::gradients(const Upstream& upstream, const Gradients& gradient
   template void Run<Element>::gradients(const Upstream&, const Gradients&);
 HYBRIDRET_INSTANTIATE(float)
 HYBRIDRET_INSTANTIATE(Bfloat16)
-HYBRIDRET_INSTANTIATE(Split)
+HYBRIDRET_INSTANTIATE(Split<3>)
 
 }  // namespace hybridret::infonce

@@ -13,8 +13,8 @@ void run(const Problem& problem, const Statistics& statistics, int threads, cons
   const similarity::Kernel& kernel = similarity::active_kernel();
   if (problem.queries.format == Format::kBfloat16 && kernel.bfloat16_tile.rows > 0)
     work(Run<Bfloat16>(problem, statistics, threads));
-  else if (kernel.split_tile.rows > 0)
-    work(Run<Split>(problem, statistics, threads));
+  else if (kernel.split3_tile.rows > 0)
+    work(Run<Split<3>>(problem, statistics, threads));
   else
     work(Run<float>(problem, statistics, threads));
 }

@@ -190,6 +190,6 @@ void Run<Element>::take_positives(Logits logits, float* tile, int64_t block, int
   template void Run<Element>::take_positives(Logits, float*, int64_t, int64_t) const;
 HYBRIDRET_INSTANTIATE(float)
 HYBRIDRET_INSTANTIATE(Bfloat16)
-HYBRIDRET_INSTANTIATE(Split)
+HYBRIDRET_INSTANTIATE(Split<3>)
 
 }  // namespace hybridret::infonce

@@ -160,6 +160,6 @@ void Run<Element>::row_statistics(bool store) {
   template void Run<Element>::row_statistics(bool);
 HYBRIDRET_INSTANTIATE(float)
 HYBRIDRET_INSTANTIATE(Bfloat16)
-HYBRIDRET_INSTANTIATE(Split)
+HYBRIDRET_INSTANTIATE(Split<3>)
 
 }  // namespace hybridret::infonce

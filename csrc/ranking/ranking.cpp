@@ -21,6 +21,7 @@ using similarity::kMaximumColumns;
 using similarity::kMaximumTileRows;
 using similarity::Matrix;
 using similarity::parallel_for;
+using similarity::prefetch;
 using similarity::round_up;
 using similarity::Split;
 using similarity::TileScope;
@@ -28,8 +29,8 @@ using similarity::TileScope;
 constexpr int64_t kPanelBytes = int64_t{32} << 20;  // of queries in the tiles' format
 constexpr int64_t kBestBytes = int64_t{32} << 20;   // of candidates for the best k
 constexpr int64_t kBlockPanels = 16;  // of documents: packed at once and shared by all threads
-// A pair in double costs as much as screening a hundred, about.
-constexpr double kMostUnsettled = 0.01;
+// A pair that is looked at again costs as much as screening forty, about.
+constexpr double kMostUnsettled = 0.03;
 constexpr double kLongest = 1e18;  // squared it is far from overflow in float32
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
@@ -119,7 +120,6 @@ class State {
   std::vector<int64_t> target_;          // [T], those of a query by score, ascending
   std::vector<float> threshold_;         // [T], in that order, in units of the query's length
   std::vector<int64_t> language_begin_;  // [L + 1], positions
-  int64_t most_targets_ = 0;
   std::vector<float> lowest_;  // [Q], the least score that matters, in units of the query's length
   std::atomic<int64_t> unsettled_{0};
 
@@ -222,10 +222,7 @@ class State {
           threshold_[t - target_.begin()] = static_cast<float>(p_.target_scores[*t] * factor_[i]);
       }
     });
-    for (int64_t i = 0; i < p_.queries.rows; ++i) {
-      most_targets_ = std::max(most_targets_, p_.target_begin[i + 1] - p_.target_begin[i]);
-      lowest_[i] = least_target(i);
-    }
+    for (int64_t i = 0; i < p_.queries.rows; ++i) lowest_[i] = least_target(i);
   }
 
   std::vector<int64_t> order_;
@@ -249,9 +246,10 @@ class Screen {
         along_(static_cast<size_t>(count)),
         across_(static_cast<size_t>(count)),
         packed_(kBlockPanels * columns_ * depth_) {
-    // What a product of the tiles rounds: once, or once for each product of parts.
-    constexpr double kRoundings = std::is_same_v<Element, Split> ? 6 : 1;
-    const double rounding = (kRoundings * static_cast<double>(depth_) + 16) * 0x1p-24;
+    // Each product is added once, of parts three times; and they leave out what is beneath.
+    constexpr bool kParts = std::is_same_v<Element, Split<2>>;
+    const double rounding =
+        ((kParts ? 3 : 1) * static_cast<double>(depth_) + 16) * 0x1p-24 + (kParts ? 0x1p-14 : 0);
     constexpr int64_t kRows = 64;
     parallel_for((count + kRows - 1) / kRows, s_.threads_, [&](int64_t item) {
       const Buffer<float> buffer(s_.depth_), scaled(depth_);
@@ -291,6 +289,10 @@ class Screen {
     float length = 0, residual = 0;  // largest of its documents
   };
 
+  struct Document {
+    double length, weight;  // what its inner products are multiplied by
+  };
+
   // Packs a block; the position after it.
   int64_t pack(int64_t position) {
     panels_.clear();
@@ -303,7 +305,7 @@ class Screen {
       panels_.push_back({position, count, static_cast<int64_t>(language)});
       position += count;
     }
-    weights_.resize(panels_.size() * static_cast<size_t>(columns_));
+    documents_.resize(panels_.size() * static_cast<size_t>(columns_));
     parallel_for(static_cast<int64_t>(panels_.size()), s_.threads_, [&](int64_t n) {
       Panel& panel = panels_[n];
       const Buffer<float> buffer(s_.depth_), scaled(depth_);
@@ -313,7 +315,7 @@ class Screen {
         const float* row = float_row(p_.documents, j, buffer.get());
         const double length = checked_length(kernel_, row, s_.depth_, false, j, p_.cosine);
         const double weight = p_.cosine ? 1 / length : 1;
-        weights_[n * columns_ + r] = weight;
+        documents_[n * columns_ + r] = {length, weight};
         const Rounded rounded =
             round_row(kernel_, row, weight, s_.depth_, depth_, scaled.get(), &rows[r * depth_]);
         panel.length = std::max(panel.length, rounded.length + rounded.residual);
@@ -324,10 +326,12 @@ class Screen {
     return position;
   }
 
+  // The queries [first, end) of the panel against the block.
   void score(int64_t first, int64_t end) {
     const TileScope scope(kernel_);
     alignas(64) float tile[kMaximumTileRows * kMaximumColumns];
-    Row row(s_.depth_, s_.most_targets_);
+    const int64_t begin = p_.target_begin[begin_ + first];
+    Own own(s_.depth_, p_.target_begin[begin_ + end] - begin);
     for (size_t n = 0; n < panels_.size(); ++n) {
       const Panel& panel = panels_[n];
       const Element* documents = &packed_[static_cast<int64_t>(n) * columns_ * depth_];
@@ -339,62 +343,100 @@ class Screen {
                                                       &across_[i], panel.length, panel.residual);
         for (; rows != 0; rows &= rows - 1) {
           const int64_t r = __builtin_ctz(rows);
-          look(i + r, tile + r * columns_, panel, &weights_[n * columns_], row);
+          look(i + r, tile + r * columns_, panel, begin, own);
         }
       }
+      settle(panel, &documents_[n * columns_], own);
+      if (n + 1 == panels_.size() || panels_[n + 1].language != panel.language)
+        write_counts(begin, panel.language, own.above);
     }
-    s_.unsettled_ += row.unsettled;
+    s_.unsettled_ += own.unsettled;
   }
 
+  // A pair that screening left undecided.
+  struct Pending {
+    int64_t query;
+    int column;  // of the panel
+    float score, bound;
+  };
+
   // A thread's own memory.
-  struct Row {
-    Row(int64_t depth, int64_t targets)
-        : query(depth), document(depth), above(targets), unsure(targets) {}
+  struct Own {
+    Own(int64_t depth, int64_t targets)
+        : query(depth), document(depth), above(static_cast<size_t>(targets)) {}
     Buffer<float> query, document;
-    Buffer<int32_t> above;
-    Buffer<uint32_t> unsure;
+    std::vector<int32_t> above;    // by target of these queries, of one language
+    std::vector<Pending> pending;  // of one panel
     int64_t unsettled = 0;
   };
 
+  void write_counts(int64_t begin, int64_t language, std::vector<int32_t>& above) {
+    for (size_t t = 0; t < above.size(); ++t)
+      s_.out_.above[s_.target_[begin + static_cast<int64_t>(t)] * p_.languages + language] +=
+          above[t];
+    std::fill(above.begin(), above.end(), 0);
+  }
+
   // One query against one panel in which something reaches its lowest threshold.
-  void look(int64_t i, const float* scores, const Panel& panel, const double* weights, Row& row) {
+  void look(int64_t i, const float* scores, const Panel& panel, int64_t first_target, Own& own) {
     const int64_t query = begin_ + i, begin = p_.target_begin[query];
     const uint32_t valid = ~uint32_t{0} >> (32 - panel.count);
     const float bound = along_[i] * panel.length + across_[i] * panel.residual;
-    const int64_t reached =
-        kernel_.screens.screen(scores, valid, p_.target_begin[query + 1] - begin,
-                               &s_.threshold_[begin], bound, row.above.get(), row.unsure.get());
-    uint32_t unsure = 0;
-    for (int64_t t = 0; t < reached; ++t) {
-      s_.out_.above[s_.target_[begin + t] * p_.languages + panel.language] += row.above[t];
-      unsure |= row.unsure[t];
+    uint32_t unsure = kernel_.screens.screen(scores, valid, p_.target_begin[query + 1] - begin,
+                                             &s_.threshold_[begin], bound,
+                                             own.above.data() + (begin - first_target));
+    for (; unsure != 0; unsure &= unsure - 1) {
+      const int column = __builtin_ctz(unsure);
+      own.pending.push_back({query, column, scores[column], bound});
     }
-    for (; unsure != 0; unsure &= unsure - 1)
-      settle(query, reached, __builtin_ctz(unsure), panel, weights, row);
     if (s_.out_.k == 0) return;
     for (int64_t c = 0; c < panel.count; ++c)
       s_.offer(query, {scores[c] - bound, scores[c] + bound, s_.document_at(panel.first + c)});
   }
 
-  // What screening left undecided of one document.
-  void settle(int64_t query, int64_t reached, int column, const Panel& panel, const double* weights,
-              Row& row) {
-    const int64_t document = s_.document_at(panel.first + column);
-    const int64_t order = p_.tie_order[document];
+  void settle(const Panel& panel, const Document* documents, Own& own) {
+    constexpr size_t kAhead = 2;
+    for (size_t n = 0; n < own.pending.size(); ++n) {
+      if (n + kAhead < own.pending.size()) {
+        const Pending& next = own.pending[n + kAhead];
+        const int64_t bytes = s_.depth_ * similarity::bytes_of(p_.documents.format);
+        prefetch(p_.documents.row(s_.document_at(panel.first + next.column)), bytes);
+        prefetch(p_.queries.row(next.query), bytes);
+      }
+      settle(own.pending[n], panel, documents[own.pending[n].column], own);
+    }
+    own.unsettled += static_cast<int64_t>(own.pending.size());
+    own.pending.clear();
+  }
+
+  // Looked at in float32, whose error is far smaller and a quarter as dear, and then in double.
+  void settle(const Pending& pair, const Panel& panel, const Document& document, Own& own) {
+    const int64_t row = s_.document_at(panel.first + pair.column), order = p_.tie_order[row];
+    const float* q = s_.query_row(pair.query, own.query.get());
+    const float* d = float_row(p_.documents, row, own.document.get());
+    // In units of the query's length, as the thresholds; 0 and infinite: not known.
+    const double factor = s_.factor_[pair.query], size = document.length / factor;
+    const bool ordinary = size > 1e-20 && size < 1e30;  // no product is denormal or overflows
+    const double near = ordinary ? kernel_.dot(q, d, s_.depth_) * document.weight * factor : 0;
+    const double bound = ordinary ? (static_cast<double>(s_.depth_) / 8 + 32) * 0x1p-24 *
+                                        document.length * document.weight
+                                  : std::numeric_limits<double>::infinity();
     double score = 0;
     bool known = false;
-    for (int64_t t = 0; t < reached; ++t) {
-      if (!(row.unsure[t] >> column & 1)) continue;
-      const int64_t target = s_.target_[p_.target_begin[query] + t];
+    for (int64_t t = p_.target_begin[pair.query]; t < p_.target_begin[pair.query + 1]; ++t) {
+      // The same comparisons as the screen's.
+      if (!(pair.score >= s_.threshold_[t] - pair.bound)) break;
+      if (pair.score > s_.threshold_[t] + pair.bound) continue;
+      const int64_t target = s_.target_[t];
       if (p_.target_order[target] == order) continue;  // the target itself
-      if (!known) {
-        const float* q = s_.query_row(query, row.query.get());
-        const float* d = float_row(p_.documents, document, row.document.get());
-        score = kernel_.exact_dot(q, d, s_.depth_) * weights[column];
-        known = true;
-        ++row.unsettled;
-      }
       const int64_t place = target * p_.languages + panel.language;
+      const double distance = near - p_.target_scores[target] * factor;
+      if (std::abs(distance) > bound) {
+        s_.out_.above[place] += distance > 0;
+        continue;
+      }
+      if (!known) score = kernel_.exact_dot(q, d, s_.depth_) * document.weight;
+      known = true;
       const bool tied = score == p_.target_scores[target];
       const bool later = order > p_.target_order[target];
       if (tied ? !later : score > p_.target_scores[target]) ++s_.out_.above[place];
@@ -411,7 +453,7 @@ class Screen {
   std::vector<float> along_, across_;  // by query: the bound, by a document's length and residual
   const Buffer<Element> packed_;
   std::vector<Panel> panels_;
-  std::vector<double> weights_;  // of the block's documents, by panel
+  std::vector<Document> documents_;  // of the block, by panel
 };
 
 // Rows of queries of which a copy in the tiles' format stays within the limit.
@@ -451,8 +493,8 @@ void rank(const Problem& problem, Result& result, int threads) {
       position = Screen<Bfloat16>(state, begin, count)(0, problem.screening == Screening::kAuto);
     if (position < problem.documents.rows) {
       bfloat16 = false;
-      if (kernel.split_tile.rows > 0)
-        settle_rest<Split>(state, begin, count, position);
+      if (kernel.split2_tile.rows > 0)
+        settle_rest<Split<2>>(state, begin, count, position);
       else
         settle_rest<float>(state, begin, count, position);
     }
@@ -472,7 +514,6 @@ void pair_scores(const Matrix& queries, const Matrix& documents, bool cosine, in
       const int64_t i = query_rows[t], j = document_rows[t];
       const float* q = float_row(queries, i, query.get());
       const float* d = float_row(documents, j, document.get());
-      checked_length(kernel, q, queries.depth, true, i, cosine);
       const double length = checked_length(kernel, d, queries.depth, false, j, cosine);
       scores[t] = kernel.exact_dot(q, d, queries.depth) * (cosine ? 1 / length : 1);
     }

@@ -15,9 +15,10 @@
 //   |y - score / |q||  <=  |q^ - q| |d| + |q^| |d^ - d| + g |q^| |d|,   g = products * 2^-24,
 //
 // by Cauchy and Schwarz, from lengths and residuals measured row by row; g covers the sum's own
-// roundings. Only scores within this bound of a threshold are computed in double. Screening with
-// bfloat16 leaves 0.1 to 0.5 % of the pairs of a trained encoder undecided; where it leaves more
-// than pays, float32 takes over from there on. The ranks do not depend on it.
+// roundings. Only scores within this bound of a threshold are computed again, in float32, and only
+// those still within its bound in double. Screening with bfloat16 leaves 0.3 to 3 % of the pairs of
+// a trained encoder undecided; where it leaves more than pays, float32 takes over from there on.
+// The ranks do not depend on it.
 //
 // Memory: the screening copy of a panel of queries (at most kPanelBytes), one block of documents,
 // 20 bytes a query, 24 a target, and 2 k + 64 candidates of 16 bytes a query of a panel for the
@@ -69,7 +70,7 @@ struct BadRow : std::runtime_error {
 void rank(const Problem& problem, Result& result, int threads);
 
 // scores[t] of the query in row query_rows[t] and the document in row document_rows[t].
-// Throws BadRow.
+// Throws BadRow for a document.
 void pair_scores(const similarity::Matrix& queries, const similarity::Matrix& documents,
                  bool cosine, int64_t count, const int64_t* query_rows,
                  const int64_t* document_rows, double* scores, int threads);

@@ -12,11 +12,12 @@ struct Bfloat16 {
   uint16_t bits;
 };
 
-// A float32 as the sum of three bfloat16, the largest first: together they hold all its 24 bits.
-// They stand in blocks of kSplitBlock: all the first parts, all the second, all the third; whoever
-// counts in whole blocks may treat a Split as an element like any other.
+// A float32 as a sum of bfloat16, the largest first: three hold all its 24 bits, two leave at most
+// 2^-16 of it. They stand in blocks of kSplitBlock: all the first parts, all the second, ...;
+// whoever counts in whole blocks may treat a Split as an element like any other.
+template <int kParts>
 struct Split {
-  uint16_t parts[3];
+  uint16_t parts[kParts];
 };
 constexpr int64_t kSplitBlock = 32;
 

@@ -79,11 +79,10 @@ struct Screens {
   // across[i] * residual).
   uint32_t (*rows_reaching)(const float* tile, int64_t rows, const float* lowest,
                             const float* along, const float* across, float length, float residual);
-  // Of the valid columns of one row, for each threshold t, ascending: above[t], how many are over
-  // threshold[t] + bound; unsure[t], which are within it. Ends at the first threshold that none
-  // reaches, and returns its number.
-  int64_t (*screen)(const float* row, uint32_t valid, int64_t thresholds, const float* threshold,
-                    float bound, int32_t* above, uint32_t* unsure);
+  // Of the valid columns of one row, for each threshold t, ascending: adds to above[t] how many are
+  // over threshold[t] + bound. Returns those within it of any. Ends where no column reaches.
+  uint32_t (*screen)(const float* row, uint32_t valid, int64_t thresholds, const float* threshold,
+                     float bound, int32_t* above);
 };
 
 struct Kernel {
@@ -93,13 +92,15 @@ struct Kernel {
   TileKernel<float> float_tile;
   TileKernel<Bfloat16> bfloat16_tile;
   // Products of float32 where bfloat16 is so fast that six of it beat one of float32: of the nine
-  // products of two Splits, all but those beneath the last bit.
-  TileKernel<Split> split_tile;
+  // products of three parts, all but those beneath the last bit; of the four of two parts, the
+  // smallest is left out as well, and the error of a product is at most 2^-14 of it.
+  TileKernel<Split<3>> split3_tile;
+  TileKernel<Split<2>> split2_tile;
   Epilogues epilogues;
   Screens screens;
   Stores<float> float_stores;
   Stores<Bfloat16> bfloat16_stores;
-  Stores<Split> split_stores;
+  Stores<Split<3>> split3_stores;
 
   // to[c * to_row + r] = from[r * from_row + c], any 32-bit elements.
   void (*transpose)(const float* from, int64_t from_row, int64_t rows, int64_t columns, float* to,
@@ -130,12 +131,16 @@ inline const TileKernel<Bfloat16>& Kernel::tiles() const {
   return bfloat16_tile;
 }
 template <>
-inline const TileKernel<Split>& Kernel::tiles() const {
-  return split_tile;
+inline const TileKernel<Split<3>>& Kernel::tiles() const {
+  return split3_tile;
 }
 template <>
-inline const Stores<Split>& Kernel::stores() const {
-  return split_stores;
+inline const TileKernel<Split<2>>& Kernel::tiles() const {
+  return split2_tile;
+}
+template <>
+inline const Stores<Split<3>>& Kernel::stores() const {
+  return split3_stores;
 }
 template <>
 inline const Stores<float>& Kernel::stores() const {

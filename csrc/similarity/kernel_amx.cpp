@@ -46,6 +46,10 @@ void tile(int64_t depth, const Element* a_elements, int64_t a_row, int64_t a_blo
   for (int64_t k = 0; k < depth; k += kDepths) {
     if constexpr (sizeof(Element) == sizeof(Bfloat16)) {
       step<0, 0, true>(a, a_bytes, b);
+    } else if constexpr (sizeof(Element) == sizeof(Split<2>)) {
+      step<1, 0, true>(a, a_bytes, b);
+      step<0, 0, false>(a, a_bytes, b);
+      step<0, 1, true>(a, a_bytes, b);
     } else {
       step<2, 0, true>(a, a_bytes, b);
       step<1, 0, false>(a, a_bytes, b);
@@ -83,7 +87,7 @@ void release_tiles() { _tile_release(); }
 #define HYBRIDRET_KERNEL kAmxKernel
 #define HYBRIDRET_ISA_NAME "amx"
 #define HYBRIDRET_BFLOAT16_TILE kRowsOfTile, kDepths, tile<Bfloat16>
-#define HYBRIDRET_SPLIT_TILE kRowsOfTile, kDepths, tile<Split>
+#define HYBRIDRET_SPLIT_TILE(Element) kRowsOfTile, kDepths, tile<Element>
 #define HYBRIDRET_CACHE_BYTES 3 << 19  // three quarters of the two megabytes of every such core
 #define HYBRIDRET_SCOPE set_up_tiles, release_tiles
 #include "similarity/kernel_source.h"

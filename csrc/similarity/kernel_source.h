@@ -323,18 +323,19 @@ uint32_t rows_reaching(const float* tile, int64_t rows, const float* lowest, con
   return reaching;
 }
 
-int64_t screen(const float* row, uint32_t valid, int64_t thresholds, const float* threshold,
-               float bound, int32_t* above, uint32_t* unsure) {
+uint32_t screen(const float* row, uint32_t valid, int64_t thresholds, const float* threshold,
+                float bound, int32_t* above) {
   const Vector left = load(row), right = load(row + kLanes);
+  uint32_t unsure = 0;
   for (int64_t t = 0; t < thresholds; ++t) {
     const Vector low = broadcast(threshold[t] - bound), high = broadcast(threshold[t] + bound);
     const uint32_t reaching = (bits(left >= low) | bits(right >= low) << kLanes) & valid;
-    if (reaching == 0) return t;
+    if (reaching == 0) break;
     const uint32_t over = (bits(left > high) | bits(right > high) << kLanes) & valid;
-    above[t] = __builtin_popcount(over);
-    unsure[t] = reaching & ~over;
+    above[t] += __builtin_popcount(over);
+    unsure |= reaching & ~over;
   }
-  return thresholds;
+  return unsure;
 }
 
 // ---- the rest -----------------------------------------------------------------------------------
@@ -467,28 +468,33 @@ void convert(const float* from, int64_t count, Bfloat16* to) {
 #endif
 
 #ifdef HYBRIDRET_SPLIT_TILE
-template <>
-void convert(const float* from, int64_t count, Split* to) {
+template <int kParts>
+void split(const float* from, int64_t count, Split<kParts>* to) {
   auto* parts = reinterpret_cast<uint16_t*>(to);
   for (int64_t i = 0; i < count; i += kLanes) {
     Vector rest = load(from + i);
-    for (int part = 0; part < 3; ++part) {
+    for (int part = 0; part < kParts; ++part) {
       HalfVector half;
       take_part(rest, half);
-      store(parts + (i / kSplitBlock * 3 + part) * kSplitBlock + i % kSplitBlock, half);
+      store(parts + (i / kSplitBlock * kParts + part) * kSplitBlock + i % kSplitBlock, half);
     }
   }
 }
 #endif
 
 float dot(const float* a, const float* b, int64_t depth) {
-  Vector even = {}, odd = {};
+  constexpr int kSums = 4;
+  Vector sums[kSums] = {};
   int64_t k = 0;
-  for (; k + 2 * kLanes <= depth; k += 2 * kLanes) {
-    even += load(a + k) * load(b + k);
-    odd += load(a + k + kLanes) * load(b + k + kLanes);
-  }
-  float sum = lane_sum(even + odd);
+  for (; k + kSums * kLanes <= depth; k += kSums * kLanes)
+#pragma GCC unroll 4
+    for (int v = 0; v < kSums; ++v) sums[v] += load(a + k + v * kLanes) * load(b + k + v * kLanes);
+  float lanes[kLanes];
+  store(lanes, (sums[0] + sums[1]) + (sums[2] + sums[3]));
+#pragma GCC unroll 4
+  for (int half = kLanes / 2; half > 0; half /= 2)
+    for (int l = 0; l < half; ++l) lanes[l] += lanes[l + half];
+  float sum = lanes[0];
   for (; k < depth; ++k) sum += a[k] * b[k];
   return sum;
 }
@@ -501,11 +507,13 @@ constexpr TileKernel<Bfloat16> kBfloat16Tile = {};
 constexpr Stores<Bfloat16> kBfloat16Stores = {};
 #endif
 #ifdef HYBRIDRET_SPLIT_TILE
-constexpr TileKernel<Split> kSplitTile = {HYBRIDRET_SPLIT_TILE, convert<Split>};
-constexpr Stores<Split> kSplitStores = {exponentials<Split>, weights<Split>};
+constexpr TileKernel<Split<3>> kSplit3Tile = {HYBRIDRET_SPLIT_TILE(Split<3>), split<3>};
+constexpr TileKernel<Split<2>> kSplit2Tile = {HYBRIDRET_SPLIT_TILE(Split<2>), split<2>};
+constexpr Stores<Split<3>> kSplit3Stores = {exponentials<Split<3>>, weights<Split<3>>};
 #else
-constexpr TileKernel<Split> kSplitTile = {};
-constexpr Stores<Split> kSplitStores = {};
+constexpr TileKernel<Split<3>> kSplit3Tile = {};
+constexpr TileKernel<Split<2>> kSplit2Tile = {};
+constexpr Stores<Split<3>> kSplit3Stores = {};
 #endif
 #ifndef HYBRIDRET_CACHE_BYTES
 #define HYBRIDRET_CACHE_BYTES 3 << 18  // three quarters of the megabyte of Zen 4 and 5
@@ -521,12 +529,13 @@ const Kernel HYBRIDRET_KERNEL = {HYBRIDRET_ISA_NAME,
                                  HYBRIDRET_CACHE_BYTES,
                                  {kRows, 1, float_tile, convert<float>},
                                  kBfloat16Tile,
-                                 kSplitTile,
+                                 kSplit3Tile,
+                                 kSplit2Tile,
                                  {logit, maxima, count_above},
                                  {rows_reaching, screen},
                                  {exponentials<float>, weights<float>},
                                  kBfloat16Stores,
-                                 kSplitStores,
+                                 kSplit3Stores,
                                  transpose,
                                  dot,
                                  exact_dot,

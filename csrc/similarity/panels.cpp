@@ -241,6 +241,7 @@ void pack_scaled(const Kernel& kernel, const Matrix& matrix, int64_t begin, int6
                             int64_t, Element*);
 HYBRIDRET_INSTANTIATE(float)
 HYBRIDRET_INSTANTIATE(Bfloat16)
-HYBRIDRET_INSTANTIATE(Split)
+HYBRIDRET_INSTANTIATE(Split<2>)
+HYBRIDRET_INSTANTIATE(Split<3>)
 
 }  // namespace hybridret::similarity
