@@ -2,9 +2,9 @@
 
 1,190 questions in 11 languages, 1,183 candidates a language, 768 dimensions, mono, cross and multi:
 11 + 110 + 11 settings. The vectors are a topic's plus a language's plus noise, so that AP and rank
-distance come out like a trained encoder's. Every peer is given the same embeddings. Those that would
-take minutes do a share of the work (every n-th query) and are scaled; the table says so. What a peer
-leaves out stands in its name.
+distance come out like a trained encoder's. Every peer is given the same embeddings. Those that
+would take minutes do a share of the work (every n-th query) and are scaled; the table says so. What
+a peer leaves out stands in its name.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ torch = pytest.importorskip("torch")
 
 LANGUAGES = ("ar", "de", "el", "en", "es", "hi", "ru", "th", "tr", "vi", "zh")
 QUESTIONS, CANDIDATES, DIMENSION = 1190, 1183, 768
-NOISE = 1.6
+NOISE = 2.4
 METRICS = ("AP", "nDCG@10", "recall@10", "recall@100", "RR")
 
 
@@ -44,7 +44,7 @@ class Work:
 
         def vectors(count: int, spread: float) -> np.ndarray:
             noise = rng.standard_normal((len(LANGUAGES), count, DIMENSION), dtype=np.float32)
-            mixed = (topics[:count] + 0.75 * own + spread * noise).reshape(-1, DIMENSION)
+            mixed = (topics[:count] + 0.5 * own + spread * noise).reshape(-1, DIMENSION)
             return mixed / np.linalg.norm(mixed, axis=1, keepdims=True)
 
         self.q, self.d = vectors(QUESTIONS, NOISE), vectors(CANDIDATES, NOISE)

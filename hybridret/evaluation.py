@@ -175,20 +175,24 @@ class _SettingTable:
         languages = len(pool.languages)
         size = np.bincount(pool.document_language, minlength=languages)
         query, language = pool.target_query, pool.target_language
-        parts = []
         # Language `languages` stands for the pool of all.
-        for target, group_ranks in (
+        by_pool = (
             (language, ranks.in_language),
             (np.full_like(language, languages), ranks.in_all),
-        ):
-            parts.append(self._scored(query * (languages + 1) + target, group_ranks))
+        )
+        parts = [
+            self._scored(query * (languages + 1) + target, group_ranks)
+            for target, group_ranks in by_pool
+        ]
         keys = np.concatenate([part[0] for part in parts])
-        values = {m: np.concatenate([part[1][m] for part in parts]) for m in parts[0][1]}
+        relevant = np.concatenate([part[1] for part in parts])
+        values = {str(m): np.concatenate([p[2][str(m)] for p in parts]) for m in self.metrics}
         if unanswerable == "zero":
             pools = [*np.flatnonzero(size), languages]
             every = np.add.outer(np.arange(len(pool.query_language)) * (languages + 1), pools)
             missing = np.setdiff1d(every, keys)
             keys = np.concatenate([keys, missing])
+            relevant = np.concatenate([relevant, np.zeros_like(missing)])
             values = {m: np.r_[v, np.zeros(len(missing))] for m, v in values.items()}
         query, language = np.divmod(keys, languages + 1)
         asked = pool.query_language[query]
@@ -198,38 +202,43 @@ class _SettingTable:
         found, number, counts = np.unique(code, return_inverse=True, return_counts=True)
         values = {name: v[order] for name, v in values.items()}
         means = {name: np.bincount(number, weights=v) / counts for name, v in values.items()}
+        best = self._ceilings(relevant[order], number, counts)
         self.settings = [
-            self._setting(int(c), int(counts[i]), {name: float(m[i]) for name, m in means.items()})
+            self._setting(
+                int(c),
+                int(counts[i]),
+                {name: float(m[i]) for name, m in means.items()},
+                {name: float(m[i]) for name, m in best.items()},
+            )
             for i, c in enumerate(found)
         ]
-        scores = {str(m): values[str(m)] for m in self.metrics}
-        self.scores = QueryScores(number, query[order], scores)
+        self.scores = QueryScores(number, query[order], values)
 
-    def _scored(self, group: Ints, ranks: Ints) -> tuple[Ints, dict[str, Floats]]:
-        """The groups, and what each scores by every metric, and at best."""
+    def _scored(self, group: Ints, ranks: Ints) -> tuple[Ints, Ints, dict[str, Floats]]:
+        """The groups, how many relevant documents each has, and what it scores."""
         order = np.lexsort((ranks, group))
         keys, counts = np.unique(group, return_counts=True)
         begin = np.cumsum(np.r_[0, counts])
         relevant = RankedRelevant(begin, ranks[order], self.pool.grades[order])
-        best = RankedRelevant.perfect(counts)
-        values = {}
-        for metric in self.metrics:
-            values[str(metric)] = metric.per_query(relevant, self.convention)
-            values[f"best {metric}"] = metric.per_query(best, self.convention)
-        return keys, values
+        return keys, counts, {str(m): m.per_query(relevant, self.convention) for m in self.metrics}
 
-    def _setting(self, code: int, n: int, means: dict[str, float]) -> Setting:
+    def _ceilings(self, relevant: Ints, number: Ints, n: Ints) -> dict[str, Floats]:
+        """Means by setting of what the best ranking scores, which the counts decide."""
+        counts, which = np.unique(relevant, return_inverse=True)
+        best = RankedRelevant.perfect(counts)
+        return {
+            str(m): np.bincount(number, weights=m.per_query(best, self.convention)[which]) / n
+            for m in self.metrics
+        }
+
+    def _setting(
+        self, code: int, n: int, metrics: dict[str, float], ceilings: dict[str, float]
+    ) -> Setting:
         languages = self.pool.languages
         rest, pool = divmod(code, len(languages) + 1)
         kind, asked = divmod(rest, len(languages))
-        return Setting(
-            KINDS[kind],
-            languages[asked],
-            languages[pool] if pool < len(languages) else None,
-            n,
-            {str(m): means[str(m)] for m in self.metrics},
-            {str(m): means[f"best {m}"] for m in self.metrics},
-        )
+        document_language = languages[pool] if pool < len(languages) else None
+        return Setting(KINDS[kind], languages[asked], document_language, n, metrics, ceilings)
 
 
 def _summary(settings: list[Setting], kind: str, what: str = "metrics") -> dict[str, float]:

@@ -21,16 +21,15 @@ using similarity::kMaximumColumns;
 using similarity::kMaximumTileRows;
 using similarity::Matrix;
 using similarity::parallel_for;
-using similarity::prefetch;
 using similarity::round_up;
 using similarity::Split;
 using similarity::TileScope;
 
-constexpr int64_t kPanelBytes = int64_t{32} << 20;  // of queries in the tiles' format
+constexpr int64_t kPanelBytes = int64_t{20} << 20;  // of queries in the tiles' format
 constexpr int64_t kBestBytes = int64_t{32} << 20;   // of candidates for the best k
 constexpr int64_t kBlockPanels = 16;  // of documents: packed at once and shared by all threads
-// A pair that is looked at again costs as much as screening forty, about.
-constexpr double kMostUnsettled = 0.03;
+// A pair that is looked at again costs as much as screening eighty, about.
+constexpr double kMostUnsettled = 0.015;
 constexpr double kLongest = 1e18;  // squared it is far from overflow in float32
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
@@ -270,9 +269,10 @@ class Screen {
       const int64_t first = position;
       position = pack(position);
       const int64_t before = s_.unsettled_;
+      // Rows in the tiles' format and their own stay in the second-level cache.
+      const int64_t row_bytes = depth_ * static_cast<int64_t>(sizeof(Element) + sizeof(float));
       const int64_t rows = std::max(
-          tiles_.rows, kernel_.cache_bytes / 2 / (depth_ * static_cast<int64_t>(sizeof(Element))) /
-                           tiles_.rows * tiles_.rows);
+          tiles_.rows, kernel_.cache_bytes * 2 / 3 / row_bytes / tiles_.rows * tiles_.rows);
       const int64_t most = round_up((count_ + s_.threads_ - 1) / s_.threads_, tiles_.rows);
       const int64_t step = std::min(rows, most);
       parallel_for((count_ + step - 1) / step, s_.threads_,
@@ -395,16 +395,7 @@ class Screen {
   }
 
   void settle(const Panel& panel, const Document* documents, Own& own) {
-    constexpr size_t kAhead = 2;
-    for (size_t n = 0; n < own.pending.size(); ++n) {
-      if (n + kAhead < own.pending.size()) {
-        const Pending& next = own.pending[n + kAhead];
-        const int64_t bytes = s_.depth_ * similarity::bytes_of(p_.documents.format);
-        prefetch(p_.documents.row(s_.document_at(panel.first + next.column)), bytes);
-        prefetch(p_.queries.row(next.query), bytes);
-      }
-      settle(own.pending[n], panel, documents[own.pending[n].column], own);
-    }
+    for (const Pending& pair : own.pending) settle(pair, panel, documents[pair.column], own);
     own.unsettled += static_cast<int64_t>(own.pending.size());
     own.pending.clear();
   }
@@ -501,6 +492,7 @@ void rank(const Problem& problem, Result& result, int threads) {
     state.finish_best(begin, count);
   }
   result.unsettled = state.unsettled_;
+  similarity::release_kept();
 }
 
 void pair_scores(const Matrix& queries, const Matrix& documents, bool cosine, int64_t count,
