@@ -33,7 +33,8 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $$(find csrc tests benchmarks -name '*.h' -o -name '*.cpp')
 
-benchmark: $(VENV)/.installed-dev
+benchmark: $(VENV)/.installed-dev requirements-benchmark.txt
+	$(BIN)/python -m pip install --quiet -r requirements-benchmark.txt
 	$(BIN)/python -m pytest benchmarks
 
 # On an AMD processor torch's MKL takes slower code than on an Intel one of the same instructions. This

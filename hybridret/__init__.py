@@ -26,10 +26,13 @@ if TYPE_CHECKING:
     from hybridret.evaluation import Report, evaluate, evaluate_embeddings
     from hybridret.exporting import export
     from hybridret.loss_module import InfoNCELoss
+    from hybridret.ranking import Pool, Ranks, rank_embeddings
     from hybridret.retriever import Retriever
+    from hybridret.significance import Comparison, compare, over_seeds
     from hybridret.torch_encoder import TorchEncoder
     from hybridret.training import train
     from hybridret.training_config import TrainingConfig
+    from hybridret.trec import RunReport, evaluate_run, read_qrels, read_run
 
 _HOMES = {
     "PairTable": "batches",
@@ -44,6 +47,16 @@ _HOMES = {
     "evaluate_embeddings": "evaluation",
     "InfoNCELoss": "loss_module",
     "export": "exporting",
+    "Pool": "ranking",
+    "Ranks": "ranking",
+    "rank_embeddings": "ranking",
+    "Comparison": "significance",
+    "compare": "significance",
+    "over_seeds": "significance",
+    "RunReport": "trec",
+    "evaluate_run": "trec",
+    "read_qrels": "trec",
+    "read_run": "trec",
     "TorchEncoder": "torch_encoder",
     "Retriever": "retriever",
     "TrainingConfig": "training_config",
@@ -51,6 +64,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Comparison",
     "DataError",
     "Dataset",
     "Document",
@@ -63,19 +77,28 @@ __all__ = [
     "ModelError",
     "OnnxEncoder",
     "PairTable",
+    "Pool",
+    "Ranks",
     "Report",
     "Retriever",
+    "RunReport",
     "TorchEncoder",
     "TrainingConfig",
     "__version__",
+    "compare",
     "evaluate",
     "evaluate_embeddings",
+    "evaluate_run",
     "export",
     "infonce",
     "infonce_statistics",
     "load_dataset",
     "load_encoder",
     "make_sampler",
+    "over_seeds",
+    "rank_embeddings",
+    "read_qrels",
+    "read_run",
     "train",
 ]
 

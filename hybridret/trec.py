@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,36 +18,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybridret._files import atomic_file, write_json
-from hybridret.data.jsonl import read_lines
+from hybridret.data.qrels import read_fields, read_qrels
 from hybridret.data.table import Qrels
 from hybridret.errors import DataError
 from hybridret.metrics import DEFAULT_METRICS, NEVER, RankedRelevant, convention, parse_metrics
 from hybridret.ranking import Pool, Ranks
 
+__all__ = ["Run", "RunReport", "evaluate_run", "read_qrels", "read_run", "write_qrels", "write_run"]
+
 Run = dict[str, dict[str, float]]
 """``run[query_id][document_id]`` is the score."""
-
-
-def read_qrels(path: str | Path) -> Qrels:
-    """Judgements by query; a negative grade counts as unjudged, as in trec_eval.
-
-    Raises:
-        DataError: malformed line, a grade that is not a whole number, a document judged twice for
-            one query (the line is named).
-    """
-    qrels: Qrels = {}
-    for where, fields in _lines(path, 4, "query_id iteration document_id grade"):
-        query_id, _, document_id, grade = fields
-        if not re.fullmatch(r"[+-]?\d+", grade):
-            raise DataError(f"{where}: the grade must be a whole number, got {grade!r}")
-        judged = qrels.setdefault(query_id, {})
-        if document_id in judged:
-            raise DataError(
-                f"{where}: query {query_id!r} judges document {document_id!r} twice, "
-                f"{judged[document_id]} and {grade}"
-            )
-        judged[document_id] = int(grade)
-    return qrels
 
 
 def read_run(path: str | Path) -> Run:
@@ -58,7 +38,7 @@ def read_run(path: str | Path) -> Run:
             in one query's list (the line is named).
     """
     run: Run = {}
-    for where, fields in _lines(path, 6, "query_id Q0 document_id rank score tag"):
+    for where, fields in read_fields(path, 6, "query_id Q0 document_id rank score tag"):
         query_id, _, document_id, _, text, _ = fields
         try:
             score = float(text)
@@ -73,20 +53,6 @@ def read_run(path: str | Path) -> Run:
             )
         listed[document_id] = score
     return run
-
-
-def _lines(path: str | Path, count: int, form: str) -> Iterator[tuple[str, list[str]]]:
-    empty = True
-    for where, line in read_lines(Path(path)):
-        fields = re.split(r"[ \t]+", line.strip(" \t\r"))
-        if fields == [""]:
-            continue
-        if len(fields) != count:
-            raise DataError(f"{where}: {len(fields)} fields, expected {count}: {form}")
-        empty = False
-        yield where, fields
-    if empty:
-        raise DataError(f"{path}: empty; expected lines of {form}")
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hybridret.data import load_dataset, normalize_language, read_documents
+from hybridret.data import load_dataset, normalize_language, read_documents, read_miracl
 from hybridret.data.table import Dataset, Document, Query, hold_out
 from hybridret.errors import DataError
 
@@ -246,3 +246,68 @@ def test_hold_out_shares_no_document_group():
     for bad in (0.0, 1.0, 0.01):
         with pytest.raises(DataError):
             hold_out(Dataset("d", queries, documents, qrels), bad)
+
+
+def test_tatoeba(tmp_path, real_data):
+    dataset = load_dataset(real_data / "tatoeba")
+    assert {q.language for q in dataset.queries} == {"en"}
+    assert len(dataset.only_languages(["en", "th"]).documents) == 548
+    assert {"de", "zh", "fa", "sw"} <= set(dataset.languages)
+    first = dataset.queries[[q.query_id for q in dataset.queries].index("en-de-0000")]
+    assert first.text == "Mary said she didn't know where Tom was."
+    (tmp_path / "tatoeba.deu-eng.eng").write_text("a\nb\n")
+    (tmp_path / "tatoeba.deu-eng.deu").write_text("a\n")
+    with pytest.raises(DataError, match=r"deu: 1 lines, but .*eng has 2"):
+        load_dataset(tmp_path)
+    (tmp_path / "tatoeba.deu-eng.deu").unlink()
+    with pytest.raises(DataError, match="no such file"):
+        load_dataset(tmp_path)
+
+
+def make_miracl(folder: Path, code: str, documents: int) -> None:
+    """A tiny collection as the authors lay it out."""
+    corpus = folder / f"miracl-corpus-v1.0-{code}"
+    corpus.mkdir(parents=True)
+    for part in range(2):
+        with gzip.open(corpus / f"docs-{part}.jsonl.gz", "wt") as file:
+            for n in range(part, documents, 2):
+                row = {"docid": f"{n}#0", "title": f"T{n}", "text": f"{code} text {n}"}
+                file.write(json.dumps(row) + "\n")
+    (folder / f"topics.miracl-v1.0-{code}-dev.tsv").write_text('1#0\t"quoted" query\n2#0\tother\n')
+    (folder / f"qrels.miracl-v1.0-{code}-dev.tsv").write_text(
+        "1#0\tQ0\t3#0\t1\n1#0\tQ0\t4#0\t0\n2#0\tQ0\t0#0\t1\n"
+    )
+
+
+def test_miracl(tmp_path):
+    make_miracl(tmp_path, "de", 6)
+    dataset = load_dataset(tmp_path)
+    assert [(q.query_id, q.text, q.language) for q in dataset.queries] == [
+        ("1#0", '"quoted" query', "de"), ("2#0", "other", "de")
+    ]  # fmt: skip
+    assert dataset.qrels["1#0"] == {"3#0": 1, "4#0": 0}
+    assert next(d for d in dataset.documents if d.document_id == "3#0").full_text == "T3 de text 3"
+    # Ids of two languages overlap.
+    make_miracl(tmp_path, "zh", 5)
+    both = load_dataset(tmp_path)
+    assert both.languages == ["de", "zh"]
+    assert both.qrels["zh-1#0"] == {"zh-3#0": 1, "zh-4#0": 0}
+    # Topics without a corpus are no error while another language has one.
+    (tmp_path / "topics.miracl-v1.0-th-dev.tsv").write_text("1#0\tx\n")
+    assert load_dataset(tmp_path).languages == ["de", "zh"]
+    with pytest.raises(DataError, match=r"no topics.miracl-v1.0-<language>-test-a.tsv"):
+        read_miracl(tmp_path, "test-a")
+    (tmp_path / "topics.miracl-v1.0-de-dev.tsv").write_text("1#0 no tab\n")
+    with pytest.raises(DataError, match=r"de-dev.tsv:1: expected 'query_id<TAB>query'"):
+        load_dataset(tmp_path)
+
+
+def test_miracl_that_is_not_whole(tmp_path, real_data):
+    with pytest.raises(DataError, match=r"topics of .*de.*, but no corpus of any of them"):
+        load_dataset(real_data / "miracl")
+    make_miracl(tmp_path, "de", 3)
+    with pytest.raises(DataError, match="query '1#0' is judged on an unknown document '3#0'"):
+        load_dataset(tmp_path)
+    (tmp_path / "qrels.miracl-v1.0-de-dev.tsv").unlink()
+    with pytest.raises(DataError, match=r"no qrels.miracl-v1.0-de-dev.tsv"):
+        load_dataset(tmp_path)

@@ -10,8 +10,9 @@ from typing import Any
 from hybridret.errors import DataError
 
 DATA_HELP = (
-    "a folder of <language>.json files (XQuAD-R, MLQA-R, SQuAD), a BEIR folder, an NTREX folder, a "
-    ".jsonl file of pairs, or an embedded set: facts-train, facts-evaluation, facts-paraphrase"
+    "a folder of <language>.json files (XQuAD-R, MLQA-R, SQuAD), a BEIR, MIRACL, NTREX or Tatoeba "
+    "folder, a .jsonl file of pairs, or an embedded set: facts-train, facts-evaluation, "
+    "facts-paraphrase"
 )
 TORCH_MODEL_HELP = "a sentence-transformers or Hugging Face model, by folder or hub name"
 MODEL_HELP = "a folder written by 'hybridret export', or " + TORCH_MODEL_HELP

@@ -9,9 +9,11 @@ from hybridret.data.beir import CORPUS_FILE, read_beir
 from hybridret.data.facts import Split, load_facts
 from hybridret.data.jsonl import read_documents, read_pairs
 from hybridret.data.languages import UNDETERMINED, normalize_language
+from hybridret.data.miracl import TOPICS, read_miracl
 from hybridret.data.ntrex import ARTICLES_FILE, read_ntrex
 from hybridret.data.squad import Candidates, read_squad
 from hybridret.data.table import Dataset, Document, Qrels, Query
+from hybridret.data.tatoeba import PAIR_FILES, read_tatoeba
 from hybridret.errors import DataError
 
 __all__ = [
@@ -26,9 +28,11 @@ __all__ = [
     "normalize_language",
     "read_beir",
     "read_documents",
+    "read_miracl",
     "read_ntrex",
     "read_pairs",
     "read_squad",
+    "read_tatoeba",
 ]
 
 
@@ -36,8 +40,9 @@ def load_dataset(source: str | Path, *, candidates: Candidates = "sentence") -> 
     """A data set by name or path; the format is told by what is there.
 
     ``facts-train``, ``facts-evaluation`` and ``facts-paraphrase`` are embedded. A folder with
-    ``DOCUMENT_IDS.tsv`` is NTREX, one with ``corpus.jsonl`` BEIR, one with ``<language>.json``
-    files SQuAD (XQuAD-R, MLQA-R); a ``.jsonl`` file holds query/positive pairs.
+    ``DOCUMENT_IDS.tsv`` is NTREX, one with ``corpus.jsonl`` BEIR, one with MIRACL's topics MIRACL,
+    one with ``tatoeba.<language>-eng.eng`` Tatoeba, one with ``<language>.json`` files SQuAD
+    (XQuAD-R, MLQA-R); a ``.jsonl`` file holds query/positive pairs.
 
     Args:
         candidates: text of a document of a set that has sentences, see :func:`read_squad`.
@@ -60,9 +65,14 @@ def load_dataset(source: str | Path, *, candidates: Candidates = "sentence") -> 
         return read_ntrex(path)
     if (path / CORPUS_FILE).is_file():
         return read_beir(path)
+    if path.is_dir() and any(path.glob(PAIR_FILES)):
+        return read_tatoeba(path)
+    if path.is_dir() and any(path.rglob(TOPICS)):
+        return read_miracl(path)
     if path.suffix == ".json" or (path.is_dir() and any(path.glob("*.json"))):
         return read_squad(path, candidates)
     raise DataError(
         f"{source}: no known data set; expected a .jsonl file of pairs, a folder of "
-        f"<language>.json files (XQuAD-R, MLQA-R), a BEIR folder (corpus.jsonl) or NTREX"
+        f"<language>.json files (XQuAD-R, MLQA-R), a BEIR folder (corpus.jsonl), MIRACL, NTREX or "
+        f"Tatoeba"
     )
