@@ -4,6 +4,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <cmath>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -236,6 +237,7 @@ struct Vectors {
     if (queries.depth != documents.depth)
       throw py::value_error("queries and documents differ in dimension: " + shape_of(query_array) +
                             " against " + shape_of(document_array));
+    if (queries.depth == 0) throw py::value_error("vectors must have at least one dimension");
   }
   Matrix queries, documents;
 };
@@ -283,6 +285,9 @@ py::tuple rank(const py::array& queries, const py::array& documents,
   p.tie_order = vector_data(tie_order, v.documents.rows, "tie_order");
   const int64_t total = length_of(target_scores);
   p.target_scores = vector_data(target_scores, total, "target_scores");
+  for (int64_t t = 0; t < total; ++t)
+    if (!std::isfinite(p.target_scores[t]))
+      throw py::value_error("target_scores[" + std::to_string(t) + "] is not finite");
   p.target_order = vector_data(target_order, total, "target_order");
   p.target_begin = vector_data(target_begin, v.queries.rows + 1, "target_begin");
   for (int64_t i = 0; i <= v.queries.rows; ++i)

@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hybridret.metrics import NEVER
 from hybridret.ranking import Ints, Pool, Ranks
 
 Floats = NDArray[np.float64]
@@ -124,15 +125,16 @@ class LanguageBias:
 def language_bias(pool: Pool, ranks: Ranks, *, mix_at: int = 10) -> LanguageBias:
     """Every figure that the ranks tell."""
     size, languages = len(pool.document_language), len(pool.languages)
-    counts = np.diff(pool.target_begin)
+    there = ranks.in_all < NEVER
+    query, in_all = pool.target_query[there], ranks.in_all[there]
+    counts = np.bincount(query, minlength=len(pool.query_language))
     answered, several = counts > 0, counts > 1
-    starts = pool.target_begin[:-1][answered]
-    worst, best = np.zeros(len(counts)), np.zeros(len(counts))
-    worst[answered] = np.maximum.reduceat(ranks.in_all, starts)
-    best[answered] = np.minimum.reduceat(ranks.in_all, starts)
-    distance = worst - best
+    worst, best = np.zeros(len(counts), dtype=np.int64), np.full(len(counts), NEVER)
+    np.maximum.at(worst, query, in_all)
+    np.minimum.at(best, query, in_all)
+    distance = np.where(several, worst - best, 0)
 
-    def by_language(values: Floats, known: NDArray[np.bool_]) -> ByLanguage:
+    def by_language(values: Floats | Ints, known: NDArray[np.bool_]) -> ByLanguage:
         return _by_language(pool, values, known)
 
     own, prefers = _preference(pool, ranks)
@@ -144,7 +146,7 @@ def language_bias(pool: Pool, ranks: Ranks, *, mix_at: int = 10) -> LanguageBias
         max_rank=by_language(worst, answered),
         preference_rate=by_language(prefers, own),
         pool_share=share,
-        mean_rank=_by_pair(pool, ranks.in_all[:, None])[..., 0],
+        mean_rank=_by_pair(pool, ranks.in_all[:, None], there)[..., 0],
     )
     extra: dict[str, Any] = {}
     if ranks.best is not None and ranks.best.shape[1]:
@@ -155,11 +157,11 @@ def language_bias(pool: Pool, ranks: Ranks, *, mix_at: int = 10) -> LanguageBias
         extra["mix_at"] = mix_at
         extra["mix"] = _mix(pool, language)
     if ranks.above is not None:
-        extra["outranks"] = _by_pair(pool, ranks.above)
+        extra["outranks"] = _by_pair(pool, ranks.above, there)
     return LanguageBias(**(vars(bias) | extra))
 
 
-def _by_language(pool: Pool, values: Floats, known: NDArray[np.bool_]) -> ByLanguage:
+def _by_language(pool: Pool, values: Floats | Ints, known: NDArray[np.bool_]) -> ByLanguage:
     language, size = pool.query_language[known], len(pool.languages)
     counts = np.bincount(language, minlength=size)
     sums = np.bincount(language, weights=values[known], minlength=size)
@@ -171,7 +173,7 @@ def _preference(pool: Pool, ranks: Ranks) -> tuple[NDArray[np.bool_], Floats]:
     """Queries with an answer in their own language and one in another; whether theirs is best."""
     query = pool.target_query
     own = pool.target_language == pool.query_language[query]
-    far = np.iinfo(np.int64).max
+    far = NEVER
     best = {}
     for which in (True, False):
         best[which] = np.full(len(pool.query_language), far)
@@ -191,10 +193,11 @@ def _mix(pool: Pool, language: Ints) -> Floats:
     return shares
 
 
-def _by_pair(pool: Pool, values: Ints) -> Floats:
+def _by_pair(pool: Pool, values: Ints, there: NDArray[np.bool_]) -> Floats:
     """Means of a target's values [T, N] by languages of query and target, [L, L, N]."""
     size = len(pool.languages)
-    pair = pool.query_language[pool.target_query] * size + pool.target_language
+    pair = (pool.query_language[pool.target_query] * size + pool.target_language)[there]
+    values = values[there]
     counts = np.bincount(pair, minlength=size * size)[:, None]
     columns = [np.bincount(pair, weights=column, minlength=size * size) for column in values.T]
     sums = np.stack(columns, axis=1)

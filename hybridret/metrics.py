@@ -150,6 +150,8 @@ class Metric:
         cutoff = int(match[2]) if match[2] else None
         if cutoff == 0 or (cutoff is None and _CUTOFF[name]):
             raise DataError(f"metric {text!r} needs a cutoff of at least 1, such as {name}@10")
+        if cutoff is not None and cutoff > 10**12:
+            raise DataError(f"metric {text!r}: no list is that long")
         if cutoff is not None and name == "Rprec":
             raise DataError(f"metric {name} takes no cutoff, got {text!r}")
         return cls(name, cutoff)

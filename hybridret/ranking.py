@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from hybridret import _native
 from hybridret.data.table import Dataset, Qrels
 from hybridret.errors import DataError
+from hybridret.metrics import NEVER
 
 Ints = NDArray[np.int64]
 Similarity = Literal["cosine", "dot"]
@@ -146,7 +147,8 @@ def rank_embeddings(
         ties: how documents of exactly the target's score count. ``by-id`` is trec_eval's order;
             ``optimistic`` puts the relevant ones first, ``pessimistic`` last.
         best: how many of the best documents of all to keep for each query.
-        ignore_identical_ids: leave out the document whose id is the query's, as BEIR does.
+        ignore_identical_ids: leave out the document whose id is the query's, as BEIR does; where it
+            is relevant it counts as not retrieved.
         screening: arithmetic that decides clear pairs; the ranks do not depend on it.
         threads: 0 for all processors.
 
@@ -157,6 +159,15 @@ def rank_embeddings(
         DataError: wrong shape or type; a value that is not finite, for the cosine a zero vector,
             for inner products one longer than 1e18 (the row and its id are named).
     """
+    for name, value, known in (
+        ("similarity", similarity, get_args(Similarity)),
+        ("ties", ties, get_args(Ties)),
+        ("screening", screening, get_args(Screening)),
+    ):
+        if value not in known:
+            raise DataError(f"unknown {name} {value!r}; expected one of {', '.join(known)}")
+    if best < 0 or threads < 0:
+        raise DataError(f"best and threads must not be negative, got {best} and {threads}")
     dataset = pool.dataset
     queries = _checked(query_embeddings, [q.query_id for q in dataset.queries], "query", dataset)
     documents = _checked(
@@ -197,15 +208,18 @@ def rank_embeddings(
         rows = dataset.queries if side == "query" else dataset.documents
         name = rows[row].query_id if side == "query" else rows[row].document_id
         raise DataError(f"{side} embedding in row {row} (id {name!r}) {what}") from None
+    own = np.zeros(len(pool.targets), dtype=bool)
     if ignore_identical_ids:
         _leave_out(pool, queries, documents, scores, above, tied, cosine, threads)
         top, top_scores = _without(pool.identical(), top, top_scores)
-    share = unsettled / (len(queries) * len(documents))
+        own = pool.identical()[pool.target_query] == pool.targets
+    share = unsettled / max(len(queries) * len(documents), 1)
     ranks = Ranks(*_ranks(pool, above), above, top, top_scores, share)
-    if ties == "by-id":
-        return ranks
-    in_language, in_all = _bounds(pool, scores, above, tied, ties)
-    return replace(ranks, in_language=in_language, in_all=in_all)
+    if ties != "by-id":
+        in_language, in_all = _bounds(pool, scores, above, tied, ties, own)
+        ranks = replace(ranks, in_language=in_language, in_all=in_all)
+    ranks.in_language[own] = ranks.in_all[own] = NEVER
+    return ranks
 
 
 def _ranks(pool: Pool, above: Ints) -> tuple[Ints, Ints]:
@@ -214,12 +228,14 @@ def _ranks(pool: Pool, above: Ints) -> tuple[Ints, Ints]:
 
 
 def _bounds(
-    pool: Pool, scores: NDArray[np.float64], above: Ints, tied: Ints, ties: Ties
-) -> tuple[Ints, Ints]:
+    pool: Pool, scores: NDArray[np.float64], above: Ints, tied: Ints, ties: Ties,
+    left_out: NDArray[np.bool_],
+) -> tuple[Ints, Ints]:  # fmt: skip
     """Ranks with the relevant ones of a tie first or last, in their own order among themselves."""
     own = np.arange(len(above)), pool.target_language
     before, after = tied[..., 0], tied[..., 1]
     one_pool = np.zeros_like(pool.targets)
+    scores = np.where(left_out, np.nan, scores)  # equal to none
     return (
         _bound(pool, scores, pool.target_language, above[own], before[own], after[own], ties),
         _bound(pool, scores, one_pool, above.sum(1), before.sum(1), after.sum(1), ties),
@@ -289,10 +305,15 @@ def _checked(embeddings: Any, ids: Sequence[str], what: str, dataset: Dataset) -
         )
     if not bfloat16 and array.dtype.kind != "f":
         raise DataError(f"{what} embeddings are {array.dtype}; expected floating point")
+    if array.shape[1] == 0:
+        raise DataError(f"{what} embeddings have no dimensions: shape {list(array.shape)}")
     if array.dtype.itemsize > 4 or not array.dtype.isnative:
-        array = array.astype(np.float16 if array.dtype.itemsize == 2 else np.float32)
-    unit_stride = array.shape[1] < 2 or array.strides[1] == array.itemsize
-    return array if unit_stride else np.ascontiguousarray(array)
+        with np.errstate(over="ignore"):  # what becomes infinite is refused, by its row
+            array = array.astype(np.float16 if array.dtype.itemsize == 2 else np.float32)
+    in_place = array.strides[0] % array.itemsize == 0 and (
+        array.shape[1] < 2 or array.strides[1] == array.itemsize
+    )
+    return array if in_place else np.ascontiguousarray(array)
 
 
 def _array(embeddings: Any) -> tuple[NDArray[Any], bool]:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from hybridret.cli import main
+from hybridret.data import load_facts
 
 COMMANDS = ("quickstart", "train", "evaluate", "export", "index", "search", "info")
 
@@ -185,6 +186,20 @@ def test_evaluate_embeddings_of_xquad_r(capsys, real_data, tmp_path):
          "unknown metric 'f1'"),
         (["evaluate", "./nowhere", "--data", "facts-evaluation"], "no such model folder"),
         (["evaluate", "--data", "facts-evaluation", "--query-embeddings", "q.npy"], "go together"),
+        (["evaluate"], "say what to judge on"),
+        (["evaluate", "--qrels", "q", "--data", "facts-evaluation"], "--run go together"),
+        (["evaluate", "--qrels", "q", "--run", "r", "--html", "x"], "does not go with --html"),
+        (["evaluate", "--qrels", "q", "--run", "r"], "q: no such file"),
+        (["evaluate", "--data", "facts-evaluation", "--baselines", "random", "--write-run", "r"],
+         "--write-run needs a model or embeddings"),
+        (["evaluate", "--data", "facts-evaluation", "--baselines", "random", "--missing", "zero"],
+         "they need --run"),
+        (["evaluate", "m", "--data", "facts-evaluation", "--seeds"], "needs at least two models"),
+        (["evaluate", "m", "--data", "facts-evaluation", "--similarity", "dot"],
+         "--similarity is for embeddings"),
+        (["evaluate", "m", "--data", "facts-evaluation", "--batch-size", "0"], "at least 1, got 0"),
+        (["evaluate", "--data", "facts-evaluation", "--baselines", "random", "--metrics",
+          "AP@99999999999999999999"], "no list is that long"),
         (["search", "nowhere", "question"], "not an exported encoder"),
         (["index", "nowhere", "docs.jsonl"], "not an exported encoder"),
         (["train", "--data", "facts-evaluation", "--output", "run", "--batch-size", "100000"],
@@ -213,6 +228,36 @@ def test_an_unknown_instruction_set(tmp_path):
     assert done.returncode == 1
     assert done.stderr.startswith("hybridret: HYBRIDRET_ISA is 'mmx', but this machine")
     assert done.stderr.count("\n") == 1
+
+
+def test_a_trec_run_and_seeds(capsys, tmp_path):
+    """Embeddings to a run file and back; the same AP."""
+    rng = np.random.default_rng(0)
+    for name in ("q", "d"):
+        np.save(tmp_path / f"{name}.npy", rng.standard_normal((6237, 8), dtype=np.float32))
+    arguments = ["evaluate", "--data", "facts-evaluation", "--languages", "de", "en", "--metrics",
+                 "recall@50", "--json"]  # fmt: skip
+    n = len(load_facts("evaluation").only_languages(["de", "en"]).queries)
+    for name in ("q", "d"):
+        np.save(tmp_path / f"{name}.npy", rng.standard_normal((n, 8), dtype=np.float32))
+    status, text, _ = run(
+        capsys, *arguments, "-", "--query-embeddings", tmp_path / "q.npy", "--document-embeddings",
+        tmp_path / "d.npy", "--write-run", tmp_path / "run", "--write-qrels", tmp_path / "qrels",
+        "--depth", 50, "--per-query",
+    )  # fmt: skip
+    assert status == 0
+    report = json.loads(text)
+    multi = [s for s in report["settings"] if s["setting"] == "multi"]
+    expected = {q: v for s in multi for q, v in s["scores"]["recall@50"].items()}
+    out = tmp_path / "out.json"
+    status, text, _ = run(
+        capsys, "evaluate", "--qrels", tmp_path / "qrels", "--run", tmp_path / "run", "--metrics",
+        "recall@50", "--json", out,
+    )  # fmt: skip
+    assert status == 0
+    assert f"run: {n:,} queries; judged but not in the run 0" in text
+    found = json.loads(out.read_text())["queries"]
+    assert {q: v["recall@50"] for q, v in found.items()} == pytest.approx(expected)
 
 
 def test_damaged_arrays(capsys, tmp_path):

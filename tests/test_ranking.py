@@ -15,7 +15,10 @@ from hypothesis import strategies as st
 from hybridret import _native
 from hybridret.data.table import Dataset, Document, Query
 from hybridret.errors import DataError
+from hybridret.evaluation import score
+from hybridret.metrics import NEVER
 from hybridret.ranking import Pool, Ranks, rank_embeddings, ranks_of_ids
+from hybridret.trec import evaluate_run
 
 FLOATS = np.float32
 SCREENING = ["auto", "bfloat16", "float32"]
@@ -291,6 +294,22 @@ for cosine in (True, False):
             screening=screening)
         found.append((above.tolist(), best.tolist(), top.tolist(), scores.tolist()))
     assert found[-1] == found[-2]
+for depth in (63, 127, 191, 255, 319):
+    # Every product after the first is lost in float32, however it is summed one by one.
+    q = np.full((1, depth), 2.0**-12, np.float32)
+    d = np.zeros((2, depth), np.float32)
+    q[0, 0], d[1], d[:, 0] = 1, 2.0**-12 * (1 - 2.0**-10), 1
+    for steps in range(depth):
+        d[0, 0] = 1 + steps * 2.0**-23
+        scores = _native.pair_scores(
+            q, d, query_rows=np.r_[0], document_rows=np.r_[0], cosine=False)
+        for screening in ("bfloat16", "float32"):
+            above = _native.rank(
+                q, d, document_language=np.zeros(2, np.int32), tie_order=np.arange(2),
+                target_begin=np.r_[0, 1], target_scores=scores, target_order=np.r_[0], languages=1,
+                cosine=False, screening=screening)[0]
+            exact = q[0].astype(float) @ d.T.astype(float)
+            assert above.tolist() == [[int(exact[1] > exact[0])]], (depth, steps)
 print(hashlib.sha256(repr(found).encode()).hexdigest())
 """
 
@@ -413,3 +432,90 @@ def test_products_that_would_overflow_are_refused():
     with pytest.raises(DataError, match=r"row . .* is longer than 1e18"):
         rank_embeddings(Pool(dataset), good, good * FLOATS(1e20), similarity="dot")
     rank_embeddings(Pool(dataset), good, good * FLOATS(1e20))  # a cosine does not mind
+
+
+def test_a_relevant_document_that_is_the_query_is_not_retrieved():
+    """BEIR takes it out of the list; R stays. The same ranks as from the list that is written."""
+    rng = np.random.default_rng(11)
+    ids = [f"x{i}" for i in range(20)]
+    queries = [Query(i, "?", "a", i) for i in ids]
+    documents = [Document(i, "!", "a", i) for i in ids]
+    qrels = {ids[n]: {ids[n]: 1, ids[(n + 1) % 20]: 2} for n in range(20)}
+    pool = Pool(Dataset("made", queries, documents, qrels))
+    v = rng.standard_normal((20, 3)).astype(FLOATS)
+    ranks = rank_embeddings(pool, v, v, ignore_identical_ids=True, best=20)
+    metrics = ["AP", "nDCG@10", "recall@10"]
+    expected = score(pool, ranks, metrics, convention="beir")
+    run = {
+        q: {ids[d]: s for d, s in zip(best, scores, strict=True) if d >= 0}
+        for q, best, scores in zip(
+            ids, ranks.best.tolist(), ranks.best_scores.tolist(), strict=True
+        )
+    }
+    actual = evaluate_run(qrels, run, metrics=metrics, tool="beir")
+    assert actual.metrics == pytest.approx(expected.summary["mono"])
+    assert expected.bias.rank_distance.mean is None
+    # All equal: the other relevant document is first of 19, or last.
+    ones = np.ones((20, 3))
+    for ties, rank in (("optimistic", 1), ("pessimistic", 19)):
+        ranks = rank_embeddings(pool, ones, ones, ignore_identical_ids=True, ties=ties)
+        assert sorted(set(ranks.in_all)) == [rank, NEVER]
+
+
+def test_the_best_of_equal_documents_take_little_memory():
+    """A collapsed encoder: every document may be among the best of every query."""
+    import resource
+
+    rng = np.random.default_rng(12)
+    documents = [Document(f"d{i}", "!", "a", "g") for i in range(20_000)]
+    queries = [Query(f"q{i}", "?", "a", "g") for i in range(800)]
+    pool = Pool(Dataset("made", queries, documents, {q.query_id: {"d0": 1} for q in queries}))
+    q, d = np.ones((800, 8), FLOATS), np.ones((20_000, 8), FLOATS)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for screening in SCREENING:
+        ranks = rank_embeddings(pool, q, d, best=10, screening=screening)
+        first = np.argsort(pool.tie_order)[:10]
+        assert (ranks.best == first).all()
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64_000
+    near = (1 + 1e-6 * rng.standard_normal((20_000, 8))).astype(FLOATS)
+    ranks = rank_embeddings(pool, q[:1].repeat(800, 0), near, best=10, screening="bfloat16")
+    expected = np.lexsort((pool.tie_order, -exact_scores(q[:1], near, "cosine")[0]))[:10]
+    scores = exact_scores(q[:1], near, "cosine")[0]
+    assert ranks.best_scores[0] == pytest.approx(scores[expected], abs=1e-15)
+
+
+def test_a_caller_that_flushes_denormal_numbers():
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(13)
+    pool = Pool(make_dataset(rng, 20, "ab"))
+    q = rng.standard_normal((40, 8)).astype(FLOATS)
+    d = (rng.standard_normal((40, 8)) * 1e-39).astype(FLOATS)
+    expected = rank_embeddings(pool, q, d, similarity="dot", best=3, threads=1)
+    torch.set_flush_denormal(True)
+    try:
+        for threads in (1, 3):
+            actual = rank_embeddings(pool, q, d, similarity="dot", best=3, threads=threads)
+            assert_equal(actual, expected)
+    finally:
+        torch.set_flush_denormal(False)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"similarity": "cosinus"}, "unknown similarity 'cosinus'; expected one of cosine, dot"),
+        ({"ties": "optimistc"}, "unknown ties"),
+        ({"screening": "fp8"}, "unknown screening"),
+        ({"best": -1}, "must not be negative"),
+        ({"threads": -3}, "must not be negative"),
+    ],
+)
+def test_arguments_that_are_not_known(options, message):
+    pool = Pool(make_dataset(np.random.default_rng(0), 3, "ab"))
+    ones = np.ones((6, 2))
+    with pytest.raises(DataError, match=message):
+        rank_embeddings(pool, ones, ones, **options)
+    with pytest.raises(DataError, match="have no dimensions"):
+        rank_embeddings(pool, np.ones((6, 0)), np.ones((6, 0)), similarity="dot")
+    with pytest.raises(DataError, match="not finite"):
+        rank_embeddings(pool, ones, ones * 1e300)

@@ -20,7 +20,6 @@ using similarity::Kernel;
 using similarity::kMaximumColumns;
 using similarity::kMaximumTileRows;
 using similarity::Matrix;
-using similarity::parallel_for;
 using similarity::round_up;
 using similarity::Split;
 using similarity::TileScope;
@@ -33,9 +32,19 @@ constexpr double kMostUnsettled = 0.015;
 constexpr double kLongest = 1e18;  // squared it is far from overflow in float32
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
+// As everywhere, on threads that take denormal numbers for what they are, whatever the caller's own
+// thread has been told (torch.set_flush_denormal).
+template <class Work>
+void parallel_for(int64_t items, int threads, const Work& work) {
+  similarity::parallel_for(items, threads, [&](int64_t item) {
+    const similarity::ExactFloats exact;
+    work(item);
+  });
+}
+
 // Rounded up, with room for what float arithmetic makes of a bound, and for products so small that
 // a tile may take them for zero.
-float bound_of(double value) { return static_cast<float>(value * (1 + 1e-5)) + 1e-33f; }
+float bound_of(double value) { return static_cast<float>(value * (1 + 1e-5)) + 1e-31f; }
 
 double checked_length(const Kernel& kernel, const float* row, int64_t depth, bool query, int64_t i,
                       bool cosine) {
@@ -127,25 +136,18 @@ class State {
     Best& best = best_[query];
     if (!(candidate.high >= best.floor)) return;
     best.kept.push_back(candidate);
-    if (static_cast<int64_t>(best.kept.size()) < best.enough) return;
-    const auto kth = best.kept.begin() + out_.k - 1;
-    std::nth_element(best.kept.begin(), kth, best.kept.end(),
-                     [](const Candidate& a, const Candidate& b) { return a.low > b.low; });
-    best.floor = kth->low;
-    best.kept.erase(std::remove_if(best.kept.begin(), best.kept.end(),
-                                   [&](const Candidate& c) { return !(c.high >= best.floor); }),
-                    best.kept.end());
-    best.enough = 2 * static_cast<int64_t>(best.kept.size()) + kSpareCandidates;
+    if (static_cast<int64_t>(best.kept.size()) < 4 * out_.k + kSpareCandidates) return;
+    drop_beaten(best);
+    // Many within the bound of one another: their exact scores tell.
+    if (static_cast<int64_t>(best.kept.size()) > 2 * out_.k + kSpareCandidates / 2)
+      keep_exact_best(query, best);
     lowest_[query] = std::min(least_target(query), best.floor);
   }
 
   void start_best(int64_t begin, int64_t count) {
     if (out_.k == 0) return;
     best_.resize(factor_.size());
-    for (int64_t i = begin; i < begin + count; ++i) {
-      best_[i].enough = 2 * out_.k + kSpareCandidates;
-      lowest_[i] = -kInfinity;
-    }
+    std::fill_n(lowest_.begin() + begin, count, -kInfinity);
   }
 
   void finish_best(int64_t begin, int64_t count) {
@@ -158,8 +160,51 @@ class State {
   struct Best {
     std::vector<Candidate> kept;
     float floor = -kInfinity;  // the k-th largest `low`, once there are k
-    int64_t enough = 0;        // when to look what can go
   };
+  struct Scored {
+    double score;
+    int64_t order, document;
+    // First in the total order.
+    bool operator<(const Scored& other) const {
+      return score != other.score ? score > other.score : order < other.order;
+    }
+  };
+
+  void drop_beaten(Best& best) const {
+    const auto kth = best.kept.begin() + out_.k - 1;
+    std::nth_element(best.kept.begin(), kth, best.kept.end(),
+                     [](const Candidate& a, const Candidate& b) { return a.low > b.low; });
+    best.floor = kth->low;
+    best.kept.erase(std::remove_if(best.kept.begin(), best.kept.end(),
+                                   [&](const Candidate& c) { return !(c.high >= best.floor); }),
+                    best.kept.end());
+  }
+
+  void keep_exact_best(int64_t query, Best& best) const {
+    std::vector<Scored> scored = exact(query, best.kept);
+    std::partial_sort(scored.begin(), scored.begin() + out_.k, scored.end());
+    best.kept.clear();
+    for (int64_t n = 0; n < out_.k; ++n) {
+      const auto near = static_cast<float>(scored[n].score * factor_[query]);
+      const float slack = std::abs(near) * 0x1p-22f + 1e-31f;
+      best.kept.push_back({near - slack, near + slack, scored[n].document});
+    }
+    best.floor = best.kept.back().low;
+  }
+
+  std::vector<Scored> exact(int64_t query, const std::vector<Candidate>& candidates) const {
+    const Buffer<float> query_buffer(depth_), buffer(depth_);
+    const float* q = query_row(query, query_buffer.get());
+    std::vector<Scored> scored;
+    for (const Candidate& c : candidates) {
+      const float* d = float_row(p_.documents, c.document, buffer.get());
+      const double weight =
+          p_.cosine ? 1 / checked_length(kernel_, d, depth_, false, c.document, true) : 1;
+      scored.push_back(
+          {kernel_.exact_dot(q, d, depth_) * weight, p_.tie_order[c.document], c.document});
+    }
+    return scored;
+  }
 
   float least_target(int64_t query) const {
     const int64_t begin = p_.target_begin[query];
@@ -167,26 +212,10 @@ class State {
   }
 
   void write_best(int64_t query) {
-    struct Scored {
-      double score;
-      int64_t order, document;
-    };
-    const Buffer<float> query_buffer(depth_), buffer(depth_);
-    const float* q = query_row(query, query_buffer.get());
-    std::vector<Scored> scored;
-    for (const Candidate& c : best_[query].kept) {
-      const float* d = float_row(p_.documents, c.document, buffer.get());
-      const double weight =
-          p_.cosine ? 1 / checked_length(kernel_, d, depth_, false, c.document, true) : 1;
-      scored.push_back(
-          {kernel_.exact_dot(q, d, depth_) * weight, p_.tie_order[c.document], c.document});
-    }
+    std::vector<Scored> scored = exact(query, best_[query].kept);
     best_[query] = {};
     const auto count = std::min<int64_t>(out_.k, static_cast<int64_t>(scored.size()));
-    std::partial_sort(scored.begin(), scored.begin() + count, scored.end(),
-                      [](const Scored& a, const Scored& b) {
-                        return a.score != b.score ? a.score > b.score : a.order < b.order;
-                      });
+    std::partial_sort(scored.begin(), scored.begin() + count, scored.end());
     for (int64_t n = 0; n < out_.k; ++n) {
       const bool there = n < count;
       out_.best[query * out_.k + n] = there ? scored[n].document : -1;
@@ -409,7 +438,7 @@ class Screen {
     const double factor = s_.factor_[pair.query], size = document.length / factor;
     const bool ordinary = size > 1e-20 && size < 1e30;  // no product is denormal or overflows
     const double near = ordinary ? kernel_.dot(q, d, s_.depth_) * document.weight * factor : 0;
-    const double bound = ordinary ? (static_cast<double>(s_.depth_) / 8 + 32) * 0x1p-24 *
+    const double bound = ordinary ? (static_cast<double>(s_.depth_) / 16 + 40) * 0x1p-24 *
                                         document.length * document.weight
                                   : std::numeric_limits<double>::infinity();
     double score = 0;
@@ -453,7 +482,7 @@ int64_t panel_rows(const State& s, int64_t k) {
   const int64_t bytes = std::max<int64_t>(s.depth_, 1) * static_cast<int64_t>(sizeof(Element));
   int64_t rows = kPanelBytes / bytes;
   if (k > 0)
-    rows = std::min(rows, kBestBytes / ((2 * k + 64) * static_cast<int64_t>(sizeof(Candidate))));
+    rows = std::min(rows, kBestBytes / ((4 * k + 64) * static_cast<int64_t>(sizeof(Candidate))));
   return std::max<int64_t>(rows, 1);
 }
 
@@ -508,6 +537,7 @@ void pair_scores(const Matrix& queries, const Matrix& documents, bool cosine, in
       const float* d = float_row(documents, j, document.get());
       const double length = checked_length(kernel, d, queries.depth, false, j, cosine);
       scores[t] = kernel.exact_dot(q, d, queries.depth) * (cosine ? 1 / length : 1);
+      if (!std::isfinite(scores[t])) checked_length(kernel, q, queries.depth, true, i, cosine);
     }
   });
 }

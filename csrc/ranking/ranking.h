@@ -21,8 +21,8 @@
 // The ranks do not depend on it.
 //
 // Memory: the screening copy of a panel of queries (at most kPanelBytes), one block of documents,
-// 20 bytes a query, 24 a target, and 2 k + 64 candidates of 16 bytes a query of a panel for the
-// best k.
+// 20 bytes a query, 24 a target and 8 more for each language of its counts, and 4 k + 64 candidates
+// of 16 bytes a query of a panel for the best k.
 #pragma once
 
 #include <cstdint>
@@ -70,7 +70,7 @@ struct BadRow : std::runtime_error {
 void rank(const Problem& problem, Result& result, int threads);
 
 // scores[t] of the query in row query_rows[t] and the document in row document_rows[t].
-// Throws BadRow for a document.
+// Throws BadRow; of queries only for one whose score is not finite.
 void pair_scores(const similarity::Matrix& queries, const similarity::Matrix& documents,
                  bool cosine, int64_t count, const int64_t* query_rows,
                  const int64_t* document_rows, double* scores, int threads);

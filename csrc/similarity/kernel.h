@@ -105,7 +105,8 @@ struct Kernel {
   // to[c * to_row + r] = from[r * from_row + c], any 32-bit elements.
   void (*transpose)(const float* from, int64_t from_row, int64_t rows, int64_t columns, float* to,
                     int64_t to_row);
-  // Inner product of two vectors (the distance of the HNSW graph and of its exact scan).
+  // Inner product of two vectors (the distance of the HNSW graph and of its exact scan). At most
+  // depth / 16 + 32 roundings on the way of any product to the sum.
   float (*dot)(const float* a, const float* b, int64_t depth);
   // The same in double; the same bits on every ISA.
   double (*exact_dot)(const float* a, const float* b, int64_t depth);

@@ -489,6 +489,7 @@ float dot(const float* a, const float* b, int64_t depth) {
   for (; k + kSums * kLanes <= depth; k += kSums * kLanes)
 #pragma GCC unroll 4
     for (int v = 0; v < kSums; ++v) sums[v] += load(a + k + v * kLanes) * load(b + k + v * kLanes);
+  for (; k + kLanes <= depth; k += kLanes) sums[0] += load(a + k) * load(b + k);
   float lanes[kLanes];
   store(lanes, (sums[0] + sums[1]) + (sums[2] + sums[3]));
 #pragma GCC unroll 4

@@ -196,4 +196,15 @@ int default_threads() {
   return threads;
 }
 
+#if defined(HYBRIDRET_X86)
+ExactFloats::ExactFloats() : before_(__builtin_ia32_stmxcsr()) {
+  constexpr unsigned kFlushToZero = 1u << 15, kDenormalsAreZero = 1u << 6;
+  __builtin_ia32_ldmxcsr(before_ & ~(kFlushToZero | kDenormalsAreZero));
+}
+ExactFloats::~ExactFloats() { __builtin_ia32_ldmxcsr(before_); }
+#else
+ExactFloats::ExactFloats() = default;
+ExactFloats::~ExactFloats() = default;
+#endif
+
 }  // namespace hybridret::similarity

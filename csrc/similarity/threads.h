@@ -30,6 +30,18 @@ class ParallelScope {
   std::atomic<int>* spinning_;
 };
 
+// While one lives, this thread neither reads nor writes denormal numbers as zero.
+class ExactFloats {
+ public:
+  ExactFloats();
+  ~ExactFloats();
+  ExactFloats(const ExactFloats&) = delete;
+  ExactFloats& operator=(const ExactFloats&) = delete;
+
+ private:
+  unsigned before_ = 0;
+};
+
 // Runs parallel_for on the OpenMP runtime that torch has loaded (the file of a libgomp), on the
 // very threads that torch's own operations use: those keep spinning after each of them, and threads
 // of ours would have to share their processors. Not after fork(), which libgomp does not

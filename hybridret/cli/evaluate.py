@@ -104,9 +104,15 @@ def _check(o: argparse.Namespace) -> None:
         raise DataError("--qrels and --run go together")
     systems = bool(o.models or o.query_embeddings or o.baselines)
     if o.trec_run is not None:
-        if systems or o.data or o.html or o.write_run:
-            raise DataError("a TREC run is scored alone: no models, data, embeddings or page")
+        useless = ("data", "html", "write_run", "write_qrels", "languages", "similarity", "seeds",
+                   "per_query")  # fmt: skip
+        given = [name for name in useless if getattr(o, name)]
+        if systems or given or o.ties != "by-id":
+            what = given[0] if given else "ties" if not systems else "models"
+            raise DataError(f"a TREC run is scored alone: --run does not go with {_flag(what)}")
         return
+    if o.missing != "drop" or o.score_type != "double":
+        raise DataError("--missing and --score-type are for a TREC run: they need --run")
     if o.data is None:
         raise DataError("say what to judge on: --data, or --qrels and --run")
     if (o.query_embeddings is None) != (o.document_embeddings is None):
@@ -117,8 +123,17 @@ def _check(o: argparse.Namespace) -> None:
         raise DataError("nothing to judge: give a model, embeddings or --baselines")
     if o.seeds and len(o.models) < 2:
         raise DataError(f"--seeds needs at least two models, got {len(o.models)}")
-    if o.mix_at < 1 or o.depth < 1:
-        raise DataError("--mix-at and --depth must be at least 1")
+    if o.similarity is not None and o.query_embeddings is None:
+        raise DataError("--similarity is for embeddings; a model has its own")
+    if o.write_run is not None and not (o.models or o.query_embeddings):
+        raise DataError("--write-run needs a model or embeddings: baselines give no list")
+    for name in ("mix_at", "depth", "batch_size"):
+        if getattr(o, name) < 1:
+            raise DataError(f"{_flag(name)} must be at least 1, got {getattr(o, name)}")
+
+
+def _flag(name: str) -> str:
+    return "models" if name == "models" else "--" + name.replace("_", "-")
 
 
 def _evaluate_run(o: argparse.Namespace, metrics: list[str]) -> None:
