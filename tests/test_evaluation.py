@@ -121,3 +121,41 @@ def test_empty_data_sets():
         Pool(Dataset("none", [], [], {}))
     with pytest.raises(DataError, match="no query has a relevant document"):
         Pool(Dataset("none", [Query("q", "?", "en", "q")], [Document("d", "!", "en", "d")], {}))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_sentence_transformers_conventions_are_its_own(seed):
+    """Ties by ascending id, AP@k divided by min(R, k), binary gains, no unanswerable queries."""
+    torch = pytest.importorskip("torch")
+    module = pytest.importorskip("sentence_transformers.sentence_transformer.evaluation")
+    rng = np.random.default_rng(seed)
+    ids = [f"d{i}" for i in rng.permutation(40)]
+    queries = [Query(f"q{i}", "?", "en", f"q{i}") for i in range(12)]
+    qrels = {q.query_id: {d: int(rng.integers(1, 4)) for d in ids if rng.random() < 0.2}
+             for q in queries}  # fmt: skip
+    qrels["q3"] = {}
+    vectors = [rng.integers(1, 3, (n, 3)).astype(np.float32) for n in (12, 40)]
+    dataset = Dataset("made", queries, [Document(d, "!", "en", d) for d in ids], qrels)
+    names = {"AP@5": "map@5", "nDCG@10": "ndcg@10", "RR@10": "mrr@10", "P@5": "precision@5",
+             "recall@5": "recall@5", "success@1": "accuracy@1"}  # fmt: skip
+    report = evaluate_embeddings(
+        *vectors, dataset, similarity="dot", metrics=list(names),
+        convention="sentence-transformers",
+    )  # fmt: skip
+
+    class Encoded(module.InformationRetrievalEvaluator):
+        def embed_inputs(self, *_, **__):
+            kept = [int(name[1:]) for name in self.queries_ids]
+            return torch.from_numpy(vectors[0][kept])
+
+    evaluator = Encoded(
+        {q.query_id: "?" for q in queries}, dict.fromkeys(ids, "!"),
+        {q: set(judged) for q, judged in qrels.items()}, map_at_k=[5], ndcg_at_k=[10],
+        mrr_at_k=[10], precision_recall_at_k=[5], accuracy_at_k=[1], write_csv=False,
+        score_functions={"dot": lambda a, b: a @ b.T},
+    )  # fmt: skip
+    theirs = evaluator.compute_metrices(None, corpus_embeddings=torch.from_numpy(vectors[1]))["dot"]
+    assert report.summary["n"]["mono"] == len(evaluator.queries)
+    for ours, name in names.items():
+        kind, k = name.split("@")
+        assert report.summary["mono"][ours] == pytest.approx(theirs[f"{kind}@k"][int(k)]), name
