@@ -90,6 +90,7 @@ Rounded round_row(const Kernel& kernel, const float* row, double factor, int64_t
 struct Candidate {
   float low, high;  // between which its score lies, in units of the query's length
   int64_t document;
+  double weight;  // what its inner products are multiplied by
 };
 
 // What does not depend on the arithmetic of the tiles.
@@ -144,6 +145,8 @@ class State {
     lowest_[query] = std::min(least_target(query), best.floor);
   }
 
+  float best_floor(int64_t query) const { return best_[query].floor; }
+
   void start_best(int64_t begin, int64_t count) {
     if (out_.k == 0) return;
     best_.resize(factor_.size());
@@ -164,6 +167,7 @@ class State {
   struct Scored {
     double score;
     int64_t order, document;
+    double weight;
     // First in the total order.
     bool operator<(const Scored& other) const {
       return score != other.score ? score > other.score : order < other.order;
@@ -187,7 +191,7 @@ class State {
     for (int64_t n = 0; n < out_.k; ++n) {
       const auto near = static_cast<float>(scored[n].score * factor_[query]);
       const float slack = std::abs(near) * 0x1p-22f + 1e-31f;
-      best.kept.push_back({near - slack, near + slack, scored[n].document});
+      best.kept.push_back({near - slack, near + slack, scored[n].document, scored[n].weight});
     }
     best.floor = best.kept.back().low;
   }
@@ -198,10 +202,8 @@ class State {
     std::vector<Scored> scored;
     for (const Candidate& c : candidates) {
       const float* d = float_row(p_.documents, c.document, buffer.get());
-      const double weight =
-          p_.cosine ? 1 / checked_length(kernel_, d, depth_, false, c.document, true) : 1;
-      scored.push_back(
-          {kernel_.exact_dot(q, d, depth_) * weight, p_.tie_order[c.document], c.document});
+      const double score = kernel_.exact_dot(q, d, depth_) * c.weight;
+      scored.push_back({score, p_.tie_order[c.document], c.document, c.weight});
     }
     return scored;
   }
@@ -372,7 +374,7 @@ class Screen {
                                                       &across_[i], panel.length, panel.residual);
         for (; rows != 0; rows &= rows - 1) {
           const int64_t r = __builtin_ctz(rows);
-          look(i + r, tile + r * columns_, panel, begin, own);
+          look(i + r, tile + r * columns_, panel, &documents_[n * columns_], begin, own);
         }
       }
       settle(panel, &documents_[n * columns_], own);
@@ -407,7 +409,8 @@ class Screen {
   }
 
   // One query against one panel in which something reaches its lowest threshold.
-  void look(int64_t i, const float* scores, const Panel& panel, int64_t first_target, Own& own) {
+  void look(int64_t i, const float* scores, const Panel& panel, const Document* documents,
+            int64_t first_target, Own& own) {
     const int64_t query = begin_ + i, begin = p_.target_begin[query];
     const uint32_t valid = ~uint32_t{0} >> (32 - panel.count);
     const float bound = along_[i] * panel.length + across_[i] * panel.residual;
@@ -419,8 +422,14 @@ class Screen {
       own.pending.push_back({query, column, scores[column], bound});
     }
     if (s_.out_.k == 0) return;
+    const float floor = s_.best_floor(query);
+    if (!kernel_.screens.rows_reaching(scores, 1, &floor, &along_[i], &across_[i], panel.length,
+                                       panel.residual))
+      return;
     for (int64_t c = 0; c < panel.count; ++c)
-      s_.offer(query, {scores[c] - bound, scores[c] + bound, s_.document_at(panel.first + c)});
+      if (scores[c] + bound >= floor)
+        s_.offer(query, {scores[c] - bound, scores[c] + bound, s_.document_at(panel.first + c),
+                         documents[c].weight});
   }
 
   void settle(const Panel& panel, const Document* documents, Own& own) {
@@ -513,6 +522,7 @@ void rank(const Problem& problem, Result& result, int threads) {
       position = Screen<Bfloat16>(state, begin, count)(0, problem.screening == Screening::kAuto);
     if (position < problem.documents.rows) {
       bfloat16 = false;
+      similarity::release_kept();  // the copy in bfloat16
       if (kernel.split2_tile.rows > 0)
         settle_rest<Split<2>>(state, begin, count, position);
       else

@@ -22,7 +22,7 @@
 //
 // Memory: the screening copy of a panel of queries (at most kPanelBytes), one block of documents,
 // 20 bytes a query, 24 a target and 8 more for each language of its counts, and 4 k + 64 candidates
-// of 16 bytes a query of a panel for the best k.
+// of 24 bytes a query of a panel for the best k.
 #pragma once
 
 #include <cstdint>
