@@ -9,19 +9,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_evaluation import TREC_NAMES
 
 from hybridret.data.table import Dataset, Document, Query
 from hybridret.errors import DataError
 from hybridret.evaluation import score
 from hybridret.ranking import Pool, rank_embeddings
 from hybridret.trec import evaluate_run, read_qrels, read_run, write_qrels, write_run
-
-TREC_NAMES = {
-    "AP": "map", "AP@3": "map_cut_3", "AP@10": "map_cut_10", "RR": "recip_rank",
-    "nDCG@5": "ndcg_cut_5", "nDCG@10": "ndcg_cut_10", "recall@1": "recall_1",
-    "recall@10": "recall_10", "recall@100": "recall_100", "P@1": "P_1", "P@5": "P_5",
-    "P@20": "P_20", "success@1": "success_1", "success@10": "success_10", "Rprec": "Rprec",
-}  # fmt: skip
 
 
 @given(seed=st.integers(0, 2**32 - 1), levels=st.sampled_from([1, 3, 1000]))
