@@ -280,17 +280,28 @@ def _rank_map(report: Report) -> str:
     ranks = report.bias.mean_rank
     known = ranks[~np.isnan(ranks)]
     low, high = (math.log(known.min()), math.log(known.max())) if len(known) else (0.0, 1.0)
-    place = {language: i for i, language in enumerate(report.languages)}
+    return _language_map(
+        report.languages, ranks, "{row} asks, the answer in {column}", ",.0f",
+        lambda value: (math.log(value) - low) / ((high - low) or 1.0),
+    )  # fmt: skip
 
-    def cell(query: str, document: str | None) -> str:
-        value = float(ranks[place[query], place[document or query]])
-        title = f"{query} asks, the answer in {document}"
-        if math.isnan(value):
-            return _cell(value, "–", title, 0.0, query == document)
-        depth = (math.log(value) - low) / ((high - low) or 1.0)
-        return _cell(value, f"{value:,.0f}", title, depth, query == document, hue=18)
 
-    return _heat(report.languages, list(report.languages), cell)
+def _language_map(
+    languages: Sequence[str], values: NDArray[np.float64], title: str, form: str,
+    depth: Callable[[float], float],
+) -> str:  # fmt: skip
+    """Languages by languages, in the colour of what is deep or crowded."""
+    place = {language: i for i, language in enumerate(languages)}
+
+    def cell(row: str, column: str | None) -> str:
+        value = float(values[place[row], place[column or row]])
+        known = not math.isnan(value)
+        return _cell(
+            value, format(value, form) if known else "–", title.format(row=row, column=column),
+            depth(value) if known else 0.0, row == column, hue=18,
+        )  # fmt: skip
+
+    return _heat(languages, list(languages), cell)
 
 
 def _mix(report: Report, mix: NDArray[np.float64]) -> str:
@@ -320,19 +331,11 @@ def _outranks(report: Report, outranks: NDArray[np.float64]) -> str:
         sums = np.where(present, outranks, 0.0).sum(0)
         means = np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0)
     largest = float(np.nanmax(means)) or 1.0
-    place = {language: i for i, language in enumerate(report.languages)}
-
-    def cell(answer: str, before: str | None) -> str:
-        value = float(means[place[answer], place[before or answer]])
-        title = f"documents in {before} before the answer in {answer}"
-        if math.isnan(value):
-            return _cell(value, "–", title, 0.0, answer == before)
-        return _cell(value, f"{value:,.1f}", title, value / largest, answer == before, hue=18)
-
+    title = "documents in {column} before the answer in {row}"
+    shown = _language_map(report.languages, means, title, ",.1f", lambda value: value / largest)
     return (
         "<h3>Who stands before whom</h3><p class='note'>Documents of each language (column) before "
-        "the answer in a language (row), mean over all queries.</p>"
-        + _heat(report.languages, list(report.languages), cell)
+        f"the answer in a language (row), mean over the languages of queries.</p>{shown}"
     )
 
 

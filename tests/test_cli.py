@@ -194,6 +194,8 @@ def test_evaluate_embeddings_of_xquad_r(capsys, real_data, tmp_path):
          "--write-run needs a model or embeddings"),
         (["evaluate", "--data", "facts-evaluation", "--baselines", "random", "--missing", "zero"],
          "they need --run"),
+        (["evaluate", "--data", "facts-evaluation", "--baselines", "random", "--ties",
+          "optimistic"], "baselines break ties by id"),
         (["evaluate", "m", "--data", "facts-evaluation", "--seeds"], "needs at least two models"),
         (["evaluate", "m", "--data", "facts-evaluation", "--similarity", "dot"],
          "--similarity is for embeddings"),

@@ -6,7 +6,7 @@
 namespace hybridret::infonce {
 namespace {
 
-constexpr int64_t kPanelBytes = int64_t{10} << 20;  // of weights held at once
+constexpr int64_t kPanelBytes = int64_t{8} << 20;  // of weights held at once
 constexpr int64_t kLeastPanelRows = 64, kMostPanelRows = 1024;
 // Logits up to this far below the bound on them keep their digits: e^-87 is the smallest float.
 constexpr float kHeadroom = 40;

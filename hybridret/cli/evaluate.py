@@ -127,6 +127,11 @@ def _check(o: argparse.Namespace) -> None:
         raise DataError("--similarity is for embeddings; a model has its own")
     if o.write_run is not None and not (o.models or o.query_embeddings):
         raise DataError("--write-run needs a model or embeddings: baselines give no list")
+    if o.baselines and (o.ties != "by-id" or o.convention == "beir"):
+        raise DataError(
+            "baselines break ties by id and keep identical ids: they go neither with --ties nor "
+            "with --convention beir"
+        )
     for name in ("mix_at", "depth", "batch_size"):
         if getattr(o, name) < 1:
             raise DataError(f"{_flag(name)} must be at least 1, got {getattr(o, name)}")
