@@ -61,8 +61,10 @@ class PairTable:
         """
         languages = dataset.languages
         column = {language: c for c, language in enumerate(languages)}
-        position = {d.document_id: i for i, d in enumerate(dataset.documents)}
         relevant = dataset.relevant_by_group()
+        wanted = {d for judged in relevant.values() for d in judged}
+        answers = [d for d in dataset.documents if d.document_id in wanted]
+        position = {d.document_id: i for i, d in enumerate(answers)}
         members: dict[str, list[int]] = defaultdict(list)
         for i, query in enumerate(dataset.queries):
             members[query.group_id].append(i)
@@ -82,7 +84,7 @@ class PairTable:
             by_language: dict[int, list[int]] = defaultdict(list)
             for document_id in relevant.get(group, ()):
                 d = position[document_id]
-                by_language[column[dataset.documents[d].language]].append(d)
+                by_language[column[answers[d].language]].append(d)
             for n in range(max(map(len, by_language.values()), default=0)):
                 row = [ABSENT] * len(languages)
                 for c, found in by_language.items():
@@ -90,14 +92,14 @@ class PairTable:
                         row[c] = found[n]
                 query_rows.append(query_row)
                 document_rows.append(row)
-                group_names.append(dataset.documents[max(row)].group_id)
+                group_names.append(answers[max(row)].group_id)
         if not query_rows:
             raise DataError(f"{dataset.name}: empty: no query has a relevant document")
         numbers = {name: i for i, name in enumerate(dict.fromkeys(group_names))}
         return cls(
             languages,
             [q.text for q in dataset.queries],
-            [d.full_text for d in dataset.documents],
+            [d.full_text for d in answers],
             np.array(query_rows, dtype=np.int64),
             np.array(document_rows, dtype=np.int64),
             np.array([numbers[name] for name in group_names], dtype=np.int64),

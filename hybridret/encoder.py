@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +27,9 @@ Floats = NDArray[np.float32]
 Similarity = Literal["cosine", "dot"]
 LONGEST = 1e18
 """Norm of the longest vector for inner products: those of longer ones may overflow float32."""
+
+CHUNK = 65_536
+"""Texts that are tokenised, and sorted by length, at a time."""
 
 MANIFEST_FILE = "hybridret.json"
 ONNX_FILE = "onnx/model.onnx"
@@ -90,28 +94,50 @@ class TextEncoder(ABC):
         return self._encode(texts, self.config.query_prompt, batch_size, progress, "queries")
 
     def encode_documents(
-        self, texts: Sequence[str], *, batch_size: int = 32, progress: bool = False
+        self,
+        texts: Iterable[str],
+        *,
+        batch_size: int = 32,
+        progress: bool = False,
+        out: Floats | None = None,
     ) -> Floats:
-        """float32 [N, dimension]; each text gets the document prompt."""
-        return self._encode(texts, self.config.document_prompt, batch_size, progress, "documents")
+        """float32 [N, dimension]; each text gets the document prompt.
+
+        Args:
+            out: written to and returned, a memory map, say: then ``texts`` may be a stream of its
+                length, of which :data:`CHUNK` texts are in memory at a time.
+        """
+        prompt = self.config.document_prompt
+        return self._encode(texts, prompt, batch_size, progress, "documents", out)
 
     def _encode(
-        self, texts: Sequence[str], prompt: str, batch_size: int, progress: bool, what: str
-    ) -> Floats:
+        self, texts: Iterable[str], prompt: str, batch_size: int, progress: bool, what: str,
+        out: Floats | None = None,
+    ) -> Floats:  # fmt: skip
         if isinstance(texts, str):
             raise TypeError(f"expected a list of {what}, got one text; put it into a list")
         if batch_size < 1:
             raise DataError(f"batch_size must be at least 1, got {batch_size}")
-        ids = self.tokenizer.ids([prompt + text for text in texts])
-        # Texts of like length share a batch, so that little of it is padding.
-        order = np.argsort([len(i) for i in ids], kind="stable")[::-1]
-        vectors = np.empty((len(ids), self.dimension), dtype=np.float32)
-        with progress_bar(len(ids), f"Encoding {what}", enabled=progress) as bar:
-            for start in range(0, len(ids), batch_size):
-                rows = order[start : start + batch_size]
-                vectors[rows] = self.embed_tokens(*self.tokenizer.pad([ids[r] for r in rows]))
-                bar.update(len(rows))
-        return vectors
+        if out is None:
+            texts = list(texts)
+            out = np.empty((len(texts), self.dimension), dtype=np.float32)
+        done, stream = 0, iter(texts)
+        with progress_bar(len(out), f"Encoding {what}", enabled=progress) as bar:
+            while chunk := list(islice(stream, CHUNK)):
+                if done + len(chunk) > len(out):
+                    raise DataError(f"more than the {len(out)} {what} that there is room for")
+                ids = self.tokenizer.ids([prompt + text for text in chunk])
+                # Texts of like length share a batch, so that little of it is padding.
+                order = np.argsort([len(i) for i in ids], kind="stable")[::-1]
+                for start in range(0, len(ids), batch_size):
+                    rows = order[start : start + batch_size]
+                    batch = self.tokenizer.pad([ids[r] for r in rows])
+                    out[done + rows] = self.embed_tokens(*batch)
+                    bar.update(len(rows))
+                done += len(chunk)
+        if done < len(out):
+            raise DataError(f"{done} {what}, but room for {len(out)}")
+        return out
 
 
 class OnnxEncoder(TextEncoder):

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from hybridret._files import write_json
+from hybridret._files import atomic_file, write_json
 from hybridret.bias import LanguageBias, language_bias
 from hybridret.data.table import Dataset
 from hybridret.encoder import TextEncoder
@@ -29,6 +29,7 @@ Floats = NDArray[np.float64]
 
 KINDS = ("mono", "cross", "multi")
 RANK_DISTANCE = "rank_distance"
+EMBEDDING_FILES = ("queries.npy", "documents.npy")
 Unanswerable = Literal["drop", "zero"]
 
 
@@ -132,6 +133,12 @@ class Report:
         write_json(path, json.loads(json.dumps(self.to_dict(per_query=per_query))))
 
 
+def pool_for(dataset: Dataset, metrics: Sequence[str], convention: str = "trec_eval") -> Pool:
+    """The pool that these metrics need, by a tool's conventions."""
+    judged = any(metric.needs_judged for metric in parse_metrics(tuple(metrics)))
+    return Pool(dataset, tie_order=convention_named(convention).tie_order, judged=judged)
+
+
 def score(
     pool: Pool,
     ranks: Ranks,
@@ -144,7 +151,7 @@ def score(
 ) -> Report:
     """All settings of one system from its ranks; see :func:`evaluate` for the arguments."""
     table = _SettingTable(pool, ranks, metrics, convention, unanswerable)
-    bias = language_bias(pool, ranks, mix_at=mix_at)
+    bias = language_bias(*pool.relevant(ranks), mix_at=mix_at)
     summary: dict[str, Any] = {kind: _summary(table.settings, kind) for kind in KINDS}
     summary[RANK_DISTANCE] = bias.rank_distance.mean
     summary["n"] = {kind: sum(s.n for s in table.settings if s.setting == kind) for kind in KINDS}
@@ -217,9 +224,13 @@ class _SettingTable:
     def _scored(self, group: Ints, ranks: Ints) -> tuple[Ints, Ints, dict[str, Floats]]:
         """The groups, how many relevant documents each has, and what it scores."""
         order = np.lexsort((ranks, group))
-        keys, counts = np.unique(group, return_counts=True)
+        group, ranks, grades = group[order], ranks[order], self.pool.grades[order]
+        good = grades > 0
+        keys, counts = np.unique(group[good], return_counts=True)
         begin = np.cumsum(np.r_[0, counts])
-        relevant = RankedRelevant(begin, ranks[order], self.pool.grades[order])
+        others: Ints = np.searchsorted(group[~good], keys)
+        others = np.r_[others, np.count_nonzero(~good)]
+        relevant = RankedRelevant(begin, ranks[good], grades[good], others, ranks[~good])
         return keys, counts, {str(m): m.per_query(relevant, self.convention) for m in self.metrics}
 
     def _ceilings(self, relevant: Ints, number: Ints, n: Ints) -> dict[str, Floats]:
@@ -254,16 +265,38 @@ def _summary(settings: list[Setting], kind: str, what: str = "metrics") -> dict[
 
 
 def embed(
-    encoder: TextEncoder, dataset: Dataset, *, batch_size: int = 64, progress: bool = False
+    encoder: TextEncoder,
+    dataset: Dataset,
+    *,
+    batch_size: int = 64,
+    progress: bool = False,
+    folder: str | Path | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Queries [Q, D] and documents [P, D] of a data set, in its order."""
+    """Queries [Q, D] and documents [P, D] of a data set, in its order.
+
+    Args:
+        folder: written there as ``queries.npy`` and ``documents.npy``, and given as memory maps:
+            neither the texts of a streamed corpus nor its embeddings need to fit into memory.
+    """
+    size = (len(dataset.documents), encoder.dimension)
     queries = encoder.encode_queries(
         [q.text for q in dataset.queries], batch_size=batch_size, progress=progress
     )
-    documents = encoder.encode_documents(
-        [d.full_text for d in dataset.documents], batch_size=batch_size, progress=progress
-    )
-    return queries, documents
+    texts = (d.full_text for d in dataset.documents)
+    if folder is None:
+        rows = np.empty(size, dtype=np.float32)
+        encoder.encode_documents(texts, batch_size=batch_size, progress=progress, out=rows)
+        return queries, rows
+    files = [Path(folder) / name for name in EMBEDDING_FILES]
+    with atomic_file(files[1]) as temporary:
+        mapped = np.lib.format.open_memmap(temporary, "w+", dtype=np.float32, shape=size)
+        encoder.encode_documents(texts, batch_size=batch_size, progress=progress, out=mapped)
+        mapped.flush()
+        del mapped
+    with atomic_file(files[0]) as temporary, temporary.open("wb") as file:
+        np.save(file, queries)
+    first, second = (np.load(file, mmap_mode="r", allow_pickle=False) for file in files)
+    return first, second
 
 
 def evaluate(
@@ -277,6 +310,7 @@ def evaluate(
     mix_at: int = 10,
     batch_size: int = 64,
     progress: bool = False,
+    folder: str | Path | None = None,
     name: str = "model",
 ) -> Report:
     """Embeds a data set and judges the encoder in every setting.
@@ -288,14 +322,16 @@ def evaluate(
         ties: how documents of exactly the same score count, see :func:`rank_embeddings`.
         mix_at: how many of the best documents the language mix looks at.
         batch_size: texts embedded at a time.
+        folder: where the embeddings are kept, see :func:`embed`.
 
     Raises:
         DataError: empty data set, unknown metric or convention, or an embedding that cannot be
             ranked.
     """
-    parse_metrics(tuple(metrics))
-    Pool(dataset)  # an error now, not after the embedding
-    queries, documents = embed(encoder, dataset, batch_size=batch_size, progress=progress)
+    pool_for(dataset, metrics, convention)  # an error now, not after the embedding
+    queries, documents = embed(
+        encoder, dataset, batch_size=batch_size, progress=progress, folder=folder
+    )
     return evaluate_embeddings(
         queries, documents, dataset, similarity=encoder.config.similarity, metrics=metrics,
         convention=convention, unanswerable=unanswerable, ties=ties, mix_at=mix_at, name=name,
@@ -321,8 +357,7 @@ def evaluate_embeddings(
         DataError: see :func:`hybridret.ranking.rank_embeddings` and :func:`evaluate`.
     """
     tool = convention_named(convention)
-    parse_metrics(tuple(metrics))
-    pool = Pool(dataset, tie_order=tool.tie_order)
+    pool = pool_for(dataset, metrics, convention)
     ranks = rank_embeddings(
         pool, query_embeddings, document_embeddings, similarity=similarity, ties=ties,
         best=mix_at, ignore_identical_ids=tool.ignore_identical_ids,

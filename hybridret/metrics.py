@@ -11,6 +11,8 @@ recall@k   share of the R with rank <= k
 P@k        their number divided by k
 success@k  whether there is one
 Rprec      P@R
+bpref      mean over relevant documents of 1 - n / min(R, N), n of the N documents judged not
+           relevant standing before it (R at most): what was not judged counts nowhere
 ========== ======================================================================================
 """
 
@@ -36,6 +38,7 @@ _CUTOFF = {
     "AP": None,
     "RR": None,
     "Rprec": None,
+    "bpref": None,
     "nDCG": True,
     "recall": True,
     "P": True,
@@ -92,18 +95,21 @@ class RankedRelevant:
         begin: int64 [Q + 1], where each query's documents stand.
         ranks: int64 [T], ascending within a query, from 1; :data:`NEVER` for one not retrieved.
         grades: int64 [T], above zero.
+        nonrelevant_begin: int64 [Q + 1], nonrelevant_ranks: the same for those judged not relevant.
     """
 
     begin: Ints
     ranks: Ints
     grades: Ints
+    nonrelevant_begin: Ints
+    nonrelevant_ranks: Ints
 
     @classmethod
     def perfect(cls, counts: Ints) -> RankedRelevant:
         """The relevant documents before all others, with equal grades."""
         begin = np.cumsum(np.r_[0, counts])
         ranks = np.arange(begin[-1]) - np.repeat(begin[:-1], counts) + 1
-        return cls(begin, ranks, np.ones_like(ranks))
+        return cls(begin, ranks, np.ones_like(ranks), np.zeros_like(begin), ranks[:0])
 
     @property
     def counts(self) -> Ints:
@@ -135,6 +141,11 @@ class Metric:
     def __str__(self) -> str:
         return self.name if self.cutoff is None else f"{self.name}@{self.cutoff}"
 
+    @property
+    def needs_judged(self) -> bool:
+        """Whether the ranks of documents judged not relevant matter."""
+        return self.name == "bpref"
+
     @classmethod
     def parse(cls, text: str) -> Metric:
         """Reads ``nDCG@10`` in any case; ``map`` is AP and ``mrr`` is RR.
@@ -152,7 +163,7 @@ class Metric:
             raise DataError(f"metric {text!r} needs a cutoff of at least 1, such as {name}@10")
         if cutoff is not None and cutoff > 10**12:
             raise DataError(f"metric {text!r}: no list is that long")
-        if cutoff is not None and name == "Rprec":
+        if cutoff is not None and name in ("Rprec", "bpref"):
             raise DataError(f"metric {name} takes no cutoff, got {text!r}")
         return cls(name, cutoff)
 
@@ -177,8 +188,25 @@ class Metric:
             return (relevant.sum(within) > 0).astype(np.float64)
         if self.name == "Rprec":
             return relevant.sum(ranks <= relevant.counts[relevant.query]) / count
+        if self.name == "bpref":
+            return _bpref(relevant) / count
         gains = np.ones_like(relevant.grades) if convention.binary_gain else relevant.grades
         return _ndcg(relevant, gains, cutoff)
+
+
+def _bpref(relevant: RankedRelevant) -> Floats:
+    others = np.diff(relevant.nonrelevant_begin)
+    # All judged documents of a query by rank, and how many before each are not relevant.
+    query = np.r_[relevant.query, np.repeat(np.arange(len(others)), others)]
+    order = np.lexsort((np.r_[relevant.ranks, relevant.nonrelevant_ranks], query))
+    bad = np.r_[np.zeros_like(relevant.ranks), np.ones_like(relevant.nonrelevant_ranks)][order]
+    before = np.empty_like(bad)
+    before[order] = np.cumsum(bad) - bad
+    before = before[: len(relevant.ranks)] - relevant.nonrelevant_begin[relevant.query]
+    count = relevant.counts[relevant.query]
+    limit = np.maximum(np.minimum(count, others[relevant.query]), 1)
+    lost = np.minimum(before, count) / limit
+    return relevant.sum(np.where(relevant.ranks < NEVER, 1 - lost, 0.0))
 
 
 def _ndcg(relevant: RankedRelevant, gains: Ints, cutoff: int) -> Floats:

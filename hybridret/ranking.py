@@ -9,6 +9,8 @@ for any number of threads, order or sharding of the pool.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
@@ -35,13 +37,19 @@ class Pool:
         query_language: int64 [Q], document_language: int64 [P].
         tie_order: int64 [P], distinct; the smaller comes first among equal scores.
         target_begin: int64 [Q + 1], where each query's targets stand.
-        targets: int64 [T], rows of documents; grades: int64 [T], above zero.
+        targets: int64 [T], rows of documents; grades: int64 [T], above zero, or zero for those
+            judged not relevant.
+
+    Args:
+        judged: documents judged not relevant are targets as well: their ranks are what bpref needs.
 
     Raises:
         DataError: there are no queries, no documents, or no relevant documents.
     """
 
-    def __init__(self, dataset: Dataset, *, tie_order: TieOrder = "descending") -> None:
+    def __init__(
+        self, dataset: Dataset, *, tie_order: TieOrder = "descending", judged: bool = False
+    ) -> None:
         if not dataset.queries or not dataset.documents:
             raise DataError(
                 f"{dataset.name}: empty: {len(dataset.queries)} queries and "
@@ -51,19 +59,20 @@ class Pool:
         self.languages = dataset.languages
         number = {language: n for n, language in enumerate(self.languages)}
         self.query_language = np.array([number[q.language] for q in dataset.queries])
-        self.document_language = np.array([number[d.language] for d in dataset.documents])
-        self.tie_order = ranks_of_ids([d.document_id for d in dataset.documents], tie_order)
+        self.document_language = np.array([number[x] for x in dataset.document_languages])
+        self.tie_order = ranks_of_ids(dataset.document_ids, tie_order)
 
-        position = {d.document_id: i for i, d in enumerate(dataset.documents)}
+        relevant = dataset.relevant_by_group(judged=judged)
+        position = self.rows_of({d for judged in relevant.values() for d in judged})
         by_group = {
             group: ([position[d] for d in judged], list(judged.values()))
-            for group, judged in dataset.relevant_by_group().items()
+            for group, judged in relevant.items()
         }
         found = [by_group[q.group_id] for q in dataset.queries]
         self.target_begin = np.cumsum([0, *(len(documents) for documents, _ in found)])
         self.targets = np.array([d for documents, _ in found for d in documents], dtype=np.int64)
         self.grades = np.array([g for _, grades in found for g in grades], dtype=np.int64)
-        if not len(self.targets):
+        if not self.grades.any():
             raise DataError(f"{dataset.name}: no query has a relevant document")
 
     @property
@@ -76,9 +85,21 @@ class Pool:
         """Language of each target, int64 [T]."""
         return np.asarray(self.document_language[self.targets])
 
+    def relevant(self, ranks: Ranks) -> tuple[Pool, Ranks]:
+        """The same without the targets that were judged not relevant."""
+        keep = self.grades > 0
+        if keep.all():
+            return self, ranks
+        pool = copy(self)
+        pool.target_begin = np.cumsum(np.r_[0, keep])[self.target_begin]
+        pool.targets, pool.grades = self.targets[keep], self.grades[keep]
+        above = None if ranks.above is None else ranks.above[keep]
+        in_language, in_all = ranks.in_language[keep], ranks.in_all[keep]
+        return pool, replace(ranks, in_language=in_language, in_all=in_all, above=above)
+
     def qrels(self) -> Qrels:
-        """Relevant documents of every query with their grades, those of translations included."""
-        ids = [d.document_id for d in self.dataset.documents]
+        """The targets of every query with their grades, those of translations included."""
+        ids = self.dataset.document_ids
         found: Qrels = {q.query_id: {} for q in self.dataset.queries}
         names = list(found)
         for query, target, grade in zip(
@@ -89,13 +110,20 @@ class Pool:
 
     def identical(self) -> Ints:
         """For each query the document of the same id, or -1, int64 [Q]."""
-        position = {d.document_id: i for i, d in enumerate(self.dataset.documents)}
+        position = self.rows_of({q.query_id for q in self.dataset.queries})
         return np.array([position.get(q.query_id, -1) for q in self.dataset.queries])
+
+    def rows_of(self, ids: AbstractSet[str]) -> dict[str, int]:
+        """Rows of the documents of these ids; an unknown id has none."""
+        return {d: row for row, d in enumerate(self.dataset.document_ids) if d in ids}
 
 
 def ranks_of_ids(ids: Sequence[str], order: TieOrder = "descending") -> Ints:
     """Place of each id among all by its UTF-8 bytes, int64 [len(ids)]."""
-    encoded = np.array([i.encode() for i in ids], dtype=object)
+    names = [i.encode() for i in ids]
+    # Sorting fixed-width bytes is many times faster, but cannot tell trailing zero bytes.
+    plain = max(map(len, names), default=0) <= 64 and not any(b"\0" in name for name in names)
+    encoded = np.array(names, dtype="S" if plain and names else object)
     ascending = np.argsort(encoded, kind="stable")
     places = np.empty(len(ids), dtype=np.int64)
     places[ascending if order == "ascending" else ascending[::-1]] = np.arange(len(ids))
@@ -170,14 +198,14 @@ def rank_embeddings(
         raise DataError(f"best and threads must not be negative, got {best} and {threads}")
     dataset = pool.dataset
     queries = _checked(query_embeddings, [q.query_id for q in dataset.queries], "query", dataset)
-    documents = _checked(
-        document_embeddings, [d.document_id for d in dataset.documents], "document", dataset
-    )
+    documents = _checked(document_embeddings, dataset.document_ids, "document", dataset)
     if queries.shape[1] != documents.shape[1]:
         raise DataError(
             f"query embeddings have {queries.shape[1]} dimensions, document embeddings "
             f"{documents.shape[1]}"
         )
+    if ties != "by-id" and not pool.grades.all():
+        raise DataError("bounds under ties are of relevant documents: the pool has others judged")
     cosine = similarity == "cosine"
     try:
         scores = _native.pair_scores(
@@ -205,8 +233,7 @@ def rank_embeddings(
         )
     except _native.BadRow as error:
         what, side, row = error.args
-        rows = dataset.queries if side == "query" else dataset.documents
-        name = rows[row].query_id if side == "query" else rows[row].document_id
+        name = dataset.queries[row].query_id if side == "query" else dataset.document_ids[row]
         raise DataError(f"{side} embedding in row {row} (id {name!r}) {what}") from None
     own = np.zeros(len(pool.targets), dtype=bool)
     if ignore_identical_ids:

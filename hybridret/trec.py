@@ -110,7 +110,7 @@ def evaluate_run(
     parsed = parse_metrics(tuple(metrics))
     rules = convention(tool)
     unanswerable = unanswerable or rules.unanswerable
-    query_ids, ranks, grades, counts = [], [], [], []
+    query_ids, ranks, grades, counts, others = [], [], [], [], []
     absent = without = 0
     for query_id, judged in qrels.items():
         relevant = {d: grade for d, grade in judged.items() if grade > 0}
@@ -122,18 +122,23 @@ def evaluate_run(
         scored = dict(listed or {})
         if rules.ignore_identical_ids:
             scored.pop(query_id, None)
-        found, own = _ranks(scored, relevant, rules.tie_order, score_type)
+        known = {d: grade for d, grade in judged.items() if grade >= 0}
+        found, own = _ranks(scored, known, rules.tie_order, score_type)
         query_ids.append(query_id)
-        ranks.append(found)
-        grades.append(own)
-        counts.append(len(found))
+        ranks.append(found[own > 0])
+        grades.append(own[own > 0])
+        counts.append(len(relevant))
+        others.append(found[own == 0])
     if not query_ids:
         raise DataError(
             f"{name}: no query to score: {len(qrels)} judged, {absent} of them not in the run, "
             f"{without} without a relevant document"
         )
     begin = np.cumsum([0, *counts])
-    table = RankedRelevant(begin, np.concatenate(ranks), np.concatenate(grades))
+    table = RankedRelevant(
+        begin, np.concatenate(ranks), np.concatenate(grades),
+        np.cumsum([0, *map(len, others)]), np.concatenate(others),
+    )  # fmt: skip
     values = {str(m): m.per_query(table, rules) for m in parsed}
     queries = {
         query_id: {metric: float(v[i]) for metric, v in values.items()}
@@ -145,9 +150,9 @@ def evaluate_run(
 
 
 def _ranks(
-    scored: Mapping[str, float], relevant: Mapping[str, int], ties: str, score_type: str
+    scored: Mapping[str, float], judged: Mapping[str, int], ties: str, score_type: str
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Ranks and grades of the relevant documents, by rank; one not retrieved is last of all."""
+    """Ranks and grades of the judged documents, by rank; one not retrieved is last of all."""
     ids = list(scored)
     scores = np.array(
         [scored[d] for d in ids], dtype=np.float32 if score_type == "float" else float
@@ -155,7 +160,7 @@ def _ranks(
     by_id = sorted(range(len(ids)), key=lambda i: ids[i].encode(), reverse=ties == "descending")
     order = np.array(by_id, dtype=np.int64)[np.argsort(-scores[by_id], kind="stable")]
     place = {ids[i]: rank for rank, i in enumerate(order.tolist(), 1)}
-    pairs = sorted((place.get(d, NEVER), -grade) for d, grade in relevant.items())
+    pairs = sorted((place.get(d, NEVER), -grade) for d, grade in judged.items())
     found = np.array(pairs, dtype=np.int64).reshape(-1, 2)
     return found[:, 0], -found[:, 1]
 
@@ -178,7 +183,7 @@ def write_run(
     """
     if ranks.best is None or ranks.best_scores is None or ranks.best.shape[1] == 0:
         raise DataError("the ranks hold no best documents: rank_embeddings(..., best=1000)")
-    documents = [d.document_id for d in pool.dataset.documents]
+    documents = pool.dataset.document_ids
     with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         for query, rows, scores in zip(
             pool.dataset.queries, ranks.best.tolist(), ranks.best_scores.tolist(), strict=True

@@ -155,7 +155,7 @@ def test_several_answers_to_one_question_are_rows_of_their_own():
         Dataset("made", queries, documents, {"q": {"d0": 1, "d1": 2, "d2": 0}, "p": {"e": 1}})
     )
     assert len(table) == 2
-    assert table.documents.tolist() == [[3, 0], [-1, 1]]
+    assert table.documents.tolist() == [[2, 0], [-1, 1]]  # of the answers
 
 
 def test_batches_that_cannot_be_filled():

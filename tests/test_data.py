@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from hybridret.batches import PairTable
 from hybridret.data import load_dataset, normalize_language, read_documents, read_miracl
-from hybridret.data.table import Dataset, Document, Query, hold_out
+from hybridret.data.table import Dataset, Document, Query, StreamedDocuments, hold_out
 from hybridret.errors import DataError
 
 XQUAD_R = {"ar": 1222, "de": 1276, "el": 1234, "en": 1180, "es": 1215, "hi": 1244, "ru": 1219,
@@ -300,6 +301,84 @@ def test_miracl(tmp_path):
     (tmp_path / "topics.miracl-v1.0-de-dev.tsv").write_text("1#0 no tab\n")
     with pytest.raises(DataError, match=r"de-dev.tsv:1: expected 'query_id<TAB>query'"):
         load_dataset(tmp_path)
+
+
+def test_streamed_corpora_are_never_held(tmp_path):
+    make_miracl(tmp_path, "de", 6)
+    make_miracl(tmp_path, "zh", 5)
+    dataset = load_dataset(tmp_path)
+    documents = dataset.documents
+    assert isinstance(documents, StreamedDocuments)
+    assert [d.document_id for d in documents] == documents.ids == dataset.document_ids
+    assert len(documents) == 11
+    assert [d.text for d in documents] == [d.text for d in documents]
+    german = dataset.only_languages(["de"])
+    assert isinstance(german.documents, StreamedDocuments)
+    assert german.languages == ["de"]
+    assert set(german.qrels) == {"de-1#0", "de-2#0"}
+    # A language alone has MIRACL's own ids.
+    assert set(load_dataset(tmp_path, languages=["zh"]).qrels) == {"1#0", "2#0"}
+    with pytest.raises(DataError, match="no topics of sw"):
+        load_dataset(tmp_path, languages=["sw"])
+    table = PairTable.from_dataset(dataset)
+    assert sorted(table.document_texts) == ["T0 de text 0", "T0 zh text 0", "T3 de text 3",
+                                            "T3 zh text 3"]  # fmt: skip
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """The hub's client over local folders; what was asked for."""
+    client = pytest.importorskip("huggingface_hub")
+    asked = []
+
+    def snapshot_download(name, *, repo_type, allow_patterns):
+        assert repo_type == "dataset"
+        asked.append((name, allow_patterns))
+        if not (tmp_path / name).is_dir():
+            raise OSError(f"404: no {name}\nsecond line")
+        return str(tmp_path / name)
+
+    monkeypatch.setattr(client, "snapshot_download", snapshot_download)
+    monkeypatch.chdir(tmp_path.parent)
+    return asked
+
+
+def test_miracl_of_the_hub(tmp_path, hub):
+    make_miracl(tmp_path / "miracl" / "made", "sw", 6)
+    made = tmp_path / "miracl" / "made"
+    corpus = tmp_path / "miracl" / "miracl-corpus"
+    corpus.mkdir()
+    (made / "miracl-corpus-v1.0-sw").rename(corpus / "miracl-corpus-v1.0-sw")
+    for kind in ("topics", "qrels"):
+        folder = tmp_path / "miracl" / "miracl" / "miracl-v1.0-sw" / kind
+        folder.mkdir(parents=True)
+        next(made.glob(f"{kind}.*")).rename(folder / f"{kind}.miracl-v1.0-sw-dev.tsv")
+    dataset = load_dataset("miracl/miracl", languages=["sw"])
+    assert (len(dataset.queries), len(dataset.documents)) == (2, 6)
+    assert hub == [
+        ("miracl/miracl", ["miracl-v1.0-sw/*"]),
+        ("miracl/miracl-corpus", ["miracl-corpus-v1.0-sw/*"]),
+    ]
+
+
+def test_beir_of_the_hub(tmp_path, hub):
+    folder, qrels = tmp_path / "BeIR" / "made", tmp_path / "BeIR" / "made-qrels"
+    folder.mkdir(parents=True)
+    qrels.mkdir()
+    for name, row in (("corpus", {"_id": "d", "title": "T", "text": "t"}),
+                      ("queries", {"_id": "q", "text": "?"})):  # fmt: skip
+        with gzip.open(folder / f"{name}.jsonl.gz", "wt") as file:
+            file.write(json.dumps(row) + "\n")
+    (qrels / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq\td\t1\n")
+    dataset = load_dataset("BeIR/made")
+    assert [d.full_text for d in dataset.documents] == ["T t"]
+    assert dataset.qrels == {"q": {"d": 1}}
+    with pytest.raises(DataError, match=r"BeIR/other: neither .* gave: 404: no BeIR/other$"):
+        load_dataset("BeIR/other")
+    with pytest.raises(DataError, match="no sentences; take the folder xquad-r"):
+        load_dataset("google-research-datasets/xquad_r")
+    with pytest.raises(DataError, match=r"./BeIR/other: no such file or folder"):
+        load_dataset("./BeIR/other")
 
 
 def test_miracl_that_is_not_whole(tmp_path, real_data):

@@ -11,19 +11,20 @@ from hypothesis import strategies as st
 
 from hybridret.data.table import Dataset, Document, Query
 from hybridret.errors import DataError
-from hybridret.evaluation import evaluate_embeddings, score
-from hybridret.metrics import Metric, RankedRelevant, parse_metrics
+from hybridret.evaluation import evaluate_embeddings, pool_for, score
+from hybridret.metrics import DEFAULT_METRICS, Metric, RankedRelevant, parse_metrics
 from hybridret.ranking import Pool, rank_embeddings
 
 METRICS = [
     "AP", "AP@3", "AP@10", "RR", "nDCG@5", "nDCG@10", "recall@1", "recall@10", "recall@100", "P@1",
-    "P@5", "P@20", "success@1", "success@10", "Rprec",
+    "P@5", "P@20", "success@1", "success@10", "Rprec", "bpref",
 ]  # fmt: skip
 TREC_NAMES = {
     "AP": "map", "AP@3": "map_cut_3", "AP@10": "map_cut_10", "RR": "recip_rank",
     "nDCG@5": "ndcg_cut_5", "nDCG@10": "ndcg_cut_10", "recall@1": "recall_1",
     "recall@10": "recall_10", "recall@100": "recall_100", "P@1": "P_1", "P@5": "P_5",
     "P@20": "P_20", "success@1": "success_1", "success@10": "success_10", "Rprec": "Rprec",
+    "bpref": "bpref",
 }  # fmt: skip
 
 
@@ -39,20 +40,21 @@ def test_metrics_equal_trec_eval(seed, documents, levels):
     queries, qrels, run, rows = [], {}, {}, []
     for i in range(5):
         scores = rng.integers(0, levels, documents).astype(np.float32)
-        judged = {d: int(rng.integers(1, 4)) for d in ids if rng.random() < 0.3} or {ids[0]: 1}
+        judged = {d: int(rng.integers(0, 4)) for d in ids if rng.random() < 0.3}
+        judged = judged if any(judged.values()) else {ids[0]: 1}
         queries.append(Query(f"q{i}", "?", "en", f"q{i}"))
         qrels[f"q{i}"] = judged
         run[f"q{i}"] = dict(zip(ids, map(float, scores), strict=True))
         rows.append(scores)
     dataset = Dataset("made", queries, [Document(d, "!", "en", d) for d in ids], qrels)
-    pool = Pool(dataset)
+    pool = pool_for(dataset, METRICS)
     # One axis a query: the inner product is the score itself.
     ranks = rank_embeddings(
         pool, np.eye(5, dtype=np.float32), np.array(rows).T.copy(), similarity="dot"
     )
     evaluator = trec.RelevanceEvaluator(
         qrels, {"map", "map_cut.3,10", "recip_rank", "ndcg_cut.5,10", "recall.1,10,100", "P.1,5,20",
-                "success.1,10", "Rprec"},
+                "success.1,10", "Rprec", "bpref"},
     )  # fmt: skip
     expected = evaluator.evaluate(run)
     report = score(pool, ranks, METRICS, "made")
@@ -64,7 +66,12 @@ def test_metrics_equal_trec_eval(seed, documents, levels):
 
 def test_metrics_by_hand():
     # Two queries: relevant at ranks 1 and 4 (grades 1, 3), and at rank 2.
-    relevant = RankedRelevant(np.array([0, 2, 3]), np.array([1, 4, 2]), np.array([1, 3, 1]))
+    # Of the first query, documents at ranks 2 and 9 were judged not relevant.
+    relevant = RankedRelevant(
+        np.array([0, 2, 3]), np.array([1, 4, 2]), np.array([1, 3, 1]),
+        np.array([0, 2, 2]), np.array([2, 9]),
+    )  # fmt: skip
+    assert Metric.parse("bpref").per_query(relevant) == pytest.approx([(1 + 1 / 2) / 2, 1])
     assert Metric.parse("AP").per_query(relevant) == pytest.approx([(1 + 2 / 4) / 2, 1 / 2])
     assert Metric.parse("RR").per_query(relevant) == pytest.approx([1, 1 / 2])
     assert Metric.parse("recall@2").per_query(relevant) == pytest.approx([1 / 2, 1])
@@ -159,3 +166,25 @@ def test_sentence_transformers_conventions_are_its_own(seed):
     for ours, name in names.items():
         kind, k = name.split("@")
         assert report.summary["mono"][ours] == pytest.approx(theirs[f"{kind}@k"][int(k)]), name
+
+
+def test_documents_judged_not_relevant_change_nothing_but_bpref():
+    rng = np.random.default_rng(3)
+    queries = [Query(f"{x}q{i}", "?", x, f"q{i}") for x in ("de", "en") for i in range(5)]
+    documents = [Document(f"{x}{i}", "!", x, f"{x}{i}") for x in ("de", "en") for i in range(30)]
+    qrels = {
+        q.query_id: {f"{q.language}{d}": int(rng.integers(-1, 3)) for d in rng.permutation(30)[:12]}
+        for q in queries
+    }
+    dataset = Dataset("made", queries, documents, qrels)
+    q, d = (rng.standard_normal((len(x), 8), dtype=np.float32) for x in (queries, documents))
+    plain = evaluate_embeddings(q, d, dataset).to_dict()
+    judged = evaluate_embeddings(q, d, dataset, metrics=[*DEFAULT_METRICS, "bpref"]).to_dict()
+    for setting in judged["settings"]:
+        assert 0 < setting["metrics"].pop("bpref") < 1
+    assert judged["settings"] == plain["settings"]
+    assert judged["bias"] == plain["bias"]
+    pool = Pool(dataset, judged=True)
+    assert set(pool.grades) == {0, 1, 2}
+    with pytest.raises(DataError, match="bounds under ties are of relevant documents"):
+        rank_embeddings(pool, q, d, ties="optimistic")

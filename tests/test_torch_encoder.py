@@ -13,8 +13,10 @@ from conftest import TEXTS
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
+from hybridret.data import Dataset, Document, Query, StreamedDocuments  # noqa: E402
 from hybridret.encoder import load_encoder  # noqa: E402
-from hybridret.errors import ModelError  # noqa: E402
+from hybridret.errors import DataError, ModelError  # noqa: E402
+from hybridret.evaluation import embed, evaluate  # noqa: E402
 from hybridret.torch_encoder import TorchEncoder  # noqa: E402
 
 SAMPLE = [TEXTS[0], "short", "", TEXTS[3], "a " * 200]
@@ -209,3 +211,25 @@ def test_models_that_are_not_there(monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(ModelError, match="nobody/nothing: neither a folder nor a model"):
         load_encoder("nobody/nothing")
+
+
+def test_embeddings_of_a_stream_go_to_memory_maps(bert_folder, tmp_path, monkeypatch):
+    encoder = TorchEncoder.load(bert_folder)
+    documents = [Document(f"d{i}", "word " * (i % 5 + 1), "en", f"d{i}") for i in range(10)]
+    queries = [Query(f"q{i}", f"question {i}", "en", f"q{i}") for i in range(3)]
+    qrels = {f"q{i}": {f"d{i}": 1} for i in range(3)}
+    monkeypatch.setattr("hybridret.encoder.CHUNK", 4)
+    stream = Dataset("made", queries, StreamedDocuments(lambda: documents), qrels)
+    q, d = embed(encoder, Dataset("made", queries, documents, qrels), batch_size=2)
+    kept_q, kept_d = embed(encoder, stream, batch_size=2, folder=tmp_path / "kept")
+    assert isinstance(kept_d, np.memmap)
+    assert np.array_equal(q, kept_q)
+    assert np.array_equal(d, kept_d)
+    assert sorted(p.name for p in (tmp_path / "kept").iterdir()) == ["documents.npy", "queries.npy"]
+    report = evaluate(encoder, stream, folder=tmp_path / "kept")
+    assert report.settings == evaluate(encoder, stream).settings
+    room = np.empty((3, encoder.dimension), dtype=np.float32)
+    with pytest.raises(DataError, match="more than the 3 documents that there is room for"):
+        encoder.encode_documents(["a", "b", "c", "d"], out=room)
+    with pytest.raises(DataError, match="2 documents, but room for 3"):
+        encoder.encode_documents(["a", "b"], out=room)

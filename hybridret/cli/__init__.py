@@ -181,9 +181,7 @@ def _train(o: argparse.Namespace) -> None:
     from hybridret.training import TRAINING_FILE, train
     from hybridret.training_config import TrainingConfig
 
-    dataset = load_dataset(o.data)
-    if o.languages:
-        dataset = dataset.only_languages(o.languages)
+    dataset = load_dataset(o.data, languages=o.languages)
     development = None
     if o.hold_out is not None:
         dataset, development = hold_out(dataset, o.hold_out)

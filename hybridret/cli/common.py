@@ -12,7 +12,7 @@ from hybridret.errors import DataError
 DATA_HELP = (
     "a folder of <language>.json files (XQuAD-R, MLQA-R, SQuAD), a BEIR, MIRACL, NTREX or Tatoeba "
     "folder, a .jsonl file of pairs, or an embedded set: facts-train, facts-evaluation, "
-    "facts-paraphrase"
+    "facts-paraphrase; or of the hub: miracl/miracl, BeIR/NAME, a repository of such files"
 )
 TORCH_MODEL_HELP = "a sentence-transformers or Hugging Face model, by folder or hub name"
 MODEL_HELP = "a folder written by 'hybridret export', or " + TORCH_MODEL_HELP

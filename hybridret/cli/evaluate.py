@@ -41,8 +41,12 @@ def add_evaluate(commands: Any) -> None:
                    "of load_dataset(DATA).queries")  # fmt: skip
     p.add_argument("--document-embeddings", type=Path, metavar="NPY",
                    help="with it: [documents, dimension], in the order of .documents")  # fmt: skip
+    p.add_argument("--keep-embeddings", type=Path, metavar="FOLDER",
+                   help="write the model's as queries.npy and documents.npy, and read them from "
+                   "there: a corpus larger than memory needs it")  # fmt: skip
     p.add_argument("--metrics", nargs="+", default=list(DEFAULT_METRICS), metavar="METRIC",
-                   help="AP, AP@k, RR, RR@k, nDCG@k, recall@k, P@k, success@k, Rprec")  # fmt: skip
+                   help="AP, AP@k, RR, RR@k, nDCG@k, recall@k, P@k, success@k, Rprec, "
+                   "bpref")  # fmt: skip
     p.add_argument("--baselines", nargs="*", choices=BASELINES, default=[],
                    help="judge these beside the models")  # fmt: skip
     p.add_argument("--seeds", action="store_true",
@@ -105,7 +109,7 @@ def _check(o: argparse.Namespace) -> None:
     systems = bool(o.models or o.query_embeddings or o.baselines)
     if o.trec_run is not None:
         useless = ("data", "html", "write_run", "write_qrels", "languages", "similarity", "seeds",
-                   "per_query")  # fmt: skip
+                   "per_query", "keep_embeddings")  # fmt: skip
         given = [name for name in useless if getattr(o, name)]
         if systems or given or o.ties != "by-id":
             what = given[0] if given else "ties" if not systems else "models"
@@ -121,6 +125,8 @@ def _check(o: argparse.Namespace) -> None:
         raise DataError("give models or embeddings, not both")
     if not systems:
         raise DataError("nothing to judge: give a model, embeddings or --baselines")
+    if o.keep_embeddings is not None and len(o.models) != 1:
+        raise DataError(f"--keep-embeddings is for one model, got {len(o.models)}")
     if o.seeds and len(o.models) < 2:
         raise DataError(f"--seeds needs at least two models, got {len(o.models)}")
     if o.similarity is not None and o.query_embeddings is None:
@@ -163,16 +169,13 @@ def _evaluate_run(o: argparse.Namespace, metrics: list[str]) -> None:
 
 def _evaluate_systems(o: argparse.Namespace, metrics: list[str]) -> None:
     from hybridret.data import load_dataset
-    from hybridret.metrics import convention
-    from hybridret.ranking import Pool
+    from hybridret.evaluation import pool_for
     from hybridret.report import comparison_text, seeds_text, summary_text, write_html
     from hybridret.significance import compare, over_seeds
     from hybridret.trec import write_qrels
 
-    dataset = load_dataset(o.data, candidates=o.candidates)
-    if o.languages:
-        dataset = dataset.only_languages(o.languages)
-    pool = Pool(dataset, tie_order=convention(o.convention).tie_order)
+    dataset = load_dataset(o.data, candidates=o.candidates, languages=o.languages)
+    pool = pool_for(dataset, metrics, o.convention)
     if o.write_qrels:
         write_qrels(o.write_qrels, pool.qrels())
     reports = _reports(o, dataset, pool, metrics)
@@ -223,8 +226,9 @@ def _reports(
     for model, name in zip(o.models, names, strict=True):
         encoder = load_encoder(model, o)
         queries, documents = embed(
-            encoder, dataset, batch_size=o.batch_size, progress=interactive()
-        )
+            encoder, dataset, batch_size=o.batch_size, progress=interactive(),
+            folder=o.keep_embeddings,
+        )  # fmt: skip
         ranks = _rank(o, pool, queries, documents, encoder.config.similarity, first=not found)
         found.append(report(ranks, name))
     if o.query_embeddings is not None:

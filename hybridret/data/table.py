@@ -8,7 +8,7 @@ monolingual and cross-lingual pairs from the groups, so both kinds of batch come
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 
@@ -45,9 +45,40 @@ class Document:
         return f"{self.title} {self.text}" if self.title else self.text
 
 
+class StreamedDocuments(Collection[Document]):
+    """Documents that need not fit into memory: read anew each time one goes through them.
+
+    Only their ids and languages are held. There is no access by position.
+
+    Args:
+        read: begins to read from the start, giving the same documents every time.
+    """
+
+    def __init__(self, read: Callable[[], Iterable[Document]]) -> None:
+        self._read = read
+        names: dict[str, str] = {}  # one string a language
+        self.ids: list[str] = []
+        self.languages: list[str] = []
+        for document in read():
+            self.ids.append(document.document_id)
+            self.languages.append(names.setdefault(document.language, document.language))
+
+    def __iter__(self) -> Iterator[Document]:
+        return iter(self._read())
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __contains__(self, document: object) -> bool:
+        return any(document == d for d in self)
+
+
 @dataclass
 class Dataset:
     """Queries, documents and judgements of one data set.
+
+    Attributes:
+        documents: a list, or :class:`StreamedDocuments` of a corpus larger than memory.
 
     Raises:
         DataError: an id stands twice, or a judgement names an unknown id.
@@ -55,12 +86,12 @@ class Dataset:
 
     name: str
     queries: list[Query]
-    documents: list[Document]
+    documents: list[Document] | StreamedDocuments
     qrels: Qrels = field(repr=False)
 
     def __post_init__(self) -> None:
-        query_ids = _unique((q.query_id for q in self.queries), f"{self.name}: query")
-        document_ids = _unique((d.document_id for d in self.documents), f"{self.name}: document")
+        query_ids = _unique([q.query_id for q in self.queries], f"{self.name}: query")
+        document_ids = _unique(self.document_ids, f"{self.name}: document")
         for query_id, judged in self.qrels.items():
             if query_id not in query_ids:
                 raise DataError(f"{self.name}: the judgements name an unknown query {query_id!r}")
@@ -72,9 +103,23 @@ class Dataset:
                     )
 
     @property
+    def document_ids(self) -> list[str]:
+        """Id of each document, in order."""
+        if isinstance(self.documents, StreamedDocuments):
+            return self.documents.ids
+        return [d.document_id for d in self.documents]
+
+    @property
+    def document_languages(self) -> list[str]:
+        """Language of each document, in order."""
+        if isinstance(self.documents, StreamedDocuments):
+            return self.documents.languages
+        return [d.language for d in self.documents]
+
+    @property
     def languages(self) -> list[str]:
         """Languages of queries and documents, sorted."""
-        return sorted({q.language for q in self.queries} | {d.language for d in self.documents})
+        return sorted({q.language for q in self.queries} | set(self.document_languages))
 
     def only_languages(self, languages: Sequence[str]) -> Dataset:
         """The same data set restricted to ``languages``.
@@ -91,7 +136,7 @@ class Dataset:
             )
         return self._subset(
             [q for q in self.queries if q.language in keep],
-            [d for d in self.documents if d.language in keep],
+            self._documents_where(lambda d: d.language in keep),
         )
 
     def only_query_groups(self, groups: Iterable[str]) -> Dataset:
@@ -104,29 +149,43 @@ class Dataset:
             [d for d in self.documents if d.document_id in answers],
         )
 
-    def relevant_by_group(self) -> dict[str, dict[str, int]]:
+    def relevant_by_group(self, *, judged: bool = False) -> dict[str, dict[str, int]]:
         """Relevant documents of each query group with their grades.
 
         What answers a question answers its translations: the judgements of all queries of a group
         count for each of them (the highest grade where they differ). Sources therefore judge each
         query on its own language alone.
+
+        Args:
+            judged: those judged not relevant as well, with grade 0; a negative grade is none.
         """
         relevant: dict[str, dict[str, int]] = defaultdict(dict)
         for query in self.queries:
             merged = relevant[query.group_id]
             for document_id, grade in self.qrels.get(query.query_id, {}).items():
-                if grade > 0:
+                if grade > 0 or (judged and grade == 0):
                     merged[document_id] = max(grade, merged.get(document_id, 0))
         return dict(relevant)
 
-    def _subset(self, queries: list[Query], documents: list[Document]) -> Dataset:
-        kept = {d.document_id for d in documents}
-        qrels = {
+    def _documents_where(
+        self, keep: Callable[[Document], bool]
+    ) -> list[Document] | StreamedDocuments:
+        documents = self.documents
+        if isinstance(documents, StreamedDocuments):
+            return StreamedDocuments(lambda: filter(keep, documents))
+        return [d for d in documents if keep(d)]
+
+    def _subset(
+        self, queries: list[Query], documents: list[Document] | StreamedDocuments
+    ) -> Dataset:
+        found = Dataset(self.name, queries, documents, {})
+        kept = set(found.document_ids)
+        found.qrels = {
             q.query_id: {d: g for d, g in self.qrels[q.query_id].items() if d in kept}
             for q in queries
             if q.query_id in self.qrels
         }
-        return Dataset(self.name, queries, documents, qrels)
+        return found
 
 
 def groups_by_relevance(
@@ -159,14 +218,12 @@ def groups_by_relevance(
     return {document_id: find(groups[0]) for document_id, groups in answers.items()}
 
 
-def _unique(ids: Iterable[str], what: str) -> set[str]:
-    counts = Counter(ids)
-    twice = [i for i, n in counts.items() if n > 1]
-    if twice:
-        raise DataError(
-            f"{what} id {twice[0]!r} stands {counts[twice[0]]} times; ids must be unique"
-        )
-    return set(counts)
+def _unique(ids: Sequence[str], what: str) -> set[str]:
+    once = set(ids)
+    if len(once) < len(ids):
+        twice, count = Counter(ids).most_common(1)[0]
+        raise DataError(f"{what} id {twice!r} stands {count} times; ids must be unique")
+    return once
 
 
 def hold_out(dataset: Dataset, fraction: float) -> tuple[Dataset, Dataset]:
@@ -199,7 +256,7 @@ def hold_out(dataset: Dataset, fraction: float) -> tuple[Dataset, Dataset]:
             for q in dataset.queries
             if held.isdisjoint(map(group_of.get, dataset.qrels[q.query_id]))
         ],
-        [d for d in dataset.documents if d.group_id not in held],
+        dataset._documents_where(lambda d: d.group_id not in held),
     )
     questions = {first[name] for name in held}
     return training, dataset.only_query_groups(questions)
