@@ -1,0 +1,628 @@
+// In-batch InfoNCE on a GPU: the products in their order, panel by panel.
+//
+// For a panel of R queries, with E its R x M weights in bfloat16 (float32 input: three planes):
+//
+//   E   = masked e^(s - shift)   s = scale Q D^T, in the epilogue of the first product, which also
+//                                leaves exact row sums and the positives apart
+//   dQ  = E D                    the rows' factors follow
+//   dD += E^T (Q factor)         in the order of the panels
+//
+// 6 N M depth operations, 6 bytes of memory traffic for each weight. The shifts come from the
+// lengths of the vectors; a tile of rows one of whose sums is too small to trust is computed again
+// with its rows' true maxima, by kernels that find nothing to do otherwise: the host never waits.
+//
+// The symmetric loss needs the sums of all columns first: 8 N M depth operations.
+#include "infonce_cuda.h"
+
+#include <algorithm>
+#include <cstdint>
+#include <string>
+
+#include "rows.h"
+#include "runtime.h"
+
+namespace hybridret::cuda {
+namespace {
+
+using Batch = hybridret_cuda_batch;
+
+constexpr int64_t round_up(int64_t n, int64_t multiple) {
+  return (n + multiple - 1) / multiple * multiple;
+}
+constexpr int64_t ceil_div(int64_t n, int64_t by) { return (n + by - 1) / by; }
+
+// A matrix of bfloat16 (or float16) planes in memory.
+struct Matrix {
+  uint16_t* data;
+  int64_t rows, columns, stride, plane;
+  int planes;
+
+  Operand operand() const {
+    return {data, static_cast<int>(rows), static_cast<int>(columns), stride, plane};
+  }
+  Matrix row_range(int64_t first, int64_t count) const {
+    return {data + first * stride, count, columns, stride, plane, planes};
+  }
+};
+
+// Takes pieces of a workspace; of none, to learn how large it has to be.
+class Memory {
+ public:
+  explicit Memory(void* base) : base_(static_cast<char*>(base)) {}
+  template <class T>
+  T* take(int64_t count) {
+    char* at = base_ ? base_ + used_ : nullptr;
+    used_ += round_up(count * static_cast<int64_t>(sizeof(T)), 256);
+    return reinterpret_cast<T*>(at);
+  }
+  Matrix matrix(int64_t rows, int64_t columns, int planes) {
+    const int64_t stride = round_up(columns, 8);
+    return {take<uint16_t>(rows * stride * planes), rows, stride, stride, rows * stride, planes};
+  }
+  int64_t used() const { return used_; }
+
+ private:
+  char* base_;
+  int64_t used_ = 0;
+};
+
+// Everything that is kept between kernels.
+struct Workspace {
+  Workspace(const Batch& b, bool columns, bool gradients, int64_t panel, void* base)
+      : Workspace(b, columns, gradients, panel, Memory(base)) {}
+
+  static bool in_place(const void* data, int64_t stride, const Batch& b) {
+    return b.format != kFloat32 && b.depth > 0 && b.depth % 8 == 0 && stride % 8 == 0 &&
+           reinterpret_cast<uintptr_t>(data) % 16 == 0;
+  }
+
+  int64_t panel_rows, depth, strips;
+  int planes;
+  Measures* measures;
+  Matrix queries, documents;          // as the first product reads them
+  Matrix rounded;                     // documents as bfloat16, for the second
+  bool queries_in_place, documents_in_place;
+  float *query_factor, *query_length, *row_scale, *shift, *positive, *largest, *losses;
+  float *factor, *positive_factor, *scale_terms, *row_lse, *row_weight, *by_positive;
+  float *document_factor, *document_length, *bias, *positive_bias;
+  float *column_lse, *column_weight, *column_largest;
+  int *mate, *chosen, *chosen_columns;
+  double* column_total;
+  float *sums, *column_sums;          // of a panel
+  Matrix weights, scaled;             // of a panel
+  float *by_query, *by_document;      // of a panel; of all
+  int64_t bytes;
+
+ private:
+  Workspace(const Batch& b, bool columns, bool gradients, int64_t panel, Memory memory)
+      : panel_rows(panel),
+        depth(round_up(std::max<int64_t>(b.depth, 1), 8)),
+        strips(round_up(ceil_div(std::max(b.columns, columns ? b.rows : 0), 32), 8)),
+        planes(b.format == kFloat32 ? 3 : 1) {
+    const int64_t n = b.rows, m = b.columns;
+    measures = memory.take<Measures>(1);
+    queries_in_place = in_place(b.queries, b.query_stride, b);
+    documents_in_place = in_place(b.documents, b.document_stride, b);
+    const auto given = [&](const void* data, int64_t rows, int64_t stride) {
+      auto* vectors = static_cast<uint16_t*>(const_cast<void*>(data));
+      return Matrix{vectors, rows, depth, stride, rows * stride, 1};
+    };
+    queries = queries_in_place ? given(b.queries, n, b.query_stride)
+                               : memory.matrix(n, depth, planes);
+    documents = documents_in_place ? given(b.documents, m, b.document_stride)
+                                   : memory.matrix(m, depth, planes);
+    rounded = documents;
+    if (b.format == kFloat16 && gradients) rounded = memory.matrix(m, depth, 1);
+    for (float** row : {&query_factor, &query_length, &row_scale, &shift, &positive, &largest,
+                        &losses, &factor, &positive_factor, &scale_terms, &row_lse, &row_weight,
+                        &by_positive})
+      *row = memory.take<float>(n);
+    for (float** column : {&document_factor, &document_length, &bias, &positive_bias, &column_lse,
+                           &column_weight, &column_largest})
+      *column = memory.take<float>(m);
+    mate = memory.take<int>(n);
+    chosen = memory.take<int>(ceil_div(n, kTileRows));
+    chosen_columns = memory.take<int>(ceil_div(m, kTileRows));
+    column_total = memory.take<double>(columns ? m : 0);
+    sums = memory.take<float>(panel * strips);
+    column_sums = memory.take<float>(columns ? ceil_div(panel, kTileRows) * m : 0);
+    weights = memory.matrix(gradients ? panel : 0, m, planes);
+    scaled = memory.matrix(gradients ? panel : 0, depth, planes);
+    by_query = memory.take<float>(gradients ? panel * depth : 0);
+    // float32 gradients are summed where they are to be.
+    const bool own = gradients && (b.format == kBfloat16 || b.depth != depth);
+    by_document = memory.take<float>(own ? m * depth : 0);
+    if (!own) by_document = nullptr;
+    bytes = memory.used();
+  }
+};
+
+// Rows of a panel: as many as the limit allows, in whole waves of tiles where there are several.
+int64_t choose_panel(const Batch& b, bool columns, bool gradients, int64_t limit,
+                     int multiprocessors) {
+  const auto bytes = [&](int64_t panel) {
+    return Workspace(b, columns, gradients, panel, nullptr).bytes;
+  };
+  const int64_t all = round_up(std::max<int64_t>(b.rows, 1), kTileRows);
+  if (bytes(all) <= limit) {
+    limit = bytes(all);
+  } else if (bytes(kTileRows) > limit) {
+    throw std::invalid_argument("a workspace of " + std::to_string(limit) +
+                                " bytes is too small: at least " +
+                                std::to_string(bytes(kTileRows)) + " are needed");
+  }
+  int64_t tiles = all / kTileRows;
+  int64_t least = 1;
+  while (least < tiles) {  // the most tiles that fit
+    const int64_t middle = (least + tiles + 1) / 2;
+    if (bytes(middle * kTileRows) <= limit) least = middle;
+    else tiles = middle - 1;
+  }
+  if (tiles * kTileRows >= all) return all;
+  const int64_t per_row = ceil_div(round_up(b.depth, 8), 256);
+  const int64_t waves = tiles * per_row / multiprocessors;
+  const int64_t whole = waves * multiprocessors / per_row;
+  if (whole > 0) return whole * kTileRows;
+  const int64_t panels = ceil_div(all, tiles * kTileRows);
+  return round_up(ceil_div(all, panels), kTileRows);
+}
+
+class Run {
+ public:
+  Run(const Batch& batch, bool columns, bool gradients, void* workspace, int64_t bytes,
+      Stream stream)
+      : b_(batch),
+        device_(current_device()),
+        stream_(stream),
+        w_(batch, columns, gradients,
+           choose_panel(batch, columns, gradients, bytes, device_.multiprocessors), workspace),
+        n_(static_cast<int>(batch.rows)),
+        m_(static_cast<int>(batch.columns)) {
+    zero(w_.chosen, ceil_div(n_, kTileRows) * 4, stream_);
+    zero(w_.chosen_columns, ceil_div(m_, kTileRows) * 4, stream_);
+    measure_vectors(columns);
+  }
+
+  void forward(const hybridret_cuda_forward_output& out) {
+    const bool symmetric = out.column_negatives_lse, gradients = out.by_query;
+    if (!symmetric) {
+      for_panels([&](int first, int count) {
+        row_statistics(first, count, out, gradients, nullptr);
+        if (gradients) products(first, count, out.by_query, out.by_document);
+      });
+      ranks(out);
+      if (out.loss) add_up(w_.losses, out.weight, nullptr, out.loss);
+      if (gradients) finish_documents(out.by_document, out.by_scale);
+      return;
+    }
+    column_statistics(out);
+    ranks(out);
+    if (!out.loss) return;
+    zero(w_.column_weight, int64_t{m_} * 4, stream_);
+    float* by_lse = gradients ? w_.row_weight : nullptr;
+    each(n_, symmetric_rows, n_, w_.mate, out.negatives_lse, out.positive,
+         out.column_negatives_lse, out.weight, w_.losses, by_lse, w_.by_positive, w_.column_weight);
+    add_up(w_.losses, 1, nullptr, out.loss);
+    if (gradients)
+      weighted_gradients(out.negatives_lse, w_.row_weight, w_.by_positive,
+                         out.column_negatives_lse, w_.column_weight, out.by_query, out.by_document,
+                         out.by_scale);
+  }
+
+  void backward(const hybridret_cuda_backward_arguments& a) {
+    weighted_gradients(a.negatives_lse, a.by_negatives_lse, a.by_positive, a.column_negatives_lse,
+                       a.by_column_negatives_lse, a.by_query, a.by_document, a.by_scale);
+  }
+
+ private:
+  // ---- launches -------------------------------------------------------------------------------
+
+  // A thread for each of `count`.
+  template <class Kernel, class... Arguments>
+  void each(int64_t count, Kernel kernel, const Arguments&... arguments) const {
+    if (count > 0)
+      launch(kernel, static_cast<int>(ceil_div(count, 256)), 256, 0, stream_, arguments...);
+  }
+
+  // A warp for each of `rows`.
+  template <class Kernel, class... Arguments>
+  void each_row(int64_t rows, Kernel kernel, const Arguments&... arguments) const {
+    if (rows > 0)
+      launch(kernel, static_cast<int>(ceil_div(rows, kRowsPerBlock)), kRowThreads, 0, stream_,
+             arguments...);
+  }
+
+  Shape shape_of(int64_t rows, int64_t columns, int64_t depth, int planes, int width,
+                 bool rows_first) const {
+    Shape s{static_cast<int>(rows), static_cast<int>(columns), static_cast<int>(depth), 0, {}, {},
+            static_cast<int>(ceil_div(rows, kTileRows)), static_cast<int>(ceil_div(columns, width)),
+            rows_first};
+    // Planes p and q make terms of 2^-8(p + q): the small ones first, those past 2^-24 not at all.
+    for (int order = planes - 1; order >= 0; --order)
+      for (int p = 0; p <= order; ++p) {
+        s.a_plane[s.pairs] = static_cast<signed char>(p);
+        s.b_plane[s.pairs++] = static_cast<signed char>(order - p);
+      }
+    return s;
+  }
+
+  // Narrow tiles where wide ones would leave multiprocessors idle.
+  bool narrow(int64_t rows, int64_t columns) const {
+    return ceil_div(rows, kTileRows) * ceil_div(columns, 256) < device_.multiprocessors;
+  }
+  int tile_width(bool is_narrow) const { return device_.hopper && !is_narrow ? 256 : 128; }
+  int strips(int64_t columns, bool is_narrow) const {
+    return static_cast<int>(device_.hopper ? ceil_div(columns, tile_width(is_narrow))
+                                           : ceil_div(columns, AmpereTile::kColumns) * 4);
+  }
+
+  template <int kWidth, bool kHalf, bool kTransposedA, bool kTransposedB, class Epilogue>
+  void multiply_wide(const Matrix& a, const Matrix& b, const Shape& shape,
+                     const Epilogue& epilogue) const {
+    const TensorMap a_map = make_tensor_map(a.operand(), a.planes);
+    const TensorMap b_map = make_tensor_map(b.operand(), b.planes);
+    launch(multiply_hopper<kWidth, kHalf, kTransposedA, kTransposedB, Epilogue>, blocks(shape),
+           HopperTile<kWidth>::kThreads, HopperTile<kWidth>::kShared + 1024, stream_, a_map, b_map,
+           shape, epilogue);
+  }
+
+  int blocks(const Shape& shape) const {
+    return std::min(shape.row_tiles * shape.column_tiles, device_.multiprocessors);
+  }
+
+  template <bool kHalf, bool kTransposedA, bool kTransposedB, bool kNarrow, class Epilogue>
+  void multiply(const Matrix& a, const Matrix& b, int64_t rows, int64_t columns, int64_t depth,
+                bool rows_first, bool is_narrow, const Epilogue& epilogue) const {
+    if (rows == 0 || columns == 0 || depth == 0) return;
+    const Shape shape =
+        shape_of(rows, columns, depth, a.planes, tile_width(is_narrow), rows_first);
+    if (!device_.hopper)
+      launch(multiply_ampere<kHalf, kTransposedA, kTransposedB, Epilogue>, blocks(shape),
+             AmpereTile::kThreads, AmpereTile::kShared, stream_, a.operand(), b.operand(), shape,
+             epilogue);
+    else if (!is_narrow)
+      multiply_wide<256, kHalf, kTransposedA, kTransposedB>(a, b, shape, epilogue);
+    else if constexpr (kNarrow)
+      multiply_wide<128, kHalf, kTransposedA, kTransposedB>(a, b, shape, epilogue);
+  }
+
+  // Inner products of rows of both, for an epilogue that makes logits of them.
+  template <bool kNarrow, class Epilogue>
+  void inner_products(const Matrix& a, const Matrix& b, bool is_narrow,
+                      const Epilogue& epilogue) const {
+    if (b_.format == kFloat16)
+      multiply<true, false, false, kNarrow>(a, b, a.rows, b.rows, w_.depth, true, is_narrow,
+                                            epilogue);
+    else
+      multiply<false, false, false, kNarrow>(a, b, a.rows, b.rows, w_.depth, true, is_narrow,
+                                             epilogue);
+  }
+
+  template <class Work>
+  void for_panels(const Work& work) const {
+    for (int64_t first = 0; first < n_; first += w_.panel_rows)
+      work(static_cast<int>(first),
+           static_cast<int>(std::min<int64_t>(w_.panel_rows, n_ - first)));
+  }
+
+  // ---- what is known of the vectors -----------------------------------------------------------
+
+  Vectors vectors(const void* data, int64_t stride, int64_t first, int64_t rows) const {
+    const int64_t bytes = b_.format == kFloat32 ? 4 : 2;
+    return {static_cast<const char*>(data) + first * stride * bytes, stride,
+            static_cast<int>(rows), static_cast<int>(b_.depth), b_.format};
+  }
+  Vectors queries(int64_t first, int64_t rows) const {
+    return vectors(b_.queries, b_.query_stride, first, rows);
+  }
+  Vectors documents() const { return vectors(b_.documents, b_.document_stride, 0, m_); }
+
+  static Planes planes(const Matrix& m, bool half = false) {
+    return {m.data, m.stride, m.plane, m.planes, half};
+  }
+
+  void measure_vectors(bool common_shift) {
+    const bool half = b_.format == kFloat16, biased = b_.log_bias || b_.hard_only;
+    const Planes none{nullptr, 0, 0, 0, false};
+    const float tolerance = !b_.unit_norm ? 0.0f : b_.format == kFloat32 ? 1e-3f : 1e-2f;
+    const int depth = static_cast<int>(w_.depth);
+    launch(start_measures, 1, 1, 0, stream_, w_.measures, b_.log_bias != nullptr && m_ > 0);
+    each_row(n_, measure, queries(0, n_), w_.queries_in_place ? none : planes(w_.queries, half),
+             none, depth, w_.query_factor, w_.query_length, true, w_.measures, b_.normalize != 0,
+             tolerance);
+    each_row(m_, measure, documents(), w_.documents_in_place ? none : planes(w_.documents, half),
+             w_.rounded.data != w_.documents.data ? planes(w_.rounded) : none, depth,
+             w_.document_factor, w_.document_length, false, w_.measures, b_.normalize != 0,
+             tolerance);
+    if (biased)
+      each(m_, measure_biases, b_.log_bias, m_, w_.bias, w_.positive_bias, w_.measures);
+    if (b_.hard_only) each(n_, mask_labels, b_.labels, n_, b_.column_offset, m_, w_.bias);
+    each(n_, start_rows, n_, m_, b_.scale, w_.measures, b_.labels, b_.column_offset,
+         b_.labels_elsewhere != 0, common_shift, w_.query_factor, w_.query_length, w_.row_scale,
+         w_.shift, w_.mate, w_.positive);
+  }
+
+  bool has_terms() const {
+    return b_.normalize || b_.log_bias || b_.hard_only || b_.query_groups;
+  }
+
+  Terms terms(int first, int count, bool positives) const {
+    const bool biased = b_.log_bias || b_.hard_only;
+    Terms t{};
+    t.rows = count;
+    t.columns = m_;
+    t.row_scale = w_.row_scale + first;
+    t.column_scale = b_.normalize ? w_.document_factor : nullptr;
+    t.column_bias = biased ? w_.bias : nullptr;
+    t.positive_bias = biased ? w_.positive_bias : nullptr;
+    t.row_group = b_.query_groups ? b_.query_groups + first : nullptr;
+    t.column_group = b_.query_groups ? b_.document_groups : nullptr;
+    t.row_mate = w_.mate + first;
+    t.positive = positives ? w_.positive + first : nullptr;
+    return t;
+  }
+
+  // Documents as rows, queries as columns.
+  Terms swapped_terms(int first, int count) const {
+    const bool biased = b_.log_bias || b_.hard_only;
+    Terms t{};
+    t.rows = count;
+    t.columns = n_;
+    t.row_scale = w_.document_factor + first;
+    t.column_scale = w_.row_scale;
+    t.row_bias = biased ? w_.bias + first : nullptr;
+    t.row_group = b_.query_groups ? b_.document_groups + first : nullptr;
+    t.column_group = b_.query_groups;
+    t.column_mate = w_.mate;
+    return t;
+  }
+
+  // ---- statistics -----------------------------------------------------------------------------
+
+  // Sums of exponentials of all tiles, or of the chosen ones with their true maxima.
+  template <bool kStore, bool kColumnSums>
+  void exponentials(const Matrix& a, const Matrix& b, const Terms& terms, const int* chosen,
+                    const float* shift, int strips, bool is_narrow) const {
+    const Stored stored{w_.weights.data, w_.weights.stride, w_.weights.plane, w_.weights.planes};
+    if (kColumnSums || has_terms() || terms.column_mate) {
+      inner_products<kStore>(a, b, is_narrow,
+                             Exponentials<true, kStore, kColumnSums>{{terms, chosen},
+                                                                     shift,
+                                                                     w_.sums,
+                                                                     strips,
+                                                                     w_.column_sums,
+                                                                     stored});
+    } else if constexpr (!kColumnSums) {
+      inner_products<kStore>(a, b, is_narrow,
+                             Exponentials<false, kStore, false>{
+                                 {terms, chosen}, shift, w_.sums, strips, nullptr, stored});
+    }
+  }
+
+  // Tiles of rows with a weak sum, again with their true maxima.
+  template <bool kStore>
+  void strengthen(const Matrix& a, const Matrix& b, const Terms& terms, const int* chosen,
+                  float* largest, int strips, bool is_narrow) const {
+    inner_products<false>(a, b, false, Maxima{{terms, chosen}, largest});
+    exponentials<kStore, false>(a, b, terms, chosen, largest, strips, is_narrow);
+  }
+
+  void row_statistics(int first, int count, const hybridret_cuda_forward_output& out, bool store,
+                      const void*) const {
+    const Matrix rows = w_.queries.row_range(first, count);
+    const bool is_narrow = store && narrow(count, m_);
+    const int parts = strips(m_, is_narrow);
+    int* chosen = w_.chosen + first / kTileRows;
+    float* largest = w_.largest + first;
+    if (store)
+      exponentials<true, false>(rows, w_.documents, terms(first, count, true), nullptr,
+                                w_.shift + first, parts, is_narrow);
+    else
+      exponentials<false, false>(rows, w_.documents, terms(first, count, true), nullptr,
+                                 w_.shift + first, parts, is_narrow);
+    finish_row_sums(first, count, parts, out, store, [&](const Terms& t) {
+      if (store)
+        strengthen<true>(rows, w_.documents, t, chosen, largest, parts, is_narrow);
+      else
+        strengthen<false>(rows, w_.documents, t, chosen, largest, parts, is_narrow);
+    });
+  }
+
+  template <class Again>
+  void finish_row_sums(int first, int count, int parts, const hybridret_cuda_forward_output& out,
+                       bool gradients, const Again& again) const {
+    int* chosen = w_.chosen + first / kTileRows;
+    each_row(count, choose_weak, count, w_.sums, parts, chosen, w_.largest + first);
+    again(terms(first, count, false));
+    each_row(count, finish_rows,
+             Finished{count, w_.sums, parts, chosen, w_.shift + first, w_.largest + first,
+                      out.negatives_lse + first},
+             row_output(first, count, out.weight, out.positive + first, gradients));
+  }
+
+  RowOutput row_output(int first, int count, float weight, float* positive, bool gradients) const {
+    return {w_.positive + first,
+            w_.mate + first,
+            b_.scale,
+            weight,
+            positive,
+            w_.losses + first,
+            gradients ? w_.factor + first : nullptr,
+            w_.positive_factor + first,
+            queries(first, count),
+            planes(w_.scaled),
+            w_.query_factor + first,
+            static_cast<int>(w_.depth)};
+  }
+
+  void column_statistics(const hybridret_cuda_forward_output& out) const {
+    const int parts = strips(m_, false);
+    for_panels([&](int first, int count) {
+      const Matrix rows = w_.queries.row_range(first, count);
+      exponentials<false, true>(rows, w_.documents, terms(first, count, true), nullptr,
+                                w_.shift + first, parts, false);
+      each(m_, add_column_sums, w_.column_sums, static_cast<int>(ceil_div(count, kTileRows)), m_,
+           w_.column_total, first == 0, first + w_.panel_rows >= n_, w_.chosen_columns,
+           w_.column_largest);
+      finish_row_sums(first, count, parts, out, false, [&](const Terms& t) {
+        strengthen<false>(rows, w_.documents, t, w_.chosen + first / kTileRows,
+                          w_.largest + first, parts, false);
+      });
+    });
+    if (n_ == 0)
+      each(m_, add_column_sums, w_.column_sums, 0, m_, w_.column_total, true, true,
+           w_.chosen_columns, w_.column_largest);
+    each(m_, finish_strong_columns, w_.column_total, m_, w_.shift, w_.chosen_columns,
+         out.column_negatives_lse);
+    const int swapped_parts = strips(n_, false);
+    for (int64_t first = 0; first < m_; first += w_.panel_rows) {
+      const int count = static_cast<int>(std::min<int64_t>(w_.panel_rows, m_ - first));
+      const Matrix rows = w_.documents.row_range(first, count);
+      int* chosen = w_.chosen_columns + first / kTileRows;
+      float* largest = w_.column_largest + first;
+      strengthen<false>(rows, w_.queries, swapped_terms(static_cast<int>(first), count), chosen,
+                        largest, swapped_parts, false);
+      each_row(count, finish_weak_columns,
+               Finished{count, w_.sums, swapped_parts, chosen, largest, largest,
+                        out.column_negatives_lse + first});
+    }
+  }
+
+  void ranks(const hybridret_cuda_forward_output& out) const {
+    if (!out.rank) return;
+    const int parts = strips(m_, false);
+    for_panels([&](int first, int count) {
+      int* counts = reinterpret_cast<int*>(w_.sums);
+      inner_products<false>(
+          w_.queries.row_range(first, count), w_.documents, false,
+          Above{{terms(first, count, false), nullptr}, w_.positive + first, counts, parts});
+      if (m_ == 0) return;
+      each_row(count, finish_ranks, count, counts, parts, out.negatives_lse + first,
+               out.positive + first, out.rank + first);
+    });
+  }
+
+  // ---- gradients ------------------------------------------------------------------------------
+
+  // dQ and dD of a panel whose weights and scaled queries are there.
+  void products(int first, int count, void* by_query, void* by_document) const {
+    const int64_t depth = w_.depth;
+    Matrix weights = w_.weights, scaled = w_.scaled;
+    weights.rows = scaled.rows = count;
+    if (m_ == 0) zero(w_.by_query, count * depth * 4, stream_);
+    multiply<false, false, true, true>(
+        weights, w_.rounded, count, depth, m_, false, narrow(count, depth),
+        Sums{w_.by_query, count, static_cast<int>(depth), depth, false});
+    const int64_t bytes = b_.format == kBfloat16 ? 2 : 4;
+    each_row(count, finish_queries,
+             QueryGradients{queries(first, count), documents(), w_.by_query,
+                            static_cast<int>(depth), w_.factor + first, w_.positive_factor + first,
+                            w_.query_factor + first, w_.document_factor, w_.mate + first,
+                            b_.normalize != 0,
+                            static_cast<char*>(by_query) + first * b_.depth * bytes,
+                            w_.scale_terms + first});
+    multiply<false, true, true, true>(
+        weights, scaled, m_, depth, count, false, narrow(m_, depth),
+        Sums{document_sums(by_document), m_, static_cast<int>(depth), depth, first > 0});
+  }
+
+  float* document_sums(void* by_document) const {
+    return w_.by_document ? w_.by_document : static_cast<float*>(by_document);
+  }
+
+  void weighted_gradients(const float* lse, const float* by_lse, const float* by_positive,
+                          const float* column_lse, const float* by_column, void* by_query,
+                          void* by_document, double* by_scale) const {
+    each(n_, start_weights, n_, lse, by_lse, w_.row_lse, w_.row_weight);
+    if (by_column)
+      each(m_, start_weights, m_, column_lse, by_column, w_.column_lse, w_.column_weight);
+    for_panels([&](int first, int count) {
+      const Stored stored{w_.weights.data, w_.weights.stride, w_.weights.plane,
+                          w_.weights.planes};
+      inner_products<false>(w_.queries.row_range(first, count), w_.documents, false,
+                            Weights{{terms(first, count, false), nullptr},
+                                    w_.row_lse + first,
+                                    w_.row_weight + first,
+                                    by_column ? w_.column_lse : nullptr,
+                                    w_.column_weight,
+                                    stored});
+      each_row(count, start_gradient_rows, count, by_positive + first,
+               row_output(first, count, 0, nullptr, true));
+      products(first, count, by_query, by_document);
+    });
+    finish_documents(by_document, by_scale);
+  }
+
+  void finish_documents(void* by_document, double* by_scale) const {
+    each_row(m_, hybridret::cuda::finish_documents,
+             DocumentGradients{queries(0, n_), documents(), document_sums(by_document),
+                               static_cast<int>(w_.depth), w_.positive_factor, w_.query_factor,
+                               w_.document_factor, b_.label_order, b_.label_begin, b_.row_offset,
+                               b_.normalize != 0, by_document});
+    add_up(w_.scale_terms, 1, b_.scale, by_scale);
+  }
+
+  void add_up(const float* values, double factor, const float* divisor, double* target) const {
+    launch(total, 1, kRowThreads, 1024 + kRowsPerBlock * 8, stream_, values, n_, factor, divisor,
+           b_.first != 0, target);
+  }
+
+  const Batch& b_;
+  const Device device_;
+  const Stream stream_;
+  const Workspace w_;
+  const int n_, m_;
+};
+
+thread_local std::string error_text;
+
+template <class Work>
+int guarded(const Work& work) {
+  try {
+    work();
+    return 0;
+  } catch (const std::exception& error) {
+    error_text = error.what();
+    return 1;
+  }
+}
+
+}  // namespace
+}  // namespace hybridret::cuda
+
+using namespace hybridret::cuda;
+
+#define HYBRIDRET_EXPORT extern "C" __attribute__((visibility("default")))
+
+HYBRIDRET_EXPORT int hybridret_cuda_abi(void) { return HYBRIDRET_CUDA_ABI; }
+
+HYBRIDRET_EXPORT const char* hybridret_cuda_error(void) { return error_text.c_str(); }
+
+HYBRIDRET_EXPORT int hybridret_cuda_workspace(const hybridret_cuda_batch* batch, int columns,
+                                              int gradients, int64_t limit, int64_t* bytes) {
+  return guarded([&] {
+    const int64_t panel =
+        choose_panel(*batch, columns, gradients, limit, current_device().multiprocessors);
+    *bytes = Workspace(*batch, columns, gradients, panel, nullptr).bytes;
+  });
+}
+
+HYBRIDRET_EXPORT int hybridret_cuda_forward(const hybridret_cuda_batch* batch,
+                                            const hybridret_cuda_forward_output* output,
+                                            void* workspace, int64_t bytes, void* stream) {
+  return guarded([&] {
+    Run(*batch, output->column_negatives_lse, output->by_query, workspace, bytes,
+        static_cast<Stream>(stream))
+        .forward(*output);
+  });
+}
+
+HYBRIDRET_EXPORT int hybridret_cuda_backward(const hybridret_cuda_batch* batch,
+                                             const hybridret_cuda_backward_arguments* arguments,
+                                             void* workspace, int64_t bytes, void* stream) {
+  return guarded([&] {
+    Run(*batch, arguments->by_column_negatives_lse, true, workspace, bytes,
+        static_cast<Stream>(stream))
+        .backward(*arguments);
+  });
+}

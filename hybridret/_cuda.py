@@ -1,0 +1,113 @@
+"""The CUDA library as a C library: no torch here, raw pointers in and out."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from ctypes import POINTER, Structure, byref, c_double, c_float, c_int, c_int32, c_int64, c_void_p
+from pathlib import Path
+
+LIBRARY = Path(__file__).parent / "libhybridret_cuda.so"
+ABI = 1
+FORMATS = {"float32": 0, "bfloat16": 1, "float16": 2}
+
+
+class Batch(Structure):
+    """``hybridret_cuda_batch`` of csrc/cuda/infonce_cuda.h, which says what the fields are."""
+
+    _fields_ = (
+        *((name, c_void_p) for name in ("queries", "documents")),
+        *((name, c_int64) for name in (
+            "query_stride", "document_stride", "rows", "columns", "depth"
+        )),
+        *((name, c_void_p) for name in (
+            "labels", "label_order", "label_begin", "query_groups", "document_groups", "log_bias",
+            "scale",
+        )),
+        *((name, c_int64) for name in ("row_offset", "column_offset")),
+        *((name, c_int32) for name in (
+            "format", "normalize", "unit_norm", "hard_only", "labels_elsewhere", "first"
+        )),
+    )  # fmt: skip
+
+
+class ForwardOutput(Structure):
+    """``hybridret_cuda_forward_output``."""
+
+    _fields_ = (
+        *((name, c_void_p) for name in (
+            "negatives_lse", "positive", "column_negatives_lse", "rank", "loss", "by_query",
+            "by_document", "by_scale",
+        )),
+        ("weight", c_float),
+    )  # fmt: skip
+
+
+class BackwardArguments(Structure):
+    """``hybridret_cuda_backward_arguments``."""
+
+    _fields_ = tuple((name, c_void_p) for name in (
+        "negatives_lse", "column_negatives_lse", "by_negatives_lse", "by_positive",
+        "by_column_negatives_lse", "by_query", "by_document", "by_scale",
+    ))  # fmt: skip
+
+
+class Library:
+    """The functions of one library.
+
+    Raises:
+        RuntimeError: it cannot be loaded, or is of another version.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._library = ctypes.CDLL(str(path))
+        except OSError as error:
+            raise RuntimeError(f"{path} cannot be loaded: {error}") from None
+        found = self._library.hybridret_cuda_abi()
+        if found != ABI:
+            raise RuntimeError(f"{path} is of version {found}, expected {ABI}: build it again")
+        self._library.hybridret_cuda_error.restype = ctypes.c_char_p
+        self._library.hybridret_cuda_workspace.argtypes = [
+            POINTER(Batch), c_int, c_int, c_int64, POINTER(c_int64),
+        ]  # fmt: skip
+        for name, arguments in (("forward", ForwardOutput), ("backward", BackwardArguments)):
+            getattr(self._library, f"hybridret_cuda_{name}").argtypes = [
+                POINTER(Batch), POINTER(arguments), c_void_p, c_int64, c_void_p,
+            ]  # fmt: skip
+
+    def workspace(self, batch: Batch, *, columns: bool, gradients: bool, limit: int) -> int:
+        """Bytes that are of use, at most ``limit``."""
+        size = c_int64()
+        self._call("workspace", byref(batch), columns, gradients, limit, byref(size))
+        return size.value
+
+    def forward(
+        self, batch: Batch, output: ForwardOutput, workspace: int, size: int, stream: int
+    ) -> None:
+        self._call("forward", byref(batch), byref(output), workspace, size, stream)
+
+    def backward(
+        self, batch: Batch, arguments: BackwardArguments, workspace: int, size: int, stream: int
+    ) -> None:
+        self._call("backward", byref(batch), byref(arguments), workspace, size, stream)
+
+    def _call(self, name: str, *arguments: object) -> None:
+        if getattr(self._library, f"hybridret_cuda_{name}")(*arguments):
+            reason = self._library.hybridret_cuda_error().decode()
+            raise RuntimeError(f"infonce on CUDA: {reason}")
+
+
+@functools.cache
+def library() -> Library:
+    """The library that was built with the package.
+
+    Raises:
+        RuntimeError: this build has none.
+    """
+    if not LIBRARY.is_file():
+        raise RuntimeError(
+            "this build of hybridret has CPU kernels only: build it where nvcc is, or with "
+            "HYBRIDRET_CUDA=on"
+        )
+    return Library(LIBRARY)
