@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from ctypes import POINTER, Structure, byref, c_double, c_float, c_int, c_int32, c_int64, c_void_p
+from ctypes import POINTER, Structure, byref, c_float, c_int, c_int32, c_int64, c_void_p
 from pathlib import Path
 
-LIBRARY = Path(__file__).parent / "libhybridret_cuda.so"
+from hybridret import _native
+
+LIBRARY = Path(_native.__file__).parent / "libhybridret_cuda.so"
 ABI = 1
 FORMATS = {"float32": 0, "bfloat16": 1, "float16": 2}
 

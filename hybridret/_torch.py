@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from hybridret import _native
-from hybridret.losses import InfoNCEStats, Segments, check_temperature, segment_pairs
+from hybridret import _native, _torch_cuda
+from hybridret.losses import WORKSPACE, InfoNCEStats, Segments, check_temperature, segment_pairs
 
 
 def _is_fork() -> bool:
@@ -39,7 +39,7 @@ class Batch(NamedTuple):
 
     queries: Tensor
     documents: Tensor
-    labels: Tensor
+    labels: Tensor | None
     query_groups: Tensor | None
     document_groups: Tensor | None
     segments: Tensor | None
@@ -49,13 +49,14 @@ class Batch(NamedTuple):
     unit_norm: bool
     hard_only: bool
     labels_elsewhere: bool
+    workspace: int
 
     def native(self) -> _native.InfoNCE:
         """The same for the extension; the memory is shared."""
         return _native.InfoNCE(
             _array(self.queries),
             _array(self.documents),
-            _array(self.labels),
+            np.arange(len(self.queries)) if self.labels is None else _array(self.labels),
             query_groups=_array(self.query_groups),
             document_groups=_array(self.document_groups),
             segments=_array(self.segments),
@@ -88,9 +89,9 @@ class Batch(NamedTuple):
 
 
 _BATCH = (
-    "Tensor queries, Tensor documents, Tensor labels, Tensor? query_groups, "
+    "Tensor queries, Tensor documents, Tensor? labels, Tensor? query_groups, "
     "Tensor? document_groups, Tensor? segments, Tensor? log_bias, Tensor scale, bool normalize, "
-    "bool unit_norm, bool hard_only, bool labels_elsewhere"
+    "bool unit_norm, bool hard_only, bool labels_elsewhere, int workspace"
 )
 _FIELDS = len(Batch._fields)
 
@@ -138,7 +139,8 @@ def _losses(batch: Batch, lse: Tensor, positive: Tensor, column_lse: Tensor | No
     losses = softplus(lse - positive)
     if column_lse is None:
         return losses
-    return (losses + softplus(column_lse[batch.labels] - positive)) / 2
+    own = column_lse[: len(positive)] if batch.labels is None else column_lse[batch.labels]
+    return (losses + softplus(own - positive)) / 2
 
 
 @_op(
@@ -184,6 +186,11 @@ def _scale_gradients(ctx: Any, upstream: Tensor, *_: Any) -> tuple[Tensor | None
     return _by_inputs(batch, 4, *(x * upstream for x in gradients))
 
 
+@total_loss.register_kernel("cuda")  # type: ignore[untyped-decorator]
+def _(*inputs: Any) -> tuple[Tensor, ...]:
+    return _torch_cuda.total_loss(Batch(*inputs[:_FIELDS]), *inputs[_FIELDS:])
+
+
 total_loss.register_fake(_fake_total)
 total_loss.register_autograd(_scale_gradients, setup_context=_save_gradients)
 
@@ -227,6 +234,11 @@ def _recompute_gradients(
     return _by_inputs(batch, 2, *gradients)
 
 
+@row_statistics.register_kernel("cuda")  # type: ignore[untyped-decorator]
+def _(*inputs: Any) -> tuple[Tensor, ...]:
+    return _torch_cuda.row_statistics(Batch(*inputs[:_FIELDS]), *inputs[_FIELDS:])
+
+
 row_statistics.register_fake(_fake_statistics)
 row_statistics.register_autograd(_recompute_gradients, setup_context=_save_statistics)
 
@@ -252,6 +264,11 @@ def statistics_backward(*inputs: Any) -> tuple[Tensor, ...]:
 def _fake_backward(*inputs: Any) -> tuple[Tensor, ...]:
     batch = Batch(*inputs[:_FIELDS])
     return *batch.gradients(), batch.queries.new_empty((), dtype=torch.float64)
+
+
+@statistics_backward.register_kernel("cuda")  # type: ignore[untyped-decorator]
+def _(*inputs: Any) -> tuple[Tensor, ...]:
+    return _torch_cuda.statistics_backward(Batch(*inputs[:_FIELDS]), *inputs[_FIELDS:])
 
 
 statistics_backward.register_fake(_fake_backward)
@@ -293,26 +310,30 @@ def batch(
     normalize: bool,
     unit_norm: bool,
     hard_only: bool,
+    workspace: int = WORKSPACE,
 ) -> Batch:
     """Checks what a user gave; embeddings take autocast's dtype where it is on."""
     for name, tensor in (("queries", queries), ("documents", documents)):
         if not isinstance(tensor, Tensor) or tensor.dtype not in _DTYPES:
             got = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
             raise TypeError(f"{name} must be a float32, bfloat16 or float16 tensor, got {got}")
-        _check_device(name, tensor)
-    if torch.is_autocast_enabled("cpu"):
-        dtype = torch.get_autocast_dtype("cpu")
+    device = queries.device
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(f"queries are on {device}; infonce runs on cpu and cuda")
+    _check_device("documents", documents, device)
+    if device.type == "cuda":
+        _torch_cuda.require()
+    if torch.is_autocast_enabled(device.type):
+        dtype = torch.get_autocast_dtype(device.type)
         queries, documents = queries.to(dtype), documents.to(dtype)
     if queries.dtype != documents.dtype:
         raise ValueError(
             f"queries and documents differ in dtype: {queries.dtype} against {documents.dtype}"
         )
-    if labels is None:
-        labels = torch.arange(queries.shape[0], device="cpu")
     if log_bias is not None:
         if not isinstance(log_bias, Tensor):
             raise TypeError(f"log_bias must be a tensor, got {type(log_bias).__name__}")
-        _check_device("log_bias", log_bias)
+        _check_device("log_bias", log_bias, device)
         if log_bias.requires_grad:
             raise ValueError("log_bias takes no gradient: detach it")
         log_bias = log_bias.float().contiguous()
@@ -324,35 +345,40 @@ def batch(
             f"{temperature.dtype} of shape {list(temperature.shape)}"
         )
     else:
-        _check_device("temperature", temperature)
+        _check_device("temperature", temperature, device)
     return Batch(
         queries,
         documents,
-        _integers("labels", labels),
-        None if query_groups is None else _integers("query_groups", query_groups),
-        None if document_groups is None else _integers("document_groups", document_groups),
+        _integers("labels", labels, device),
+        _integers("query_groups", query_groups, device),
+        _integers("document_groups", document_groups, device),
         None
         if segments is None
         else torch.tensor(segment_pairs(segments), dtype=torch.int64, device="cpu").reshape(-1, 2),
         log_bias,
-        1.0 / torch.as_tensor(temperature, dtype=torch.float32, device="cpu"),
+        1.0 / temperature.float()
+        if isinstance(temperature, Tensor)
+        else torch.full((), 1.0 / temperature, dtype=torch.float32, device=device),
         normalize,
         unit_norm,
         hard_only,
         False,
+        workspace,
     )
 
 
-def _check_device(name: str, tensor: Tensor) -> None:
-    if tensor.device.type != "cpu":
-        raise ValueError(f"{name} is on {tensor.device}; this build has CPU kernels only")
+def _check_device(name: str, tensor: Tensor, device: torch.device) -> None:
+    if tensor.device != device:
+        raise ValueError(f"{name} is on {tensor.device}, but queries are on {device}")
 
 
-def _integers(name: str, given: Any) -> Tensor:
+def _integers(name: str, given: Any, device: torch.device) -> Tensor | None:
+    if given is None:
+        return None
     is_tensor = isinstance(given, Tensor)
     if not is_tensor or given.is_floating_point() or given.dtype in (torch.bool, torch.uint64):
         got = given.dtype if is_tensor else type(given).__name__
         raise TypeError(f"{name} must be a tensor of integers, got {got}")
-    _check_device(name, given)
+    _check_device(name, given, device)
     integers: Tensor = given.long().contiguous()
     return integers

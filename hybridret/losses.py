@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 Reduction = Literal["mean", "sum", "none"]
 Negatives = Literal["in-batch", "hard-only"]
+WORKSPACE = 4 << 30
+"""Bytes the CUDA kernels may take beside inputs and gradients."""
 Segments = Sequence[tuple[int, int]]
 _REDUCTIONS = ("mean", "sum", "none")
 _NEGATIVES = ("in-batch", "hard-only")
@@ -63,6 +65,7 @@ def infonce(
     negatives: Negatives = "in-batch",
     normalize: bool = False,
     unit_norm: bool = False,
+    workspace: int = WORKSPACE,
     reduction: Reduction = "mean",
     return_stats: bool = False,
 ) -> Any: ...
@@ -83,6 +86,7 @@ def infonce(
     negatives: Negatives = "in-batch",
     normalize: bool = False,
     unit_norm: bool = False,
+    workspace: int = WORKSPACE,
     reduction: Reduction = "mean",
     return_stats: Literal[False] = False,
 ) -> torch.Tensor: ...
@@ -103,6 +107,7 @@ def infonce(
     negatives: Negatives = "in-batch",
     normalize: bool = False,
     unit_norm: bool = False,
+    workspace: int = WORKSPACE,
     reduction: Reduction = "mean",
     return_stats: Literal[True],
 ) -> tuple[torch.Tensor, InfoNCEStats]: ...
@@ -122,6 +127,7 @@ def infonce(
     negatives: Negatives = "in-batch",
     normalize: bool = False,
     unit_norm: bool = False,
+    workspace: int = WORKSPACE,
     reduction: Reduction = "mean",
     return_stats: bool = False,
 ) -> Any:
@@ -154,8 +160,15 @@ def infonce(
             ``torch.nn.functional.normalize``). A zero vector gets no gradient.
         unit_norm: promise that all vectors have length 1; the loss (with segments, of the segment)
             is NaN if one deviates by more than 0.001, in 16 bits by more than 0.01.
+        workspace: bytes that the CUDA kernels may take beside inputs and gradients; they take less
+            where less is of use. More than a gigabyte or two gains nothing up to 128k documents.
         reduction: ``mean`` or ``sum`` give a scalar, ``none`` [N].
         return_stats: also return :class:`InfoNCEStats`, of the rows.
+
+    On a GPU (compute capability 8.0 or newer) bfloat16 and float16 are multiplied as they are, and
+    the weights of the gradients rounded to bfloat16; float32 is the sum of three bfloat16 parts,
+    exactly, and its products lose nothing above 2^-24. Labels are not read by the host there: one
+    that is out of range makes the loss NaN, and those of a symmetric loss are trusted to differ.
 
     Returns:
         The float32 loss; for numpy a numpy scalar or array. NaN input gives a NaN loss. With
@@ -194,7 +207,7 @@ def infonce(
         return _torch.infonce(
             _torch.batch(
                 queries, documents, labels, temperature, query_groups, document_groups, segments,
-                log_bias, normalize, unit_norm, hard_only,
+                log_bias, normalize, unit_norm, hard_only, workspace,
             ),
             symmetric, reduction, return_stats,
         )  # fmt: skip
@@ -228,6 +241,7 @@ def infonce_statistics(
     document_groups: Any = None,
     log_bias: Any = None,
     normalize: bool = False,
+    workspace: int = WORKSPACE,
 ) -> InfoNCEStatistics:
     """The log-sum-exp of each row's negatives and the logit of its positive, apart.
 
@@ -237,8 +251,8 @@ def infonce_statistics(
     from the completed sums, again without the N x M logits.
 
     Args:
-        queries, documents, temperature, query_groups, document_groups, log_bias, normalize: as in
-            :func:`infonce`; there may be fewer documents than queries.
+        queries, documents, temperature, query_groups, document_groups, log_bias, normalize,
+            workspace: as in :func:`infonce`; there may be fewer documents than queries.
         labels: int64 [N]; -1 where the row's positive is not among these documents: all of them are
             negatives.
         columns: also the statistics of each document over the rows. Labels must differ.
@@ -258,7 +272,7 @@ def infonce_statistics(
 
         batch = _torch.batch(
             queries, documents, labels, temperature, query_groups, document_groups, None, log_bias,
-            normalize, False, False,
+            normalize, False, False, workspace,
         )  # fmt: skip
         lse, positive, column_lse = _torch.statistics(batch, columns)
     else:

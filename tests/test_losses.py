@@ -51,6 +51,7 @@ def check(
     loss=1e-6,
     grad=None,
     threads=2,
+    engine=_native.InfoNCE,
     **options,
 ):
     """Loss, ranks and gradients against the twin, made in the forward pass and recomputed."""
@@ -65,7 +66,7 @@ def check(
     if options.get("log_bias") is not None:
         options["log_bias"] = options["log_bias"].astype(FLOATS)
     options["hard_only"] = options.pop("negatives", "in-batch") == "hard-only"
-    native = _native.InfoNCE(q, d, labels, scale=1 / temperature, **options)
+    native = engine(q, d, labels, scale=1 / temperature, **options)
     lse, positive, column_lse, rank, by_query, by_document, by_scale = native.forward(
         columns=symmetric,
         ranks=True,

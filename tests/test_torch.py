@@ -333,7 +333,7 @@ def test_bad_tensors_are_named():
         (ValueError, "differ in dtype", (q, d.bfloat16()), {}),
         (ValueError, "log_bias takes no gradient", (q, d),
          {"log_bias": torch.zeros(4, requires_grad=True)}),
-        (ValueError, "queries is on meta", (q.to("meta"), d.to("meta")), {}),
+        (ValueError, "queries are on meta", (q.to("meta"), d.to("meta")), {}),
         (ValueError, "temperature is on meta", (q, d),
          {"temperature": torch.ones((), device="meta")}),
         (ValueError, "labels is on meta", (q, d, torch.arange(4, device="meta")), {}),

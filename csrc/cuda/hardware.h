@@ -20,7 +20,7 @@ using TensorMap = CUtensorMap;
 
 // Dynamic shared memory of the block, aligned for swizzled boxes.
 __device__ __forceinline__ char* shared_memory() {
-  extern __shared__ char memory[];
+  extern __shared__ __align__(1024) char memory[];
   return memory + (-reinterpret_cast<uintptr_t>(memory) & 1023);
 }
 

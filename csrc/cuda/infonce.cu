@@ -184,7 +184,7 @@ class Run {
   }
 
   void forward(const hybridret_cuda_forward_output& out) {
-    const bool symmetric = out.column_negatives_lse, gradients = out.by_query;
+    const bool symmetric = out.column_negatives_lse, gradients = out.by_scale;
     if (!symmetric) {
       for_panels([&](int first, int count) {
         row_statistics(first, count, out, gradients, nullptr);
@@ -202,7 +202,7 @@ class Run {
     float* by_lse = gradients ? w_.row_weight : nullptr;
     each(n_, symmetric_rows, n_, w_.mate, out.negatives_lse, out.positive,
          out.column_negatives_lse, out.weight, w_.losses, by_lse, w_.by_positive, w_.column_weight);
-    add_up(w_.losses, 1, nullptr, out.loss);
+    add_up(w_.losses, out.weight, nullptr, out.loss);
     if (gradients)
       weighted_gradients(out.negatives_lse, w_.row_weight, w_.by_positive,
                          out.column_negatives_lse, w_.column_weight, out.by_query, out.by_document,
@@ -611,7 +611,7 @@ HYBRIDRET_EXPORT int hybridret_cuda_forward(const hybridret_cuda_batch* batch,
                                             const hybridret_cuda_forward_output* output,
                                             void* workspace, int64_t bytes, void* stream) {
   return guarded([&] {
-    Run(*batch, output->column_negatives_lse, output->by_query, workspace, bytes,
+    Run(*batch, output->column_negatives_lse, output->by_scale, workspace, bytes,
         static_cast<Stream>(stream))
         .forward(*output);
   });

@@ -40,9 +40,9 @@ typedef struct {
   float* column_negatives_lse; /* [columns] or null: with it the loss is symmetric */
   int32_t* rank;               /* [rows] or null */
   double* loss;                /* the weighted sum, or null: no loss and no gradients */
-  void* by_query;              /* [rows, depth] or null: no gradients; bfloat16 or float32 */
+  void* by_query;              /* [rows, depth], bfloat16 for bfloat16, else float32 */
   void* by_document;           /* [columns, depth] */
-  double* by_scale;
+  double* by_scale;            /* or null: no gradients */
   float weight; /* of each row's loss */
 } hybridret_cuda_forward_output;
 

@@ -89,6 +89,7 @@ __global__ void __launch_bounds__(384, 1)
     multiply_hopper(const __grid_constant__ TensorMap a_map, const __grid_constant__ TensorMap b_map,
                     const __grid_constant__ Shape shape,
                     const __grid_constant__ Epilogue epilogue) {
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL) || defined(HYBRIDRET_EMULATED)
   using Tile = HopperTile<kTileColumns>;
   char* shared = shared_memory();
   uint64_t* full = reinterpret_cast<uint64_t*>(shared + Tile::kStages * Tile::kSlabBytes);
@@ -170,6 +171,7 @@ __global__ void __launch_bounds__(384, 1)
       epilogue.template end<Tile>(shared, worker, sums);
     }
   }
+#endif
 }
 
 // ---- sm_80 --------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@
 // wait or a barrier that is missing shows in the result, one too many as a deadlock.
 #pragma once
 
+#include <setjmp.h>
 #include <ucontext.h>
 
 #include <algorithm>
@@ -69,9 +70,10 @@ struct Block {
   };
   using Action = std::function<void()>;
   struct Fiber {
-    ucontext_t context;
+    ucontext_t start;
+    jmp_buf at;  // swapcontext asks the kernel for signal masks; these jumps do not
     std::unique_ptr<char[]> stack;
-    bool done = false;
+    bool begun = false, done = false;
     std::deque<Action> copies, products;           // not yet committed
     std::deque<std::deque<Action>> copy_groups, product_groups;
   };
@@ -90,7 +92,7 @@ struct Block {
   std::map<int, Barrier> barriers;
   std::map<const void*, Transaction> transactions;
   std::deque<Action> bulk_copies;
-  ucontext_t scheduler;
+  jmp_buf scheduler;
   uint32_t random = 12345;
 
   Block(int count, int bytes) : threads(count), memory(bytes + 2048, '\xff'), fibers(count) {
@@ -98,7 +100,15 @@ struct Block {
     warps.resize((count + 31) / 32);
   }
 
-  void yield() { swapcontext(&fibers[current].context, &scheduler); }
+  void yield() {
+    if (!_setjmp(fibers[current].at)) _longjmp(scheduler, 1);
+  }
+  void resume(Fiber& fiber) {
+    if (_setjmp(scheduler)) return;
+    if (fiber.begun) _longjmp(fiber.at, 1);
+    fiber.begun = true;
+    setcontext(&fiber.start);
+  }
   Warp& warp() { return warps[current / 32]; }
 
   void wait(Barrier& barrier, int count) {
@@ -141,11 +151,11 @@ void Block::run(const Work& work) {
   constexpr int kStack = 256 << 10;
   for (Fiber& fiber : fibers) {
     fiber.stack.reset(new char[kStack]);
-    getcontext(&fiber.context);
-    fiber.context.uc_stack.ss_sp = fiber.stack.get();
-    fiber.context.uc_stack.ss_size = kStack;
-    fiber.context.uc_link = nullptr;
-    makecontext(&fiber.context, fiber_main, 0);
+    getcontext(&fiber.start);
+    fiber.start.uc_stack.ss_sp = fiber.stack.get();
+    fiber.start.uc_stack.ss_size = kStack;
+    fiber.start.uc_link = nullptr;
+    makecontext(&fiber.start, fiber_main, 0);
   }
   for (int alive = threads; alive > 0;) {
     alive = 0;
@@ -155,7 +165,7 @@ void Block::run(const Work& work) {
       if (fiber.done) continue;
       ++alive;
       threadIdx.x = current;
-      swapcontext(&scheduler, &fiber.context);
+      resume(fiber);
     }
     // A bulk copy comes at some time or other.
     random = random * 1664525u + 1013904223u;

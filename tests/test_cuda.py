@@ -1,0 +1,397 @@
+"""The CUDA kernels against the float64 twin: on a GPU where there is one, and on the emulator of
+tests/native/cuda, which runs the same kernels a thread at a time on a CPU."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import twins
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from test_losses import FORMATS, check, stored, vectors
+
+torch = pytest.importorskip("torch")
+
+import cuda_engine  # noqa: E402
+
+from hybridret import _cuda, _torch_cuda  # noqa: E402
+
+# By format: rows' losses, gradients. The weights of 16-bit input are rounded to bfloat16.
+GATES = {"float32": (1e-6, 5e-6), "bfloat16": (1e-5, 4e-3), "float16": (1e-5, 4e-3)}
+NO_GPU = "no CUDA GPU here" if not torch.cuda.is_available() else ""
+
+
+@pytest.fixture(scope="session")
+def emulated(tmp_path_factory) -> _cuda.Library:
+    if shutil.which("g++") is None or os.uname().machine != "x86_64":
+        pytest.skip("the emulator needs g++ on x86-64")
+    return cuda_engine.build_emulated(tmp_path_factory.mktemp("cuda") / "emulated.so")
+
+
+# Wide tiles and several turns of every block, narrow tiles, and the kernels of sm_80.
+@pytest.fixture(params=["hopper3", "hopper999", "ampere3", "gpu"])
+def engine(request, monkeypatch):
+    monkeypatch.setattr(_torch_cuda, "Problem", cuda_engine.GuardedProblem)
+    if request.param == "gpu":
+        if NO_GPU:
+            pytest.skip(NO_GPU)
+        monkeypatch.setattr(cuda_engine.InfoNCE, "device", "cuda")
+    else:
+        library = request.getfixturevalue("emulated")
+        monkeypatch.setenv("HYBRIDRET_EMULATED", request.param)
+        monkeypatch.setattr(_cuda, "library", lambda: library)
+    return cuda_engine.InfoNCE
+
+
+def agrees(engine, q, d, labels=None, *, form="bfloat16", scale=1.0, **options):
+    loss, grad = (scale * gate for gate in GATES[form])
+    check(q, d, labels, form=form, loss=loss, grad=grad, engine=engine, **options)
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(5)
+
+
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("shape", [(140, 140, 64), (129, 270, 33), (1, 50, 8)])
+def test_ragged_tiles(engine, rng, shape, symmetric, form):
+    n, m, depth = shape
+    agrees(engine, vectors(rng, n, depth), vectors(rng, m, depth), symmetric=symmetric, form=form)
+
+
+@pytest.mark.parametrize("options", [{}, {"symmetric": True}, {"normalize": True}], ids=str)
+def test_panels_add_up(engine, rng, monkeypatch, options):
+    """The least workspace: panels of one tile."""
+    q, d = vectors(rng, 300, 24), vectors(rng, 320, 24)
+    monkeypatch.setattr(engine, "workspace", 1)
+    with pytest.raises(RuntimeError, match=r"is too small: at least \d+ are needed") as error:
+        agrees(engine, q, d, **options)
+    least = int(error.value.args[0].split("at least ")[1].split()[0])
+    monkeypatch.setattr(engine, "workspace", least + (100_000 if options else 0))
+    agrees(engine, q, d, **options)
+
+
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("temperature", [1.0, 0.01, 0.005])
+def test_temperatures(engine, rng, temperature, form):
+    q, d = vectors(rng, 60, 40), vectors(rng, 70, 40)
+    agrees(engine, q, d, temperature=temperature, form=form, scale=2)
+
+
+@given(
+    n=st.integers(1, 150),
+    extra=st.integers(0, 150),
+    depth=st.integers(1, 70),
+    temperature=st.sampled_from([1.0, 0.05, 0.01]),
+    groups=st.sampled_from([None, 1, 5, 1000]),
+    spread=st.sampled_from([0.1, 1.0, 3.0]),
+    symmetric=st.booleans(),
+    normalize=st.booleans(),
+    hard_only=st.booleans(),
+    biased=st.booleans(),
+    segments=st.integers(0, 3),
+    form=st.sampled_from(["bfloat16", "float16"]),
+    seed=st.integers(0, 2**32 - 1),
+)
+@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+def test_anything_agrees_with_the_twin(
+    engine, n, extra, depth, temperature, groups, spread, symmetric, normalize, hard_only, biased,
+    segments, form, seed,
+):  # fmt: skip
+    rng = np.random.default_rng(seed)
+    m = n + extra
+    q, d = vectors(rng, n, depth, spread), vectors(rng, m, depth, spread)
+    options = {"symmetric": symmetric and not hard_only, "normalize": normalize}
+    if groups:
+        options["query_groups"] = rng.integers(-1, groups, n)
+        options["document_groups"] = rng.integers(-1, groups, m)
+    if biased:
+        options["log_bias"] = rng.standard_normal(m).astype(np.float32)
+    if hard_only:
+        options["negatives"] = "hard-only"
+    labels = rng.permutation(m)[:n] if options["symmetric"] else rng.integers(0, m, n)
+    if segments and n > segments:
+        rows = np.diff([0, *np.sort(rng.choice(np.arange(1, n), segments, replace=False)), n])
+        columns = rows.copy()
+        columns[-1] += extra
+        options["segments"] = list(zip(rows.tolist(), columns.tolist(), strict=True))
+        labels = np.arange(n)
+    agrees(
+        engine, q, d, labels, temperature=temperature, form=form, scale=4 * max(spread, 1) ** 2,
+        **options,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("form", ["float32", "bfloat16"])
+def test_a_loose_bound_on_the_logits_costs_no_digits(engine, rng, symmetric, form):
+    """One long document makes the bound of all rows useless: they are computed again."""
+    q, d = vectors(rng, 50, 16), vectors(rng, 150, 16)
+    d[140] *= 60
+    q[:, 0] = np.abs(q[:, 0])
+    d[140, 0] = -np.abs(d[140, 0])
+    d[140, 1:] = 0
+    agrees(engine, q, d, symmetric=symmetric, form=form, scale=4)
+
+
+def test_near_convergence(engine, rng):
+    d = vectors(rng, 100, 48)
+    q = vectors(rng, 100, 48) * 0.02 + d
+    q /= np.linalg.norm(q, axis=1, keepdims=True)
+    agrees(engine, q.astype(np.float32), d, temperature=0.03, form="float32", scale=10)
+
+
+def test_degenerate_rows(engine, rng):
+    q, d = vectors(rng, 20, 16), vectors(rng, 20, 16)
+    q[3] = d[5] = 0
+    agrees(engine, q, d, normalize=True, form="float32")
+    agrees(engine, q[:1], d[:1], form="float32")  # no negatives
+    groups = np.zeros(20, dtype=np.int64)
+    agrees(engine, q, d, query_groups=groups, document_groups=groups, form="float32")
+
+
+def test_not_a_number_stays_in_its_row(engine, rng):
+    q, d = vectors(rng, 40, 16), vectors(rng, 40, 16)
+    good = engine(q, d, np.arange(40), scale=20.0).forward()
+    q[7, 3] = np.nan
+    lse, positive, _, rank, *_ = engine(q, d, np.arange(40), scale=20.0).forward(ranks=True)
+    assert np.isnan(lse[7])
+    assert rank[7] == 0
+    others = np.arange(40) != 7
+    np.testing.assert_array_equal(lse[others], good[0][others])
+    np.testing.assert_array_equal(positive[others], good[1][others])
+    assert (rank[others] > 0).all()
+
+
+def test_labels_that_no_document_has_are_not_a_number(engine, rng):
+    q, d = vectors(rng, 9, 16), vectors(rng, 9, 16)
+    labels = np.array([0, 1, 2, 9, -1, 5, 6, 7, 8])
+    _, positive, *_ = engine(q, d, labels, scale=20.0).forward()
+    assert np.isnan(positive).tolist() == [i in (3, 4) for i in range(9)]
+    _, positive, *_ = engine(q, d, labels, scale=20.0, labels_elsewhere=True).forward()
+    assert np.isnan(positive).tolist() == [i == 3 for i in range(9)]
+    assert positive[4] == -np.inf
+
+
+def test_a_broken_promise_of_unit_vectors(engine, rng):
+    q, d = vectors(rng, 9, 16), vectors(rng, 9, 16)
+    kept = engine(q, d, np.arange(9), scale=20.0, unit_norm=True).forward()
+    assert np.isfinite(kept[0]).all()
+    d[4] *= 1.01
+    assert np.isnan(engine(q, d, np.arange(9), scale=20.0, unit_norm=True).forward()[0]).all()
+
+
+@pytest.mark.parametrize("columns", [False, True])
+@pytest.mark.parametrize(("n", "m"), [(0, 5), (0, 0), (4, 0)])
+def test_empty_sides(engine, columns, n, m):
+    q, d = np.ones((n, 8), np.float32), np.ones((m, 8), np.float32)
+    native = engine(q, d, np.full(n, -1), scale=1.0, labels_elsewhere=True)
+    weights = None if n else np.ones(0, np.float32)
+    lse, positive, column_lse, _, _, by_document, _ = native.forward(
+        columns=columns, row_weights=weights
+    )
+    assert (lse == -np.inf).all()
+    assert (positive == -np.inf).all()
+    assert (column_lse == -np.inf).all()
+    assert not by_document.any()
+    if not columns:
+        by = [np.ones(n, np.float32)] * 2
+        by_query, by_document, by_scale = native.backward(
+            lse, None, by_negatives_lse=by[0], by_positive=by[1]
+        )
+        assert not by_query.any()
+        assert not by_document.any()
+        assert by_scale == 0
+
+
+def test_no_depth_at_all(engine):
+    q, d = np.ones((3, 0), np.float32), np.ones((4, 0), np.float32)
+    lse, *_ = engine(q, d, np.arange(3), scale=1.0).forward(row_weights=np.ones(3, np.float32))
+    assert lse == pytest.approx(np.log(3))
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_rows_may_be_strided(engine, rng, form):
+    """Aligned strides are read in place, others through a copy; the numbers are the same."""
+    q, d = (stored(vectors(rng, n, 24), form)[0] for n in (30, 40))
+    expected = engine(q, d, np.arange(30), scale=20.0).forward(row_weights=np.ones(30, np.float32))
+    for spare in (8, 3):
+        wide = [np.zeros((len(x), 24 + spare), dtype=x.dtype) for x in (q, d)]
+        for whole, x in zip(wide, (q, d), strict=True):
+            whole[:, :24] = x
+        found = engine(wide[0][:, :24], wide[1][:, :24], np.arange(30), scale=20.0).forward(
+            row_weights=np.ones(30, np.float32)
+        )
+        for a, b in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_the_same_bits_in_every_run(engine, rng, symmetric):
+    q, d = vectors(rng, 200, 32), vectors(rng, 260, 32)
+    runs = [
+        engine(q, d, np.arange(200), scale=20.0).forward(
+            columns=symmetric, ranks=True, row_weights=np.ones(200, np.float32)
+        )
+        for _ in range(2)
+    ]
+    for a, b in zip(*runs, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_the_total_is_the_sum_of_the_rows(engine, rng):
+    q, d = vectors(rng, 90, 32), vectors(rng, 90, 32)
+    for symmetric in (False, True):
+        for segments in (None, [(40, 40), (50, 50)]):
+            one = engine(q, d, np.arange(90), scale=20.0, segments=segments)
+            one.forward(columns=symmetric, row_weights=np.full(90, 1 / 90, np.float32))
+            expected = twins.infonce(
+                q, d, temperature=0.05, symmetric=symmetric, segments=segments
+            ).rows.mean()
+            assert one.loss == pytest.approx(expected, rel=1e-6)
+
+
+def test_bad_input_is_named(engine):
+    q = np.zeros((3, 8), np.float32)
+    for message, arguments, options in (
+        ("differ in dimension", (q, np.zeros((3, 9), np.float32), np.arange(3)), {}),
+        (r"labels must have shape \[3\], got \[2\]", (q, q, np.arange(2)), {}),
+        ("give both or neither", (q, q, np.arange(3)), {"query_groups": np.arange(3)}),
+        ("segments hold 2 rows and 3 columns", (q, q, np.arange(3)), {"segments": [(2, 3)]}),
+    ):
+        with pytest.raises(ValueError, match=message):
+            engine(*arguments, scale=1.0, **options).forward()
+
+
+# ---- as torch sees it, on a GPU -----------------------------------------------------------------
+
+gpu = pytest.mark.skipif(bool(NO_GPU), reason=NO_GPU or "there is one")
+
+
+def leaves(n, m, depth, dtype=torch.bfloat16):
+    torch.manual_seed(0)
+    rows = (torch.nn.functional.normalize(torch.randn(k, depth), dim=1) for k in (n, m))
+    return [x.to("cuda", dtype).requires_grad_() for x in rows]
+
+
+def both(q, d, **options):
+    """Loss and gradients on the GPU, and of the same numbers on the CPU in float32."""
+    from hybridret import infonce
+
+    found = []
+    for x, y in ((q, d), (q.detach().cpu().float(), d.detach().cpu().float())):
+        x, y = (v.detach().requires_grad_() for v in (x, y))
+        on = {k: v.to(x.device) if isinstance(v, torch.Tensor) else v for k, v in options.items()}
+        loss = infonce(x, y, **on)
+        found.append((loss.cpu(), *(g.cpu() for g in torch.autograd.grad(loss.mean(), (x, y)))))
+    return found
+
+
+@gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("options", [
+    {}, {"symmetric": True}, {"normalize": True}, {"reduction": "none"},
+    {"labels": torch.arange(499, -1, -1)},
+    {"query_groups": torch.arange(500) // 7, "document_groups": torch.arange(900) // 7},
+    {"segments": [(100, 100), (400, 800)]},
+], ids=lambda o: "-".join(o) or "plain")  # fmt: skip
+def test_a_gpu_agrees_with_the_cpu(dtype, options):
+    (loss, *by), (expected, *by_expected) = both(*leaves(500, 900, 136, dtype), **options)
+    assert (loss - expected).norm() <= 1e-5 * expected.norm()
+    bound = 5e-6 if dtype == torch.float32 else 5e-3
+    for a, b in zip(by, by_expected, strict=True):
+        assert (a.float() - b).norm() < bound * b.norm()
+
+
+@gpu
+def test_large_batches_on_a_gpu():
+    """Several panels, and waves of tiles; against eager in float32."""
+    from hybridret import infonce
+
+    q, d = leaves(20_000, 20_000, 256)
+    loss = infonce(q, d, workspace=1 << 28)
+    found = torch.autograd.grad(loss, (q, d))
+    x, y = (v.detach().float().requires_grad_() for v in (q, d))
+    eager = torch.nn.functional.cross_entropy(x @ y.T * 20, torch.arange(20_000, device="cuda"))
+    assert loss.item() == pytest.approx(eager.item(), rel=1e-4)
+    for a, b in zip(found, torch.autograd.grad(eager, (x, y)), strict=True):
+        assert (a.float() - b).norm() < 5e-3 * b.norm()
+
+
+@gpu
+def test_a_gpu_does_not_wait_and_can_be_captured():
+    from hybridret import infonce
+
+    q, d = leaves(300, 300, 64)
+    temperature = torch.tensor(0.05, device="cuda", requires_grad=True)
+
+    def step():
+        return torch.autograd.grad(infonce(q, d, temperature=temperature), (q, d, temperature))
+
+    side = torch.cuda.Stream()
+    with torch.cuda.stream(side):
+        expected = [x.clone() for x in step()]
+    side.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = step()
+    for _ in range(2):
+        graph.replay()
+    torch.cuda.synchronize()
+    for a, b in zip(captured, expected, strict=True):
+        assert torch.equal(a, b)
+
+
+@gpu
+@pytest.mark.parametrize("options", [{}, {"symmetric": True}, {"reduction": "none"}], ids=str)
+def test_the_checks_of_the_ops_on_a_gpu(options):
+    from hybridret import _torch, infonce
+
+    q, d = leaves(20, 30, 16, torch.float32)
+    batch = _torch.batch(q, d, None, 0.05, None, None, None, None, False, False, False)
+    torch.library.opcheck(torch.ops.hybridret.infonce.default, (*batch, False, True, True, True))
+    torch.library.opcheck(torch.ops.hybridret.infonce_statistics.default, (*batch, True, True))
+    compiled = torch.compile(lambda q, d: infonce(q, d, **options), fullgraph=True)
+    torch.testing.assert_close(compiled(q, d), infonce(q, d, **options))
+    with torch.autocast("cuda", dtype=torch.bfloat16):
+        assert infonce(q, d, **options).dtype == torch.float32
+
+
+def test_what_a_build_without_kernels_says(monkeypatch, tmp_path):
+    monkeypatch.setattr(_cuda, "LIBRARY", tmp_path / "none.so")
+    with pytest.raises(RuntimeError, match="CPU kernels only: build it where nvcc is"):
+        _cuda.library.__wrapped__()
+    (tmp_path / "none.so").write_text("no library")
+    with pytest.raises(RuntimeError, match=r"none.so cannot be loaded"):
+        _cuda.library.__wrapped__()
+
+
+@pytest.mark.skipif(not _cuda.LIBRARY.is_file(), reason="built without CUDA")
+@pytest.mark.skipif(not NO_GPU, reason="there is a GPU")
+def test_a_library_without_a_driver_says_so():
+    """It loads, since it links no driver; a call is one clear sentence."""
+    library = _cuda.library()
+    with pytest.raises(RuntimeError, match="infonce on CUDA: no usable GPU or driver"):
+        library.workspace(_cuda.Batch(), columns=False, gradients=False, limit=0)
+
+
+@pytest.mark.skipif(not _cuda.LIBRARY.is_file(), reason="built without CUDA")
+def test_the_library_needs_no_library():
+    found = subprocess.run(
+        ["ldd", str(_cuda.LIBRARY)], capture_output=True, text=True, check=True
+    ).stdout
+    names = {Path(line.split()[0]).name.partition(".so")[0] for line in found.splitlines() if line}
+    assert names <= {"linux-vdso", "libc", "libm", "libdl", "librt", "libpthread", "libgcc_s",
+                     "ld-linux-x86-64"}, found  # fmt: skip
