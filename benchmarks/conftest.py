@@ -8,6 +8,7 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +77,9 @@ def pytest_terminal_summary(terminalreporter, config) -> None:
     write = terminalreporter.write_line
     write("")
     write(f"{processor()}, {os.cpu_count()} processors, {_native.isa()} kernels")
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        write(torch.cuda.get_device_name())
     for group, rows in groups.items():
         write(f"\n{group}")
         ours = next((r for r in rows if (r.params or {}).get("peer") == "hybridret"), rows[0])

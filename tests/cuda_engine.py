@@ -20,8 +20,8 @@ SPARE = 512
 def build_emulated(target: Path) -> Library:
     """The kernels for the emulator of tests/native/cuda."""
     subprocess.run(
-        ["g++", "-std=c++17", "-O2", "-U_FORTIFY_SOURCE", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas",
-         "-Wno-unused-function", "-shared", "-fPIC", f"-I{ROOT / 'csrc'}",
+        ["g++", "-std=c++17", "-O2", "-U_FORTIFY_SOURCE", "-Wall", "-Wextra", "-Werror",
+         "-Wno-unknown-pragmas", "-Wno-unused-function", "-shared", "-fPIC", f"-I{ROOT / 'csrc'}",
          f"-I{ROOT / 'csrc/cuda'}", f"-I{ROOT / 'tests/native/cuda'}",
          str(ROOT / "tests/native/cuda/library.cpp"), "-o", str(target)],
         check=True,

@@ -1,5 +1,5 @@
-// What becomes of a tile while it is in registers. begin() is called before a tile's product, by the
-// threads that will hold it, and end() after it.
+// What becomes of a tile while it is in registers. begin() is called before a tile's product, by
+// the threads that will hold it, and end() after it.
 //
 // Logits are in powers of two: x = log2(e) s. A logit that is no negative of its row becomes -inf.
 #pragma once
@@ -34,7 +34,9 @@ struct ColumnTerms {
   float scale[kColumns], bias[kColumns];
   int mate[kColumns];
 
-  __device__ static ColumnTerms& of(char* shared) { return *reinterpret_cast<ColumnTerms*>(shared); }
+  __device__ static ColumnTerms& of(char* shared) {
+    return *reinterpret_cast<ColumnTerms*>(shared);
+  }
 };
 
 template <bool kTerms>
@@ -109,7 +111,8 @@ struct Logits {
             if constexpr (kTerms) {
               const int c = first + f * 8 + e;
               // What is -inf already stays so, whatever the scale.
-              if (value != -kInfinity) value = value * (scale * own.scale[c]) + (own.bias[c] + bias);
+              if (value != -kInfinity)
+                value = value * (scale * own.scale[c]) + (own.bias[c] + bias);
               if ((group != -1 && own.group[c] == group) || own.mate[c] == row) value = -kInfinity;
             } else {
               value *= scale;
@@ -252,7 +255,8 @@ struct Exponentials {
       const int j = sums.first_column + c;
       float sum = 0;
 #pragma unroll
-      for (int block = 0; block < Tile::kRowBlocks; ++block) sum += blocks[block * Tile::kColumns + c];
+      for (int block = 0; block < Tile::kRowBlocks; ++block)
+        sum += blocks[block * Tile::kColumns + c];
       if (j < logits.terms.columns)
         column_sums[static_cast<int64_t>(sums.first_row / kTileRows) * logits.terms.columns + j] =
             sum;
@@ -325,7 +329,8 @@ struct Above {
   }
 };
 
-// The weights of finished sums: row_weight_i 2^(x - row_lse_i) + column_weight_j 2^(x - column_lse_j).
+// The weights of finished sums: row_weight_i 2^(x - row_lse_i) + column_weight_j 2^(x -
+// column_lse_j).
 struct Weights {
   Logits<true> logits;
   const float *row_lse, *row_weight;        // [rows]
@@ -357,8 +362,7 @@ struct Weights {
             float total = weight * exponential2(value - lse);
             if (column_lse && j < logits.terms.columns)
               total += column_weight[j] * exponential2(value - column_lse[j]);
-            value =
-                total * Logits<true>::template column_scale<Tile>(shared, first + f * 8 + e);
+            value = total * Logits<true>::template column_scale<Tile>(shared, first + f * 8 + e);
           }
       }
     stored.put(sums, logits.terms.rows);
@@ -388,8 +392,7 @@ struct Sums {
           const int column = part.column + f * 8;
           if (column >= columns) continue;  // pairs, of a multiple of 8
           auto* target = reinterpret_cast<float2*>(data + row * stride + column);
-          float2 value =
-              make_float2(part.value[r][f][2 * half], part.value[r][f][2 * half + 1]);
+          float2 value = make_float2(part.value[r][f][2 * half], part.value[r][f][2 * half + 1]);
           if (add) {
             const float2 before = *target;
             value.x += before.x;

@@ -1,6 +1,6 @@
 // What a GPU gives beyond C++: asynchronous copies, barriers, matrix instructions. Thin names over
-// PTX and nothing else, so that the kernels read as algorithms. tests/native/cuda has the same names
-// for a CPU, where the kernels are run without a GPU.
+// PTX and nothing else, so that the kernels read as algorithms. tests/native/cuda has the same
+// names for a CPU, where the kernels are run without a GPU.
 #pragma once
 
 #ifdef HYBRIDRET_EMULATED
@@ -92,7 +92,9 @@ __device__ __forceinline__ void copy16(void* shared, const void* global, bool th
                : "memory");
 }
 
-__device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+__device__ __forceinline__ void commit_copies() {
+  asm volatile("cp.async.commit_group;" ::: "memory");
+}
 
 template <int kPending>
 __device__ __forceinline__ void wait_copies() {
@@ -158,10 +160,10 @@ __device__ __forceinline__ void barrier_arrive(uint64_t* barrier) {
 
 // Arrives; the phase ends once these bytes have been copied, too.
 __device__ __forceinline__ void barrier_expect(uint64_t* barrier, uint32_t bytes) {
-  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(
-                   shared_address(barrier)),
-               "r"(bytes)
-               : "memory");
+  asm volatile(
+      "mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)),
+      "r"(bytes)
+      : "memory");
 }
 
 // Until the phase of this parity has ended.
@@ -197,7 +199,9 @@ __device__ __forceinline__ void prefetch_map(const TensorMap& map) {
 
 // ---- matrix instructions of a group of four warps, sm_90a ---------------------------------------
 
-__device__ __forceinline__ void group_begin() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+__device__ __forceinline__ void group_begin() {
+  asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+}
 __device__ __forceinline__ void group_commit() {
   asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
 }
@@ -234,14 +238,14 @@ __device__ __forceinline__ uint64_t describe(const void* shared) {
   "%108,%109,%110,%111,%112,%113,%114,%115,%116,%117,%118,%119,%120,%121,%122,%123,%124,%125,"    \
   "%126,%127"
 
-#define HYBRIDRET_GROUP_MULTIPLY(columns, type, registers, operands, a, b, add, ta, tb)           \
-  asm volatile(                                                                                   \
-      "{\n.reg .pred p;\nsetp.ne.b32 p, " add ", 0;\n"                                            \
-      "wgmma.mma_async.sync.aligned.m64n" columns "k16.f32." type "." type " {" registers "}, " a \
-      ", " b ", p, 1, 1, " ta ", " tb ";\n}\n"                                                    \
-      : operands                                                                                  \
-      : "l"(a_matrix), "l"(b_matrix), "r"(static_cast<int>(!fresh)), "n"(kTransposedA ? 1 : 0),   \
-        "n"(kTransposedB ? 1 : 0))
+#define HYBRIDRET_GROUP_MULTIPLY(columns, type, registers, operands, a, b, add, ta, tb)            \
+  asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, " add                                             \
+               ", 0;\n"                                                                            \
+               "wgmma.mma_async.sync.aligned.m64n" columns "k16.f32." type "." type " {" registers \
+               "}, " a ", " b ", p, 1, 1, " ta ", " tb ";\n}\n"                                    \
+               : operands                                                                          \
+               : "l"(a_matrix), "l"(b_matrix), "r"(static_cast<int>(!fresh)),                      \
+                 "n"(kTransposedA ? 1 : 0), "n"(kTransposedB ? 1 : 0))
 
 // c [64, n] += a [64, 16] b [16, n], or = where fresh; both stand in shared memory.
 template <bool kHalf, bool kTransposedA, bool kTransposedB>

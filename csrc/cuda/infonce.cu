@@ -12,12 +12,11 @@
 // with its rows' true maxima, by kernels that find nothing to do otherwise: the host never waits.
 //
 // The symmetric loss needs the sums of all columns first: 8 N M depth operations.
-#include "infonce_cuda.h"
-
 #include <algorithm>
 #include <cstdint>
 #include <string>
 
+#include "infonce_cuda.h"
 #include "rows.h"
 #include "runtime.h"
 
@@ -79,8 +78,8 @@ struct Workspace {
   int64_t panel_rows, depth, strips;
   int planes;
   Measures* measures;
-  Matrix queries, documents;          // as the first product reads them
-  Matrix rounded;                     // documents as bfloat16, for the second
+  Matrix queries, documents;  // as the first product reads them
+  Matrix rounded;             // documents as bfloat16, for the second
   bool queries_in_place, documents_in_place;
   float *query_factor, *query_length, *row_scale, *shift, *positive, *largest, *losses;
   float *factor, *positive_factor, *scale_terms, *row_lse, *row_weight, *by_positive;
@@ -88,9 +87,9 @@ struct Workspace {
   float *column_lse, *column_weight, *column_largest;
   int *mate, *chosen, *chosen_columns;
   double* column_total;
-  float *sums, *column_sums;          // of a panel
-  Matrix weights, scaled;             // of a panel
-  float *by_query, *by_document;      // of a panel; of all
+  float *sums, *column_sums;      // of a panel
+  Matrix weights, scaled;         // of a panel
+  float *by_query, *by_document;  // of a panel; of all
   int64_t bytes;
 
  private:
@@ -107,15 +106,15 @@ struct Workspace {
       auto* vectors = static_cast<uint16_t*>(const_cast<void*>(data));
       return Matrix{vectors, rows, depth, stride, rows * stride, 1};
     };
-    queries = queries_in_place ? given(b.queries, n, b.query_stride)
-                               : memory.matrix(n, depth, planes);
+    queries =
+        queries_in_place ? given(b.queries, n, b.query_stride) : memory.matrix(n, depth, planes);
     documents = documents_in_place ? given(b.documents, m, b.document_stride)
                                    : memory.matrix(m, depth, planes);
     rounded = documents;
     if (b.format == kFloat16 && gradients) rounded = memory.matrix(m, depth, 1);
-    for (float** row : {&query_factor, &query_length, &row_scale, &shift, &positive, &largest,
-                        &losses, &factor, &positive_factor, &scale_terms, &row_lse, &row_weight,
-                        &by_positive})
+    for (float** row :
+         {&query_factor, &query_length, &row_scale, &shift, &positive, &largest, &losses, &factor,
+          &positive_factor, &scale_terms, &row_lse, &row_weight, &by_positive})
       *row = memory.take<float>(n);
     for (float** column : {&document_factor, &document_length, &bias, &positive_bias, &column_lse,
                            &column_weight, &column_largest})
@@ -155,8 +154,10 @@ int64_t choose_panel(const Batch& b, bool columns, bool gradients, int64_t limit
   int64_t least = 1;
   while (least < tiles) {  // the most tiles that fit
     const int64_t middle = (least + tiles + 1) / 2;
-    if (bytes(middle * kTileRows) <= limit) least = middle;
-    else tiles = middle - 1;
+    if (bytes(middle * kTileRows) <= limit)
+      least = middle;
+    else
+      tiles = middle - 1;
   }
   if (tiles * kTileRows >= all) return all;
   const int64_t per_row = ceil_div(round_up(b.depth, 8), 256);
@@ -200,13 +201,12 @@ class Run {
     if (!out.loss) return;
     zero(w_.column_weight, int64_t{m_} * 4, stream_);
     float* by_lse = gradients ? w_.row_weight : nullptr;
-    each(n_, symmetric_rows, n_, w_.mate, out.negatives_lse, out.positive,
-         out.column_negatives_lse, out.weight, w_.losses, by_lse, w_.by_positive, w_.column_weight);
+    each(n_, symmetric_rows, n_, w_.mate, out.negatives_lse, out.positive, out.column_negatives_lse,
+         out.weight, w_.losses, by_lse, w_.by_positive, w_.column_weight);
     add_up(w_.losses, out.weight, nullptr, out.loss);
     if (gradients)
-      weighted_gradients(out.negatives_lse, w_.row_weight, w_.by_positive,
-                         out.column_negatives_lse, w_.column_weight, out.by_query, out.by_document,
-                         out.by_scale);
+      weighted_gradients(out.negatives_lse, w_.row_weight, w_.by_positive, out.column_negatives_lse,
+                         w_.column_weight, out.by_query, out.by_document, out.by_scale);
   }
 
   void backward(const hybridret_cuda_backward_arguments& a) {
@@ -234,8 +234,14 @@ class Run {
 
   Shape shape_of(int64_t rows, int64_t columns, int64_t depth, int planes, int width,
                  bool rows_first) const {
-    Shape s{static_cast<int>(rows), static_cast<int>(columns), static_cast<int>(depth), 0, {}, {},
-            static_cast<int>(ceil_div(rows, kTileRows)), static_cast<int>(ceil_div(columns, width)),
+    Shape s{static_cast<int>(rows),
+            static_cast<int>(columns),
+            static_cast<int>(depth),
+            0,
+            {},
+            {},
+            static_cast<int>(ceil_div(rows, kTileRows)),
+            static_cast<int>(ceil_div(columns, width)),
             rows_first};
     // Planes p and q make terms of 2^-8(p + q): the small ones first, those past 2^-24 not at all.
     for (int order = planes - 1; order >= 0; --order)
@@ -274,8 +280,7 @@ class Run {
   void multiply(const Matrix& a, const Matrix& b, int64_t rows, int64_t columns, int64_t depth,
                 bool rows_first, bool is_narrow, const Epilogue& epilogue) const {
     if (rows == 0 || columns == 0 || depth == 0) return;
-    const Shape shape =
-        shape_of(rows, columns, depth, a.planes, tile_width(is_narrow), rows_first);
+    const Shape shape = shape_of(rows, columns, depth, a.planes, tile_width(is_narrow), rows_first);
     if (!device_.hopper)
       launch(multiply_ampere<kHalf, kTransposedA, kTransposedB, Epilogue>, blocks(shape),
              AmpereTile::kThreads, AmpereTile::kShared, stream_, a.operand(), b.operand(), shape,
@@ -301,16 +306,15 @@ class Run {
   template <class Work>
   void for_panels(const Work& work) const {
     for (int64_t first = 0; first < n_; first += w_.panel_rows)
-      work(static_cast<int>(first),
-           static_cast<int>(std::min<int64_t>(w_.panel_rows, n_ - first)));
+      work(static_cast<int>(first), static_cast<int>(std::min<int64_t>(w_.panel_rows, n_ - first)));
   }
 
   // ---- what is known of the vectors -----------------------------------------------------------
 
   Vectors vectors(const void* data, int64_t stride, int64_t first, int64_t rows) const {
     const int64_t bytes = b_.format == kFloat32 ? 4 : 2;
-    return {static_cast<const char*>(data) + first * stride * bytes, stride,
-            static_cast<int>(rows), static_cast<int>(b_.depth), b_.format};
+    return {static_cast<const char*>(data) + first * stride * bytes, stride, static_cast<int>(rows),
+            static_cast<int>(b_.depth), b_.format};
   }
   Vectors queries(int64_t first, int64_t rows) const {
     return vectors(b_.queries, b_.query_stride, first, rows);
@@ -334,17 +338,14 @@ class Run {
              w_.rounded.data != w_.documents.data ? planes(w_.rounded) : none, depth,
              w_.document_factor, w_.document_length, false, w_.measures, b_.normalize != 0,
              tolerance);
-    if (biased)
-      each(m_, measure_biases, b_.log_bias, m_, w_.bias, w_.positive_bias, w_.measures);
+    if (biased) each(m_, measure_biases, b_.log_bias, m_, w_.bias, w_.positive_bias, w_.measures);
     if (b_.hard_only) each(n_, mask_labels, b_.labels, n_, b_.column_offset, m_, w_.bias);
     each(n_, start_rows, n_, m_, b_.scale, w_.measures, b_.labels, b_.column_offset,
          b_.labels_elsewhere != 0, common_shift, w_.query_factor, w_.query_length, w_.row_scale,
          w_.shift, w_.mate, w_.positive);
   }
 
-  bool has_terms() const {
-    return b_.normalize || b_.log_bias || b_.hard_only || b_.query_groups;
-  }
+  bool has_terms() const { return b_.normalize || b_.log_bias || b_.hard_only || b_.query_groups; }
 
   Terms terms(int first, int count, bool positives) const {
     const bool biased = b_.log_bias || b_.hard_only;
@@ -386,12 +387,8 @@ class Run {
     const Stored stored{w_.weights.data, w_.weights.stride, w_.weights.plane, w_.weights.planes};
     if (kColumnSums || has_terms() || terms.column_mate) {
       inner_products<kStore>(a, b, is_narrow,
-                             Exponentials<true, kStore, kColumnSums>{{terms, chosen},
-                                                                     shift,
-                                                                     w_.sums,
-                                                                     strips,
-                                                                     w_.column_sums,
-                                                                     stored});
+                             Exponentials<true, kStore, kColumnSums>{
+                                 {terms, chosen}, shift, w_.sums, strips, w_.column_sums, stored});
     } else if constexpr (!kColumnSums) {
       inner_products<kStore>(a, b, is_narrow,
                              Exponentials<false, kStore, false>{
@@ -465,8 +462,8 @@ class Run {
            w_.column_total, first == 0, first + w_.panel_rows >= n_, w_.chosen_columns,
            w_.column_largest);
       finish_row_sums(first, count, parts, out, false, [&](const Terms& t) {
-        strengthen<false>(rows, w_.documents, t, w_.chosen + first / kTileRows,
-                          w_.largest + first, parts, false);
+        strengthen<false>(rows, w_.documents, t, w_.chosen + first / kTileRows, w_.largest + first,
+                          parts, false);
       });
     });
     if (n_ == 0)
@@ -515,12 +512,11 @@ class Run {
         Sums{w_.by_query, count, static_cast<int>(depth), depth, false});
     const int64_t bytes = b_.format == kBfloat16 ? 2 : 4;
     each_row(count, finish_queries,
-             QueryGradients{queries(first, count), documents(), w_.by_query,
-                            static_cast<int>(depth), w_.factor + first, w_.positive_factor + first,
-                            w_.query_factor + first, w_.document_factor, w_.mate + first,
-                            b_.normalize != 0,
-                            static_cast<char*>(by_query) + first * b_.depth * bytes,
-                            w_.scale_terms + first});
+             QueryGradients{
+                 queries(first, count), documents(), w_.by_query, static_cast<int>(depth),
+                 w_.factor + first, w_.positive_factor + first, w_.query_factor + first,
+                 w_.document_factor, w_.mate + first, b_.normalize != 0,
+                 static_cast<char*>(by_query) + first * b_.depth * bytes, w_.scale_terms + first});
     multiply<false, true, true, true>(
         weights, scaled, m_, depth, count, false, narrow(m_, depth),
         Sums{document_sums(by_document), m_, static_cast<int>(depth), depth, first > 0});
@@ -537,8 +533,7 @@ class Run {
     if (by_column)
       each(m_, start_weights, m_, column_lse, by_column, w_.column_lse, w_.column_weight);
     for_panels([&](int first, int count) {
-      const Stored stored{w_.weights.data, w_.weights.stride, w_.weights.plane,
-                          w_.weights.planes};
+      const Stored stored{w_.weights.data, w_.weights.stride, w_.weights.plane, w_.weights.planes};
       inner_products<false>(w_.queries.row_range(first, count), w_.documents, false,
                             Weights{{terms(first, count, false), nullptr},
                                     w_.row_lse + first,

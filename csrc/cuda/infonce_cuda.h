@@ -20,9 +20,10 @@ typedef struct {
   const void* documents; /* [columns, depth] */
   int64_t query_stride, document_stride;
   int64_t rows, columns, depth;
-  const int64_t* labels; /* [rows] or null: 0, 1, 2, ...; less column_offset the positive's column */
-  const int64_t* label_order; /* [N] or null: all rows by label, stable; with labels */
-  const int64_t* label_begin; /* [columns + 1] or null: where each label's rows stand in it */
+  const int64_t*
+      labels; /* [rows] or null: 0, 1, 2, ...; less column_offset the positive's column */
+  const int64_t* label_order;     /* [N] or null: all rows by label, stable; with labels */
+  const int64_t* label_begin;     /* [columns + 1] or null: where each label's rows stand in it */
   const int64_t* query_groups;    /* [rows] or null */
   const int64_t* document_groups; /* [columns] or null */
   const float* log_bias;          /* [columns] or null */
@@ -43,7 +44,7 @@ typedef struct {
   void* by_query;              /* [rows, depth], bfloat16 for bfloat16, else float32 */
   void* by_document;           /* [columns, depth] */
   double* by_scale;            /* or null: no gradients */
-  float weight; /* of each row's loss */
+  float weight;                /* of each row's loss */
 } hybridret_cuda_forward_output;
 
 typedef struct {

@@ -8,9 +8,11 @@
 // of the depth, in boxes of 64 x 64 elements with the same swizzle, and leave the accumulators in
 // the same layout, so that an epilogue is written once:
 //
-//   sm_90a  one thread keeps the ring full by bulk copies, two groups of four warps multiply 64 rows
+//   sm_90a  one thread keeps the ring full by bulk copies, two groups of four warps multiply 64
+//   rows
 //           each out of shared memory (wgmma)
-//   sm_80   eight warps copy (cp.async) and multiply 64 x 32 elements each from registers (mma.sync)
+//   sm_80   eight warps copy (cp.async) and multiply 64 x 32 elements each from registers
+//   (mma.sync)
 //
 // Tiles are dealt to a grid as large as the GPU in a fixed order; nothing depends on that order.
 #pragma once
@@ -27,8 +29,8 @@ constexpr int kMostPairs = 6;
 // A matrix as it lies in memory; each row a multiple of 8 elements, aligned to 16 bytes.
 struct Operand {
   const uint16_t* data;
-  int rows, columns;     // as stored
-  int64_t stride, plane; // elements from row to row, from plane to plane
+  int rows, columns;      // as stored
+  int64_t stride, plane;  // elements from row to row, from plane to plane
 };
 
 struct Shape {
@@ -46,16 +48,16 @@ struct Shape {
   __device__ int slabs() const { return (depth + kBox - 1) / kBox; }
 };
 
-// A thread's part of a tile: for i, f, e the element at row + 16 i + 8 (e / 2), column + 8 f + e % 2.
-// Four neighbouring threads hold 8 columns of the same rows.
+// A thread's part of a tile: for i, f, e the element at row + 16 i + 8 (e / 2), column + 8 f + e
+// % 2. Four neighbouring threads hold 8 columns of the same rows.
 template <int kRowFragments, int kColumnFragments>
 struct Accumulators {
   static constexpr int kRows = kRowFragments, kColumns = kColumnFragments;
   float value[kRowFragments][kColumnFragments][4];
-  int row, column;    // of the first element, in C
+  int row, column;              // of the first element, in C
   int first_row, first_column;  // of the tile
-  int strip;          // of the columns that this thread's warp has, counted over all of C
-  int warp_rows;      // which of the tile's row blocks the warp has
+  int strip;                    // of the columns that this thread's warp has, counted over all of C
+  int warp_rows;                // which of the tile's row blocks the warp has
 };
 
 // ---- sm_90a -------------------------------------------------------------------------------------
@@ -66,9 +68,9 @@ struct HopperTile {
   static constexpr int kThreads = 384, kWorkers = 256;
   static constexpr int kStages = kTileColumns == 256 ? 4 : 6;
   static constexpr int kSlabBytes = (kTileRows + kTileColumns) * 128;
-  static constexpr int kStrip = kTileColumns;  // columns of a warp
-  static constexpr int kRowBlocks = 8;         // warps above each other
-  static constexpr int kScratch = kStages * kSlabBytes + 128;  // column terms
+  static constexpr int kStrip = kTileColumns;                   // columns of a warp
+  static constexpr int kRowBlocks = 8;                          // warps above each other
+  static constexpr int kScratch = kStages * kSlabBytes + 128;   // column terms
   static constexpr int kBlocks = kScratch + kTileColumns * 20;  // column sums
   static constexpr int kShared = kBlocks + kRowBlocks * kTileColumns * 4;
 };
@@ -86,8 +88,8 @@ __device__ __forceinline__ void load_slab(char* shared, const TensorMap& map, ui
 
 template <int kTileColumns, bool kHalf, bool kTransposedA, bool kTransposedB, class Epilogue>
 __global__ void __launch_bounds__(384, 1)
-    multiply_hopper(const __grid_constant__ TensorMap a_map, const __grid_constant__ TensorMap b_map,
-                    const __grid_constant__ Shape shape,
+    multiply_hopper(const __grid_constant__ TensorMap a_map,
+                    const __grid_constant__ TensorMap b_map, const __grid_constant__ Shape shape,
                     const __grid_constant__ Epilogue epilogue) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL) || defined(HYBRIDRET_EMULATED)
   using Tile = HopperTile<kTileColumns>;
@@ -125,9 +127,9 @@ __global__ void __launch_bounds__(384, 1)
             char* a = shared + stage * Tile::kSlabBytes;
             load_slab<kTransposedA, kTileRows / kBox>(a, a_map, &full[stage], row * kTileRows,
                                                       slab * kBox, shape.a_plane[pair]);
-            load_slab<kTransposedB, kTileColumns / kBox>(
-                a + kTileRows * 128, b_map, &full[stage], column * kTileColumns, slab * kBox,
-                shape.b_plane[pair]);
+            load_slab<kTransposedB, kTileColumns / kBox>(a + kTileRows * 128, b_map, &full[stage],
+                                                         column * kTileColumns, slab * kBox,
+                                                         shape.b_plane[pair]);
           }
       }
     }
@@ -266,18 +268,16 @@ __global__ void __launch_bounds__(256, 1)
           const int first = warp_row + i * 16;
           load_matrices<kTransposedA>(
               a_words[i],
-              a + (kTransposedA
-                       ? slab_offset<true>(k + high + low, (first + middle) / 8)
-                       : slab_offset<false>(first + middle + low, (k + high) / 8)));
+              a + (kTransposedA ? slab_offset<true>(k + high + low, (first + middle) / 8)
+                                : slab_offset<false>(first + middle + low, (k + high) / 8)));
         }
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
           const int first = warp_column + i * 16;
           load_matrices<kTransposedB>(
               b_words[i],
-              b + (kTransposedB
-                       ? slab_offset<true>(k + middle + low, (first + high) / 8)
-                       : slab_offset<false>(first + high + low, (k + middle) / 8)));
+              b + (kTransposedB ? slab_offset<true>(k + middle + low, (first + high) / 8)
+                                : slab_offset<false>(first + high + low, (k + middle) / 8)));
         }
 #pragma unroll
         for (int i = 0; i < 4; ++i)

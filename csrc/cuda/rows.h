@@ -31,10 +31,10 @@ struct Vectors {
   // Elements k ... k + 7 of a row, zeros past its end.
   __device__ void load(float (&values)[8], int row, int k) const {
     const int64_t at = row * stride + k;
-    const bool whole = k + 8 <= depth && ((reinterpret_cast<uintptr_t>(data) | stride * 2) & 15) == 0;
+    const bool whole =
+        k + 8 <= depth && ((reinterpret_cast<uintptr_t>(data) | stride * 2) & 15) == 0;
     if (whole && format != kFloat32) {
-      const uint4 words =
-          *reinterpret_cast<const uint4*>(static_cast<const uint16_t*>(data) + at);
+      const uint4 words = *reinterpret_cast<const uint4*>(static_cast<const uint16_t*>(data) + at);
       const uint32_t pairs[4] = {words.x, words.y, words.z, words.w};
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
@@ -189,9 +189,12 @@ __global__ void start_rows(int rows, int documents, const float* scale, const Me
   // Keeps e^(s - shift) within float32. Where the bound is not finite all is flushed to zero, and
   // the row computed again with its true maximum.
   float chosen = 0;
-  if (!isfinite(bound)) chosen = kInfinity;
-  else if (bound > kHeadroom) chosen = static_cast<float>(bound) - kHeadroom;
-  else if (bound < -kHeadroom) chosen = static_cast<float>(bound) + kHeadroom;
+  if (!isfinite(bound))
+    chosen = kInfinity;
+  else if (bound > kHeadroom)
+    chosen = static_cast<float>(bound) - kHeadroom;
+  else if (bound < -kHeadroom)
+    chosen = static_cast<float>(bound) + kHeadroom;
   shift[i] = chosen * kLog2e;
   const int64_t label = labels ? labels[i] - offset : i;
   const bool elsewhere = labels_elsewhere && labels && labels[i] == -1;
@@ -203,7 +206,8 @@ __global__ void start_rows(int rows, int documents, const float* scale, const Me
 template <class T>
 __device__ __forceinline__ double sum_of_strips(const T* strips, int row, int count) {
   double sum = 0;
-  for (int s = lane_of_warp(); s < count; s += 32) sum += strips[static_cast<int64_t>(row) * count + s];
+  for (int s = lane_of_warp(); s < count; s += 32)
+    sum += strips[static_cast<int64_t>(row) * count + s];
   return warp_sum(sum);
 }
 
@@ -257,8 +261,7 @@ __global__ void __launch_bounds__(kRowThreads) finish_rows(Finished own, RowOutp
   if (row >= own.rows) return;
   double lse;
   const double sum = own.finish(row, lse);
-  const float positive =
-      out.mate[row] == kNoMate ? -kInfinity : out.positive2[row] * kLn2;
+  const float positive = out.mate[row] == kNoMate ? -kInfinity : out.positive2[row] * kLn2;
   const double gap = lse - static_cast<double>(positive);
   const double share = sum == 0 ? 0 : out.weight * sigmoid(gap);
   const double factor = sum == 0 ? 0 : share * *out.scale / sum;
@@ -301,8 +304,8 @@ __global__ void finish_strong_columns(const double* total, int columns, const fl
                                       const int* chosen, float* lse) {
   const int j = blockIdx.x * blockDim.x + threadIdx.x;
   if (j >= columns || chosen[j / kTileRows]) return;
-  lse[j] = static_cast<float>(static_cast<double>(shift[0]) * 0.693147180559945309417 +
-                              log(total[j]));
+  lse[j] =
+      static_cast<float>(static_cast<double>(shift[0]) * 0.693147180559945309417 + log(total[j]));
 }
 
 // Of the weak tiles' columns, from the sums of the swapped problem.
@@ -320,13 +323,14 @@ __global__ void __launch_bounds__(kRowThreads)
   const int row = row_of_warp();
   if (row >= rows) return;
   const double above = sum_of_strips(counts, row, strips);
-  if (lane_of_warp() == 0) rank[row] = isnan(lse[row] - positive[row]) ? 0 : 1 + static_cast<int>(above);
+  if (lane_of_warp() == 0)
+    rank[row] = isnan(lse[row] - positive[row]) ? 0 : 1 + static_cast<int>(above);
 }
 
 // The symmetric loss, and what its derivatives by the statistics are.
 __global__ void symmetric_rows(int rows, const int* mate, const float* lse, const float* positive,
-                               const float* column_lse, float weight, float* loss,
-                               float* by_lse, float* by_positive, float* by_column) {
+                               const float* column_lse, float weight, float* loss, float* by_lse,
+                               float* by_positive, float* by_column) {
   const int i = blockIdx.x * blockDim.x + threadIdx.x;
   if (i >= rows) return;
   const double at = positive[i], across = mate[i] >= 0 ? column_lse[mate[i]] : at;
@@ -373,7 +377,8 @@ __device__ __forceinline__ void put_gradient(void* target, int format, int64_t a
                                              const float (&values)[8]) {
   for (int i = 0; i < count; ++i) {
     if (format == kBfloat16)
-      static_cast<uint16_t*>(target)[at + i] = static_cast<uint16_t>(pack_bfloat16(values[i], 0.0f));
+      static_cast<uint16_t*>(target)[at + i] =
+          static_cast<uint16_t>(pack_bfloat16(values[i], 0.0f));
     else
       static_cast<float*>(target)[at + i] = values[i];
   }
@@ -422,7 +427,8 @@ __global__ void __launch_bounds__(kRowThreads) finish_queries(QueryGradients own
       for (int i = 0; i < 8; ++i) g[i] = (g[i] - q[i] * along * factor) * kept;
     }
     put_gradient(own.gradient, own.queries.format,
-                 static_cast<int64_t>(row) * own.queries.depth + k, min(8, own.queries.depth - k), g);
+                 static_cast<int64_t>(row) * own.queries.depth + k, min(8, own.queries.depth - k),
+                 g);
   }
 }
 

@@ -1,7 +1,7 @@
-// The names of csrc/cuda/hardware.h and runtime.h for a CPU: the kernels themselves are run, a fiber
-// for each thread, one block after the other. Copies and matrix instructions that a GPU may delay
-// are delayed as long as the program allows, and what they will overwrite is made NaN at once: a
-// wait or a barrier that is missing shows in the result, one too many as a deadlock.
+// The names of csrc/cuda/hardware.h and runtime.h for a CPU: the kernels themselves are run, a
+// fiber for each thread, one block after the other. Copies and matrix instructions that a GPU may
+// delay are delayed as long as the program allows, and what they will overwrite is made NaN at
+// once: a wait or a barrier that is missing shows in the result, one too many as a deadlock.
 #pragma once
 
 #include <setjmp.h>
@@ -74,7 +74,7 @@ struct Block {
     jmp_buf at;  // swapcontext asks the kernel for signal masks; these jumps do not
     std::unique_ptr<char[]> stack;
     bool begun = false, done = false;
-    std::deque<Action> copies, products;           // not yet committed
+    std::deque<Action> copies, products;  // not yet committed
     std::deque<std::deque<Action>> copy_groups, product_groups;
   };
   struct Warp {
@@ -231,19 +231,24 @@ inline float exponential2(float x) {
   const float value = std::exp2(x);
   return value < 1.17549435e-38f ? 0.0f : value;
 }
-inline void atomic_maximum(float* target, float value) { *target = std::max(*target, value + 0.0f); }
+inline void atomic_maximum(float* target, float value) {
+  *target = std::max(*target, value + 0.0f);
+}
 
 // ---- sm_80 --------------------------------------------------------------------------------------
 
 inline void copy16(void* shared, const void* global, bool there) {
   std::memset(shared, 0x7f, 16);  // NaN as bfloat16, and as float16
   block->fibers[block->current].copies.push_back([=] {
-    if (there) std::memcpy(shared, global, 16);
-    else std::memset(shared, 0, 16);
+    if (there)
+      std::memcpy(shared, global, 16);
+    else
+      std::memset(shared, 0, 16);
   });
 }
 
-inline void commit(std::deque<Block::Action>& actions, std::deque<std::deque<Block::Action>>& groups) {
+inline void commit(std::deque<Block::Action>& actions,
+                   std::deque<std::deque<Block::Action>>& groups) {
   groups.push_back(std::move(actions));
   actions.clear();
 }
@@ -271,8 +276,8 @@ void load_matrices(uint32_t (&words)[4], const void* row) {
     uint16_t pair[2];
     for (int i = 0; i < 2; ++i) {
       const int other = lane % 4 * 2 + i;
-      const auto* from = static_cast<const uint16_t*>(
-          warp.rows[m * 8 + (kTransposed ? other : lane / 4)]);
+      const auto* from =
+          static_cast<const uint16_t*>(warp.rows[m * 8 + (kTransposed ? other : lane / 4)]);
       pair[i] = from[kTransposed ? lane / 4 : other];
     }
     words[m] = pair[0] | static_cast<uint32_t>(pair[1]) << 16;
@@ -298,8 +303,7 @@ void multiply_add(float (&c)[4], const uint32_t (&a)[4], const uint32_t* b) {
   for (int e = 0; e < 4; ++e) {
     const int row = lane / 4 + e / 2 * 8, column = lane % 4 * 2 + e % 2;
     for (int k = 0; k < 16; ++k) {
-      const float left = half_of(
-          warp.words[row % 8 * 4 + k % 8 / 2][k / 8 * 2 + row / 8], k);
+      const float left = half_of(warp.words[row % 8 * 4 + k % 8 / 2][k / 8 * 2 + row / 8], k);
       const float right = half_of(warp.words[column * 4 + k % 8 / 2][4 + k / 8], k);
       c[e] += left * right;
     }
@@ -395,8 +399,7 @@ void group_multiply(float (&c)[kFragments][4], uint64_t a, uint64_t b, bool fres
     float rows[2][16];
     for (int half = 0; half < 2; ++half)
       for (int k = 0; k < 16; ++k)
-        rows[half][k] =
-            described<kHalf, kTransposedA>(a, warp * 16 + lane / 4 + half * 8, k);
+        rows[half][k] = described<kHalf, kTransposedA>(a, warp * 16 + lane / 4 + half * 8, k);
     for (size_t f = 0; f < kFragments; ++f)
       for (int e = 0; e < 2; ++e) {
         float sums[2] = {};
