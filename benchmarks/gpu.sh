@@ -4,7 +4,7 @@
 #   benchmarks/gpu.sh OUT
 #
 # Needs Python with torch, pybind11, scikit-build-core, cmake, ninja, pytest, pytest-benchmark and
-# hypothesis, and nvcc 12.3 or newer. WHEELS (default: wheels) is a folder with hnswlib-0.8.0.tar.gz,
+# hypothesis, and nvcc 12.5 or newer. WHEELS (default: wheels) is a folder with hnswlib-0.8.0.tar.gz,
 # and the wheels of the peers that are to be timed: liger-kernel, cut-cross-entropy, inf-cl,
 # siglip-kernel. What is not there is left out and named.
 # OUT/loss_cuda.md is the result, the other files in OUT are logs.

@@ -23,8 +23,9 @@ execute_process(
 if(missing)
   unset(packaged)
 endif()
+get_filename_component(beside "$ENV{CUDACXX}" DIRECTORY)
 find_program(HYBRIDRET_NVCC nvcc
-  HINTS ${packaged} "$ENV{CUDACXX}" "$ENV{CUDA_PATH}/bin" "$ENV{CUDA_HOME}/bin" /usr/local/cuda/bin)
+  HINTS "${beside}" "$ENV{CUDA_PATH}/bin" "$ENV{CUDA_HOME}/bin" /usr/local/cuda/bin)
 if(packaged)
   set(nvcc "${packaged}")
 elseif(HYBRIDRET_NVCC)
@@ -40,11 +41,11 @@ endif()
 execute_process(COMMAND "${nvcc}" --version OUTPUT_VARIABLE version)
 string(REGEX MATCH "release ([0-9]+\\.[0-9]+)" version "${version}")
 set(version "${CMAKE_MATCH_1}")
-if(version VERSION_LESS 12.3)
+if(version VERSION_LESS 12.5)
   if(HYBRIDRET_CUDA STREQUAL "on")
-    message(FATAL_ERROR "${nvcc} is CUDA ${version}; 12.3 or newer is needed")
+    message(FATAL_ERROR "${nvcc} is CUDA ${version}; 12.5 or newer is needed")
   endif()
-  message(STATUS "${nvcc} is CUDA ${version}, older than 12.3: building without CUDA")
+  message(STATUS "${nvcc} is CUDA ${version}, older than 12.5: building without CUDA")
   return()
 endif()
 set(architectures ${HYBRIDRET_CUDA_ARCHITECTURES})
@@ -66,12 +67,18 @@ endforeach()
 if(version VERSION_GREATER_EQUAL 12.8)
   list(APPEND flags --compress-mode=size)
 endif()
-file(GLOB sources CONFIGURE_DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/csrc/cuda/*")
+list(JOIN architectures " " listed)
+set(hopper 0)
+if("90a" IN_LIST architectures)
+  set(hopper 1)
+endif()
+file(GLOB sources CONFIGURE_DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/csrc/cuda/*.h"
+  "${CMAKE_CURRENT_SOURCE_DIR}/csrc/cuda/*.cu")
 set(library "${CMAKE_CURRENT_BINARY_DIR}/libhybridret_cuda.so")
 # Not CMake's CUDA language: it does not find the libraries where the package index puts them.
 add_custom_command(OUTPUT "${library}"
   COMMAND "${nvcc}" -std=c++17 -O3 -shared -cudart static -ccbin "${CMAKE_CXX_COMPILER}" ${flags}
-    --threads 0 -Xcompiler -fPIC,-fvisibility=hidden,-static-libstdc++,-static-libgcc
+    -DHYBRIDRET_HOPPER=${hopper} "-DHYBRIDRET_ARCHITECTURES=\"${listed}\"" --threads 0 -Xcompiler -fPIC,-fvisibility=hidden,-static-libstdc++,-static-libgcc
     "-L${root}/lib" "-L${root}/lib64" -o "${library}"
     "${CMAKE_CURRENT_SOURCE_DIR}/csrc/cuda/infonce.cu"
   DEPENDS ${sources} COMMENT "CUDA kernels for ${architectures}" VERBATIM)

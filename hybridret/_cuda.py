@@ -6,6 +6,7 @@ import ctypes
 import functools
 from ctypes import POINTER, Structure, byref, c_float, c_int, c_int32, c_int64, c_void_p
 from pathlib import Path
+from typing import Any
 
 from hybridret import _native
 
@@ -27,6 +28,7 @@ class Batch(Structure):
             "scale",
         )),
         *((name, c_int64) for name in ("row_offset", "column_offset")),
+        ("logit_bound", c_float),
         *((name, c_int32) for name in (
             "format", "normalize", "unit_norm", "hard_only", "labels_elsewhere", "first"
         )),
@@ -70,6 +72,7 @@ class Library:
         if found != ABI:
             raise RuntimeError(f"{path} is of version {found}, expected {ABI}: build it again")
         self._library.hybridret_cuda_error.restype = ctypes.c_char_p
+        self._library.hybridret_cuda_architectures.restype = ctypes.c_char_p
         self._library.hybridret_cuda_workspace.argtypes = [
             POINTER(Batch), c_int, c_int, c_int64, POINTER(c_int64),
         ]  # fmt: skip
@@ -77,6 +80,15 @@ class Library:
             getattr(self._library, f"hybridret_cuda_{name}").argtypes = [
                 POINTER(Batch), POINTER(arguments), c_void_p, c_int64, c_void_p,
             ]  # fmt: skip
+
+    @property
+    def architectures(self) -> list[str]:
+        """What it was built for, such as ``90a``."""
+        return str(self._library.hybridret_cuda_architectures().decode()).split()
+
+    def check_device(self) -> None:
+        """Raises RuntimeError unless the current device can be used."""
+        self._call("device")
 
     def workspace(self, batch: Batch, *, columns: bool, gradients: bool, limit: int) -> int:
         """Bytes that are of use, at most ``limit``."""
@@ -113,3 +125,14 @@ def library() -> Library:
             "HYBRIDRET_CUDA=on"
         )
     return Library(LIBRARY)
+
+
+def describe() -> dict[str, Any]:
+    """What ``hybridret info`` says of CUDA."""
+    found: dict[str, Any] = {"compiled": False, "architectures": [], "available": False}
+    try:
+        found |= {"compiled": LIBRARY.is_file(), "architectures": library().architectures}
+        library().check_device()
+    except RuntimeError as error:
+        return found | {"reason": str(error).removeprefix("infonce on CUDA: ")}
+    return found | {"available": True, "reason": None}

@@ -50,6 +50,7 @@ class Batch(NamedTuple):
     hard_only: bool
     labels_elsewhere: bool
     workspace: int
+    logit_bound: float  # that the host knows; 0 if it knows none
 
     def native(self) -> _native.InfoNCE:
         """The same for the extension; the memory is shared."""
@@ -91,7 +92,8 @@ class Batch(NamedTuple):
 _BATCH = (
     "Tensor queries, Tensor documents, Tensor? labels, Tensor? query_groups, "
     "Tensor? document_groups, Tensor? segments, Tensor? log_bias, Tensor scale, bool normalize, "
-    "bool unit_norm, bool hard_only, bool labels_elsewhere, int workspace"
+    "bool unit_norm, bool hard_only, bool labels_elsewhere, int workspace, "
+    "float logit_bound"
 )
 _FIELDS = len(Batch._fields)
 
@@ -139,7 +141,10 @@ def _losses(batch: Batch, lse: Tensor, positive: Tensor, column_lse: Tensor | No
     losses = softplus(lse - positive)
     if column_lse is None:
         return losses
-    own = column_lse[: len(positive)] if batch.labels is None else column_lse[batch.labels]
+    if batch.labels is None:
+        own = column_lse[: len(positive)]
+    else:  # a label that no document has made its row NaN; it must not reach past the end here
+        own = column_lse[batch.labels.clamp(0, max(len(column_lse) - 1, 0))]
     return (losses + softplus(own - positive)) / 2
 
 
@@ -338,7 +343,7 @@ def batch(
             raise ValueError("log_bias takes no gradient: detach it")
         log_bias = log_bias.float().contiguous()
     if not isinstance(temperature, Tensor):
-        check_temperature(temperature)  # a tensor's value is checked by the kernel, which reads it
+        check_temperature(temperature)  # a tensor's value is the kernel's to check: see infonce
     elif temperature.numel() != 1 or not temperature.is_floating_point():
         raise ValueError(
             "temperature must be a real scalar, got "
@@ -346,6 +351,9 @@ def batch(
         )
     else:
         _check_device("temperature", temperature, device)
+    # With room for vectors that are as far from length one as unit_norm allows.
+    known = (normalize or unit_norm) and log_bias is None and not isinstance(temperature, Tensor)
+    logit_bound = 1.03 / temperature if known else 0.0
     return Batch(
         queries,
         documents,
@@ -364,6 +372,7 @@ def batch(
         hard_only,
         False,
         workspace,
+        logit_bound,
     )
 
 

@@ -71,7 +71,7 @@ class Problem:
             given = getattr(batch, name)
             if given is not None and given.shape != (length,):
                 raise ValueError(f"{name} must have shape [{length}], got {list(given.shape)}")
-        self.segments = [[n, m]] if batch.segments is None else batch.segments.tolist()
+        self.segments = [[n, m]] if batch.segments is None else batch.segments.tolist() or [[0, 0]]
         held = [sum(s[side] for s in self.segments) for side in (0, 1)]
         if held != [n, m]:
             raise ValueError(
@@ -99,7 +99,8 @@ class Problem:
                 label_begin=_pointer(self.begin, column),
                 query_groups=_pointer(b.query_groups, row),
                 document_groups=_pointer(b.document_groups, column),
-                log_bias=_pointer(b.log_bias, column), scale=b.scale.data_ptr(), row_offset=row,
+                log_bias=_pointer(b.log_bias, column), scale=b.scale.data_ptr(),
+                logit_bound=b.logit_bound, row_offset=row,
                 column_offset=column, format=FORMATS[str(self.queries.dtype).partition(".")[2]],
                 normalize=b.normalize, unit_norm=b.unit_norm, hard_only=b.hard_only,
                 labels_elsewhere=b.labels_elsewhere, first=row == 0 and column == 0,

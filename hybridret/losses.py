@@ -165,10 +165,12 @@ def infonce(
         reduction: ``mean`` or ``sum`` give a scalar, ``none`` [N].
         return_stats: also return :class:`InfoNCEStats`, of the rows.
 
-    On a GPU (compute capability 8.0 or newer) bfloat16 and float16 are multiplied as they are, and
-    the weights of the gradients rounded to bfloat16; float32 is the sum of three bfloat16 parts,
-    exactly, and its products lose nothing above 2^-24. Labels are not read by the host there: one
-    that is out of range makes the loss NaN, and those of a symmetric loss are trusted to differ.
+    On a GPU (compute capability 8.0 or newer) the logits are products of the vectors as they are;
+    for bfloat16 and float16 the weights of the gradients, and the vectors they are multiplied with,
+    are rounded to bfloat16. float32 is the sum of three bfloat16 parts, exactly, and its products
+    lose nothing above 2^-24. The host never reads what is on the GPU: where a label is out of range
+    or a temperature not positive, the loss is NaN, and the labels of a symmetric loss are trusted
+    to differ.
 
     Returns:
         The float32 loss; for numpy a numpy scalar or array. NaN input gives a NaN loss. With
@@ -178,8 +180,10 @@ def infonce(
         ValueError: shapes or dtypes disagree, M < N, a label is out of range, an option is unknown
             or contradicts another, or temperature is not positive.
         TypeError: embeddings are not floats of 16 or 32 bits, or labels or groups not integers.
-        RuntimeError: a second derivative is asked for. Derivatives come from ``backward`` and
-            ``torch.autograd.grad``; there is no forward mode and no ``torch.func``.
+        RuntimeError: this build has no CUDA kernels, the GPU cannot run them, or they need more
+            workspace (the message says how much). Or a second derivative is asked for: derivatives
+            come from ``backward`` and ``torch.autograd.grad``; there is no forward mode and no
+            ``torch.func``.
     """
     _check_embeddings(queries, documents)
     if reduction not in _REDUCTIONS:

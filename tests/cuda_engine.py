@@ -58,7 +58,7 @@ class InfoNCE:
             *(bool(options.get(name)) for name in (
                 "normalize", "unit_norm", "hard_only", "labels_elsewhere"
             )),
-            self.workspace,
+            self.workspace, options.pop("logit_bound", 0.0),
         )  # fmt: skip
         unknown = set(options) - {*names, "segments", *Batch._fields}
         assert not unknown, unknown

@@ -3,7 +3,9 @@ tests/native/cuda, which runs the same kernels a thread at a time on a CPU."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -78,6 +80,20 @@ def test_panels_add_up(engine, rng, monkeypatch, options):
     agrees(engine, q, d, **options)
 
 
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_known_bounds_change_nothing(engine, rng, symmetric):
+    """Where the host knows that no sum can be weak, nothing looks for weak ones."""
+    q, d = vectors(rng, 150, 24), vectors(rng, 170, 24)
+    runs = [
+        engine(q, d, np.arange(150), scale=20.0, logit_bound=bound).forward(
+            columns=symmetric, row_weights=np.ones(150, np.float32)
+        )
+        for bound in (0.0, 20.6)
+    ]
+    for a, b in zip(*runs, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 @pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.parametrize("temperature", [1.0, 0.01, 0.005])
 def test_temperatures(engine, rng, temperature, form):
@@ -139,6 +155,37 @@ def test_a_loose_bound_on_the_logits_costs_no_digits(engine, rng, symmetric, for
     d[140, 0] = -np.abs(d[140, 0])
     d[140, 1:] = 0
     agrees(engine, q, d, symmetric=symmetric, form=form, scale=4)
+
+
+def test_weak_columns_beyond_the_first_tile(engine, rng, monkeypatch):
+    """Their positives are far from the rows' own numbers, and panels are one tile."""
+    q, d = vectors(rng, 64, 16), vectors(rng, 300, 16)
+    labels = rng.permutation(np.arange(150, 300))[:64]
+    for limit in (1 << 32, 600_000):
+        monkeypatch.setattr(engine, "workspace", limit)
+        agrees(engine, q, d, labels, symmetric=True, temperature=0.002, form="float32", scale=10)
+
+
+def test_labels_of_another_segment_reach_nothing(engine, rng):
+    q, d = vectors(rng, 300, 16), vectors(rng, 300, 16)
+    labels = np.arange(300)
+    labels[-1] = 0
+    found = engine(q, d, labels, scale=20.0, segments=[(10, 10), (290, 290)]).forward(
+        row_weights=np.ones(300, np.float32)
+    )
+    good = engine(q, d, np.arange(300), scale=20.0, segments=[(10, 10), (290, 290)]).forward(
+        row_weights=np.ones(300, np.float32)
+    )
+    assert np.isnan(found[1]).tolist() == [i == 299 for i in range(300)]
+    np.testing.assert_array_equal(found[5][:10], good[5][:10])
+
+
+@pytest.mark.parametrize("temperature", [-0.05, np.inf, np.nan, 0.0])
+def test_a_temperature_that_is_none_makes_nothing_of_it(engine, rng, temperature):
+    q, d = vectors(rng, 9, 16), vectors(rng, 9, 16)
+    with np.errstate(divide="ignore"):
+        scale = np.float32(1) / np.float32(temperature)
+    assert np.isnan(engine(q, d, np.arange(9), scale=scale, normalize=True).forward()[0]).all()
 
 
 def test_near_convergence(engine, rng):
@@ -385,6 +432,10 @@ def test_a_library_without_a_driver_says_so():
     library = _cuda.library()
     with pytest.raises(RuntimeError, match="infonce on CUDA: no usable GPU or driver"):
         library.workspace(_cuda.Batch(), columns=False, gradients=False, limit=0)
+    found = _cuda.describe()
+    assert (found["compiled"], found["available"]) == (True, False)
+    assert "90a" in found["architectures"]
+    assert found["reason"].startswith("no usable GPU or driver")
 
 
 @pytest.mark.skipif(not _cuda.LIBRARY.is_file(), reason="built without CUDA")
@@ -395,3 +446,47 @@ def test_the_library_needs_no_library():
     names = {Path(line.split()[0]).name.partition(".so")[0] for line in found.splitlines() if line}
     assert names <= {"linux-vdso", "libc", "libm", "libdl", "librt", "libpthread", "libgcc_s",
                      "ld-linux-x86-64"}, found  # fmt: skip
+
+
+def cuda_tool(name: str) -> str | None:
+    """From the package index, beside the compiler's other parts, or the system's."""
+    found = importlib.util.find_spec("nvidia")
+    places = [f"{p}/{part}/bin" for p in (found.submodule_search_locations if found else ())
+              for part in ("cu13", "cu12")]  # fmt: skip
+    return shutil.which(name, path=os.pathsep.join([*places, os.environ.get("PATH", "")]))
+
+
+@pytest.mark.skipif(not _cuda.LIBRARY.is_file(), reason="built without CUDA")
+@pytest.mark.skipif(cuda_tool("cuobjdump") is None, reason="no cuobjdump")
+@pytest.mark.skipif(cuda_tool("nvdisasm") is None, reason="no nvdisasm")
+def test_the_machine_code_is_what_was_meant():
+    """Matrix instructions in every product, 168 registers where warps trade them, no spills to
+    speak of."""
+    tools = os.path.dirname(cuda_tool("nvdisasm"))
+    environment = os.environ | {"PATH": f"{tools}{os.pathsep}{os.environ['PATH']}"}
+
+    def dump(option: str, architecture: str) -> str:
+        command = [cuda_tool("cuobjdump"), option, "-arch", architecture, _cuda.LIBRARY]
+        return subprocess.run(
+            command, env=environment, capture_output=True, text=True, check=True
+        ).stdout
+
+    usage = re.findall(r"Function (\w+):\n(.*)", dump("--dump-resource-usage", "sm_90a"))
+    assert len(usage) > 60
+    for name, line in usage:
+        used = {key: int(value) for key, value in re.findall(r"(\w+):(\d+)", line)}
+        rare = "Weights" in name or "Maxima" in name  # not on the way of the one-way loss
+        assert used["STACK"] <= (160 if rare else 0), name
+        assert used["LOCAL"] == 0, name
+        if "multiply_hopper" in name:
+            assert used["REG"] == 168, name
+    for kernel, architecture, instructions in (
+        ("multiply_hopper", "sm_90a", ("HGMMA", "UTMALDG", "USETMAXREG")),
+        ("multiply_ampere", "sm_80", ("HMMA", "LDGSTS", "LDSM")),
+    ):
+        functions = re.split(r"\n\s+Function : ", dump("-sass", architecture))[1:]
+        products = [f for f in functions if kernel in f.partition("\n")[0]]
+        assert len(products) > 15
+        for function in products:
+            for instruction in instructions:
+                assert instruction in function, (function.partition("\n")[0], instruction)

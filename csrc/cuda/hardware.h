@@ -83,6 +83,28 @@ __device__ __forceinline__ void atomic_maximum(float* target, float value) {
     atomicMin(reinterpret_cast<unsigned*>(target), __float_as_uint(value));
 }
 
+// Adds to two neighbours in memory that no other thread writes.
+__device__ __forceinline__ void add_pair(float* target, float2 value) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("red.global.add.v2.f32 [%0], {%1, %2};" ::"l"(target), "f"(value.x), "f"(value.y)
+               : "memory");
+#else
+  float2* pair = reinterpret_cast<float2*>(target);
+  const float2 before = *pair;
+  *pair = make_float2(before.x + value.x, before.y + value.y);
+#endif
+}
+
+// The compiler leaves these registers alone across this point.
+template <int kCount>
+__device__ __forceinline__ void pin(float (&values)[kCount][4]) {
+#pragma unroll
+  for (int i = 0; i < kCount; ++i)
+    asm volatile(""
+                 : "+f"(values[i][0]), "+f"(values[i][1]), "+f"(values[i][2]),
+                   "+f"(values[i][3])::"memory");
+}
+
 // ---- copies to shared memory, sm_80 -------------------------------------------------------------
 
 // 16 bytes, or zeros in their place.

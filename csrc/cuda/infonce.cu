@@ -11,10 +11,14 @@
 // lengths of the vectors; a tile of rows one of whose sums is too small to trust is computed again
 // with its rows' true maxima, by kernels that find nothing to do otherwise: the host never waits.
 //
-// The symmetric loss needs the sums of all columns first: 8 N M depth operations.
+// The symmetric loss needs the sums of all columns first. Where E fits the workspace whole, its
+// elements are then multiplied in place by what the sums make of them: 6 N M depth operations and
+// another 4 bytes for each weight. Where it does not, or where a tile was computed again, the
+// weights come from another product: 8 N M depth.
 #include <algorithm>
 #include <cstdint>
 #include <string>
+#include <type_traits>
 
 #include "infonce_cuda.h"
 #include "rows.h"
@@ -72,7 +76,7 @@ struct Workspace {
 
   static bool in_place(const void* data, int64_t stride, const Batch& b) {
     return b.format != kFloat32 && b.depth > 0 && b.depth % 8 == 0 && stride % 8 == 0 &&
-           reinterpret_cast<uintptr_t>(data) % 16 == 0;
+           stride >= b.depth && reinterpret_cast<uintptr_t>(data) % 16 == 0;
   }
 
   int64_t panel_rows, depth, strips;
@@ -84,8 +88,8 @@ struct Workspace {
   float *query_factor, *query_length, *row_scale, *shift, *positive, *largest, *losses;
   float *factor, *positive_factor, *scale_terms, *row_lse, *row_weight, *by_positive;
   float *document_factor, *document_length, *bias, *positive_bias;
-  float *column_lse, *column_weight, *column_largest;
-  int *mate, *chosen, *chosen_columns;
+  float *column_lse, *column_weight, *column_largest, *row_factor, *column_factor;
+  int *mate, *chosen, *chosen_columns, *any;
   double* column_total;
   float *sums, *column_sums;      // of a panel
   Matrix weights, scaled;         // of a panel
@@ -122,6 +126,9 @@ struct Workspace {
     mate = memory.take<int>(n);
     chosen = memory.take<int>(ceil_div(n, kTileRows));
     chosen_columns = memory.take<int>(ceil_div(m, kTileRows));
+    any = memory.take<int>(columns ? ceil_div(n, kTileRows) : 0);
+    row_factor = memory.take<float>(columns ? n : 0);
+    column_factor = memory.take<float>(columns ? m : 0);
     column_total = memory.take<double>(columns ? m : 0);
     sums = memory.take<float>(panel * strips);
     column_sums = memory.take<float>(columns ? ceil_div(panel, kTileRows) * m : 0);
@@ -136,9 +143,8 @@ struct Workspace {
   }
 };
 
-// Rows of a panel: as many as the limit allows, in whole waves of tiles where there are several.
-int64_t choose_panel(const Batch& b, bool columns, bool gradients, int64_t limit,
-                     int multiprocessors) {
+// The most rows of a panel that the limit allows.
+int64_t largest_panel(const Batch& b, bool columns, bool gradients, int64_t limit) {
   const auto bytes = [&](int64_t panel) {
     return Workspace(b, columns, gradients, panel, nullptr).bytes;
   };
@@ -159,13 +165,20 @@ int64_t choose_panel(const Batch& b, bool columns, bool gradients, int64_t limit
     else
       tiles = middle - 1;
   }
-  if (tiles * kTileRows >= all) return all;
+  return tiles * kTileRows;
+}
+
+// Not so many that a wave of tiles is left half full, or the last panel small.
+int64_t choose_panel(const Batch& b, bool columns, bool gradients, int64_t limit,
+                     int multiprocessors) {
+  const int64_t all = round_up(std::max<int64_t>(b.rows, 1), kTileRows);
+  const int64_t most = largest_panel(b, columns, gradients, limit);
+  if (most >= all) return all;
   const int64_t per_row = ceil_div(round_up(b.depth, 8), 256);
-  const int64_t waves = tiles * per_row / multiprocessors;
+  const int64_t waves = most / kTileRows * per_row / multiprocessors;
   const int64_t whole = waves * multiprocessors / per_row;
   if (whole > 0) return whole * kTileRows;
-  const int64_t panels = ceil_div(all, tiles * kTileRows);
-  return round_up(ceil_div(all, panels), kTileRows);
+  return round_up(ceil_div(all, ceil_div(all, most)), kTileRows);
 }
 
 class Run {
@@ -175,12 +188,9 @@ class Run {
       : b_(batch),
         device_(current_device()),
         stream_(stream),
-        w_(batch, columns, gradients,
-           choose_panel(batch, columns, gradients, bytes, device_.multiprocessors), workspace),
+        w_(batch, columns, gradients, largest_panel(batch, columns, gradients, bytes), workspace),
         n_(static_cast<int>(batch.rows)),
         m_(static_cast<int>(batch.columns)) {
-    zero(w_.chosen, ceil_div(n_, kTileRows) * 4, stream_);
-    zero(w_.chosen_columns, ceil_div(m_, kTileRows) * 4, stream_);
     measure_vectors(columns);
   }
 
@@ -192,26 +202,31 @@ class Run {
         if (gradients) products(first, count, out.by_query, out.by_document);
       });
       ranks(out);
-      if (out.loss) add_up(w_.losses, out.weight, nullptr, out.loss);
-      if (gradients) finish_documents(out.by_document, out.by_scale);
+      if (gradients) finish_documents(out.by_document);
+      if (out.loss) totals(out.loss, out.weight, out.by_scale);
       return;
     }
-    column_statistics(out);
+    const bool kept = gradients && w_.panel_rows >= n_ && m_ > 0;
+    if (kept)
+      column_statistics<true>(out);
+    else
+      column_statistics<false>(out);
     ranks(out);
     if (!out.loss) return;
     zero(w_.column_weight, int64_t{m_} * 4, stream_);
     float* by_lse = gradients ? w_.row_weight : nullptr;
     each(n_, symmetric_rows, n_, w_.mate, out.negatives_lse, out.positive, out.column_negatives_lse,
          out.weight, w_.losses, by_lse, w_.by_positive, w_.column_weight);
-    add_up(w_.losses, out.weight, nullptr, out.loss);
     if (gradients)
       weighted_gradients(out.negatives_lse, w_.row_weight, w_.by_positive, out.column_negatives_lse,
-                         w_.column_weight, out.by_query, out.by_document, out.by_scale);
+                         w_.column_weight, out.by_query, out.by_document, kept);
+    totals(out.loss, out.weight, out.by_scale);
   }
 
   void backward(const hybridret_cuda_backward_arguments& a) {
     weighted_gradients(a.negatives_lse, a.by_negatives_lse, a.by_positive, a.column_negatives_lse,
-                       a.by_column_negatives_lse, a.by_query, a.by_document, a.by_scale);
+                       a.by_column_negatives_lse, a.by_query, a.by_document, false);
+    totals(nullptr, 0, a.by_scale);
   }
 
  private:
@@ -233,7 +248,7 @@ class Run {
   }
 
   Shape shape_of(int64_t rows, int64_t columns, int64_t depth, int planes, int width,
-                 bool rows_first) const {
+                 int together) const {
     Shape s{static_cast<int>(rows),
             static_cast<int>(columns),
             static_cast<int>(depth),
@@ -242,7 +257,7 @@ class Run {
             {},
             static_cast<int>(ceil_div(rows, kTileRows)),
             static_cast<int>(ceil_div(columns, width)),
-            rows_first};
+            together};
     // Planes p and q make terms of 2^-8(p + q): the small ones first, those past 2^-24 not at all.
     for (int order = planes - 1; order >= 0; --order)
       for (int p = 0; p <= order; ++p) {
@@ -278,9 +293,9 @@ class Run {
 
   template <bool kHalf, bool kTransposedA, bool kTransposedB, bool kNarrow, class Epilogue>
   void multiply(const Matrix& a, const Matrix& b, int64_t rows, int64_t columns, int64_t depth,
-                bool rows_first, bool is_narrow, const Epilogue& epilogue) const {
+                int together, bool is_narrow, const Epilogue& epilogue) const {
     if (rows == 0 || columns == 0 || depth == 0) return;
-    const Shape shape = shape_of(rows, columns, depth, a.planes, tile_width(is_narrow), rows_first);
+    const Shape shape = shape_of(rows, columns, depth, a.planes, tile_width(is_narrow), together);
     if (!device_.hopper)
       launch(multiply_ampere<kHalf, kTransposedA, kTransposedB, Epilogue>, blocks(shape),
              AmpereTile::kThreads, AmpereTile::kShared, stream_, a.operand(), b.operand(), shape,
@@ -296,10 +311,10 @@ class Run {
   void inner_products(const Matrix& a, const Matrix& b, bool is_narrow,
                       const Epilogue& epilogue) const {
     if (b_.format == kFloat16)
-      multiply<true, false, false, kNarrow>(a, b, a.rows, b.rows, w_.depth, true, is_narrow,
+      multiply<true, false, false, kNarrow>(a, b, a.rows, b.rows, w_.depth, 16, is_narrow,
                                             epilogue);
     else
-      multiply<false, false, false, kNarrow>(a, b, a.rows, b.rows, w_.depth, true, is_narrow,
+      multiply<false, false, false, kNarrow>(a, b, a.rows, b.rows, w_.depth, 16, is_narrow,
                                              epilogue);
   }
 
@@ -330,22 +345,23 @@ class Run {
     const Planes none{nullptr, 0, 0, 0, false};
     const float tolerance = !b_.unit_norm ? 0.0f : b_.format == kFloat32 ? 1e-3f : 1e-2f;
     const int depth = static_cast<int>(w_.depth);
-    launch(start_measures, 1, 1, 0, stream_, w_.measures, b_.log_bias != nullptr && m_ > 0);
-    each_row(n_, measure, queries(0, n_), w_.queries_in_place ? none : planes(w_.queries, half),
-             none, depth, w_.query_factor, w_.query_length, true, w_.measures, b_.normalize != 0,
-             tolerance);
-    each_row(m_, measure, documents(), w_.documents_in_place ? none : planes(w_.documents, half),
-             w_.rounded.data != w_.documents.data ? planes(w_.rounded) : none, depth,
-             w_.document_factor, w_.document_length, false, w_.measures, b_.normalize != 0,
-             tolerance);
+    const int row_tiles = static_cast<int>(ceil_div(n_, kTileRows));
+    const int column_tiles = static_cast<int>(ceil_div(m_, kTileRows));
+    each(std::max({row_tiles, column_tiles, 1}), start, w_.measures, b_.log_bias && m_ > 0,
+         w_.chosen, row_tiles, w_.chosen_columns, column_tiles);
+    each_row(int64_t{n_} + m_, measure,
+             Side{queries(0, n_), w_.queries_in_place ? none : planes(w_.queries, half), none,
+                  w_.query_factor, w_.query_length},
+             Side{documents(), w_.documents_in_place ? none : planes(w_.documents, half),
+                  w_.rounded.data != w_.documents.data ? planes(w_.rounded) : none,
+                  w_.document_factor, w_.document_length},
+             depth, w_.measures, b_.normalize != 0, tolerance);
     if (biased) each(m_, measure_biases, b_.log_bias, m_, w_.bias, w_.positive_bias, w_.measures);
     if (b_.hard_only) each(n_, mask_labels, b_.labels, n_, b_.column_offset, m_, w_.bias);
     each(n_, start_rows, n_, m_, b_.scale, w_.measures, b_.labels, b_.column_offset,
          b_.labels_elsewhere != 0, common_shift, w_.query_factor, w_.query_length, w_.row_scale,
          w_.shift, w_.mate, w_.positive);
   }
-
-  bool has_terms() const { return b_.normalize || b_.log_bias || b_.hard_only || b_.query_groups; }
 
   Terms terms(int first, int count, bool positives) const {
     const bool biased = b_.log_bias || b_.hard_only;
@@ -369,6 +385,7 @@ class Run {
     Terms t{};
     t.rows = count;
     t.columns = n_;
+    t.first_row = first;
     t.row_scale = w_.document_factor + first;
     t.column_scale = w_.row_scale;
     t.row_bias = biased ? w_.bias + first : nullptr;
@@ -385,16 +402,24 @@ class Run {
   void exponentials(const Matrix& a, const Matrix& b, const Terms& terms, const int* chosen,
                     const float* shift, int strips, bool is_narrow) const {
     const Stored stored{w_.weights.data, w_.weights.stride, w_.weights.plane, w_.weights.planes};
-    if (kColumnSums || has_terms() || terms.column_mate) {
-      inner_products<kStore>(a, b, is_narrow,
-                             Exponentials<true, kStore, kColumnSums>{
-                                 {terms, chosen}, shift, w_.sums, strips, w_.column_sums, stored});
-    } else if constexpr (!kColumnSums) {
-      inner_products<kStore>(a, b, is_narrow,
-                             Exponentials<false, kStore, false>{
-                                 {terms, chosen}, shift, w_.sums, strips, nullptr, stored});
+    const auto at = [&](auto level) {
+      inner_products<kStore && !kColumnSums>(
+          a, b, is_narrow,
+          Exponentials<level, kStore, kColumnSums>{
+              {terms, chosen}, shift, w_.sums, strips, w_.column_sums, stored});
+    };
+    if (kColumnSums || terms.row_group || terms.column_mate)
+      at(std::integral_constant<Level, kMasked>());
+    else if constexpr (!kColumnSums) {
+      if (terms.column_scale || terms.column_bias || terms.row_bias)
+        at(std::integral_constant<Level, kScaled>());
+      else
+        at(std::integral_constant<Level, kPlain>());
     }
   }
+
+  // Whether an exponential may be so small that one alone does not reach kWeakSum.
+  bool may_be_weak() const { return !(b_.logit_bound > 0 && b_.logit_bound <= kHeadroom); }
 
   // Tiles of rows with a weak sum, again with their true maxima.
   template <bool kStore>
@@ -429,8 +454,10 @@ class Run {
   void finish_row_sums(int first, int count, int parts, const hybridret_cuda_forward_output& out,
                        bool gradients, const Again& again) const {
     int* chosen = w_.chosen + first / kTileRows;
-    each_row(count, choose_weak, count, w_.sums, parts, chosen, w_.largest + first);
-    again(terms(first, count, false));
+    if (may_be_weak()) {
+      each_row(count, choose_weak, count, w_.sums, parts, chosen, w_.largest + first);
+      again(terms(first, count, false));
+    }
     each_row(count, finish_rows,
              Finished{count, w_.sums, parts, chosen, w_.shift + first, w_.largest + first,
                       out.negatives_lse + first},
@@ -452,25 +479,28 @@ class Run {
             static_cast<int>(w_.depth)};
   }
 
+  // kKeep: of the only panel the exponentials are stored.
+  template <bool kKeep>
   void column_statistics(const hybridret_cuda_forward_output& out) const {
     const int parts = strips(m_, false);
     for_panels([&](int first, int count) {
       const Matrix rows = w_.queries.row_range(first, count);
-      exponentials<false, true>(rows, w_.documents, terms(first, count, true), nullptr,
+      exponentials<kKeep, true>(rows, w_.documents, terms(first, count, true), nullptr,
                                 w_.shift + first, parts, false);
       each(m_, add_column_sums, w_.column_sums, static_cast<int>(ceil_div(count, kTileRows)), m_,
-           w_.column_total, first == 0, first + w_.panel_rows >= n_, w_.chosen_columns,
-           w_.column_largest);
+           w_.column_total, first == 0, may_be_weak() && first + w_.panel_rows >= n_,
+           w_.chosen_columns, w_.column_largest);
       finish_row_sums(first, count, parts, out, false, [&](const Terms& t) {
         strengthen<false>(rows, w_.documents, t, w_.chosen + first / kTileRows, w_.largest + first,
                           parts, false);
       });
     });
     if (n_ == 0)
-      each(m_, add_column_sums, w_.column_sums, 0, m_, w_.column_total, true, true,
+      each(m_, add_column_sums, w_.column_sums, 0, m_, w_.column_total, true, false,
            w_.chosen_columns, w_.column_largest);
     each(m_, finish_strong_columns, w_.column_total, m_, w_.shift, w_.chosen_columns,
          out.column_negatives_lse);
+    if (!may_be_weak()) return;
     const int swapped_parts = strips(n_, false);
     for (int64_t first = 0; first < m_; first += w_.panel_rows) {
       const int count = static_cast<int>(std::min<int64_t>(w_.panel_rows, m_ - first));
@@ -493,7 +523,6 @@ class Run {
       inner_products<false>(
           w_.queries.row_range(first, count), w_.documents, false,
           Above{{terms(first, count, false), nullptr}, w_.positive + first, counts, parts});
-      if (m_ == 0) return;
       each_row(count, finish_ranks, count, counts, parts, out.negatives_lse + first,
                out.positive + first, out.rank + first);
     });
@@ -508,7 +537,7 @@ class Run {
     weights.rows = scaled.rows = count;
     if (m_ == 0) zero(w_.by_query, count * depth * 4, stream_);
     multiply<false, false, true, true>(
-        weights, w_.rounded, count, depth, m_, false, narrow(count, depth),
+        weights, w_.rounded, count, depth, m_, 1, narrow(count, depth),
         Sums{w_.by_query, count, static_cast<int>(depth), depth, false});
     const int64_t bytes = b_.format == kBfloat16 ? 2 : 4;
     each_row(count, finish_queries,
@@ -518,7 +547,7 @@ class Run {
                  w_.document_factor, w_.mate + first, b_.normalize != 0,
                  static_cast<char*>(by_query) + first * b_.depth * bytes, w_.scale_terms + first});
     multiply<false, true, true, true>(
-        weights, scaled, m_, depth, count, false, narrow(m_, depth),
+        weights, scaled, m_, depth, count, 1, narrow(m_, depth),
         Sums{document_sums(by_document), m_, static_cast<int>(depth), depth, first > 0});
   }
 
@@ -528,38 +557,52 @@ class Run {
 
   void weighted_gradients(const float* lse, const float* by_lse, const float* by_positive,
                           const float* column_lse, const float* by_column, void* by_query,
-                          void* by_document, double* by_scale) const {
+                          void* by_document, bool kept) const {
     each(n_, start_weights, n_, lse, by_lse, w_.row_lse, w_.row_weight);
     if (by_column)
       each(m_, start_weights, m_, column_lse, by_column, w_.column_lse, w_.column_weight);
+    const Stored stored{w_.weights.data, w_.weights.stride, w_.weights.plane, w_.weights.planes};
+    if (kept) weigh_kept(stored);
     for_panels([&](int first, int count) {
-      const Stored stored{w_.weights.data, w_.weights.stride, w_.weights.plane, w_.weights.planes};
-      inner_products<false>(w_.queries.row_range(first, count), w_.documents, false,
-                            Weights{{terms(first, count, false), nullptr},
-                                    w_.row_lse + first,
-                                    w_.row_weight + first,
-                                    by_column ? w_.column_lse : nullptr,
-                                    w_.column_weight,
-                                    stored});
+      if (!kept || may_be_weak())
+        inner_products<false>(w_.queries.row_range(first, count), w_.documents, false,
+                              Weights{{terms(first, count, false), kept ? w_.any : nullptr},
+                                      w_.row_lse + first,
+                                      w_.row_weight + first,
+                                      by_column ? w_.column_lse : nullptr,
+                                      w_.column_weight,
+                                      stored});
       each_row(count, start_gradient_rows, count, by_positive + first,
                row_output(first, count, 0, nullptr, true));
       products(first, count, by_query, by_document);
     });
-    finish_documents(by_document, by_scale);
+    finish_documents(by_document);
   }
 
-  void finish_documents(void* by_document, double* by_scale) const {
+  // The exponentials of the only panel become weights, unless some tile was computed again.
+  void weigh_kept(const Stored& stored) const {
+    launch(any_chosen, 1, 32, 0, stream_, w_.chosen, static_cast<int>(ceil_div(n_, kTileRows)),
+           w_.chosen_columns, static_cast<int>(ceil_div(m_, kTileRows)), w_.any);
+    each(n_, start_factors, n_, w_.row_lse, w_.row_weight, w_.shift, w_.row_factor);
+    each(m_, start_factors, m_, w_.column_lse, w_.column_weight, w_.shift, w_.column_factor);
+    each_row(ceil_div(n_, kRowsPerWarp), weigh, stored, n_, m_, w_.row_factor, w_.column_factor,
+             w_.any);
+  }
+
+  void finish_documents(void* by_document) const {
     each_row(m_, hybridret::cuda::finish_documents,
              DocumentGradients{queries(0, n_), documents(), document_sums(by_document),
                                static_cast<int>(w_.depth), w_.positive_factor, w_.query_factor,
                                w_.document_factor, b_.label_order, b_.label_begin, b_.row_offset,
                                b_.normalize != 0, by_document});
-    add_up(w_.scale_terms, 1, b_.scale, by_scale);
   }
 
-  void add_up(const float* values, double factor, const float* divisor, double* target) const {
-    launch(total, 1, kRowThreads, 1024 + kRowsPerBlock * 8, stream_, values, n_, factor, divisor,
-           b_.first != 0, target);
+  // The loss, and the derivative by the scale; either may be missing.
+  void totals(double* loss, double weight, double* by_scale) const {
+    const Total of_loss{w_.losses, n_, weight, nullptr, loss};
+    const Total of_scale{w_.scale_terms, n_, 1, b_.scale, by_scale};
+    launch(add_up, loss && by_scale ? 2 : 1, kRowThreads, 2048, stream_, loss ? of_loss : of_scale,
+           of_scale, b_.first == 0);
   }
 
   const Batch& b_;
@@ -592,6 +635,12 @@ using namespace hybridret::cuda;
 HYBRIDRET_EXPORT int hybridret_cuda_abi(void) { return HYBRIDRET_CUDA_ABI; }
 
 HYBRIDRET_EXPORT const char* hybridret_cuda_error(void) { return error_text.c_str(); }
+
+HYBRIDRET_EXPORT const char* hybridret_cuda_architectures(void) { return HYBRIDRET_ARCHITECTURES; }
+
+HYBRIDRET_EXPORT int hybridret_cuda_device(void) {
+  return guarded([] { current_device(); });
+}
 
 HYBRIDRET_EXPORT int hybridret_cuda_workspace(const hybridret_cuda_batch* batch, int columns,
                                               int gradients, int64_t limit, int64_t* bytes) {

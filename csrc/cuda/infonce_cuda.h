@@ -29,6 +29,7 @@ typedef struct {
   const float* log_bias;          /* [columns] or null */
   const float* scale;             /* 1 / temperature */
   int64_t row_offset, column_offset; /* of the segment */
+  float logit_bound; /* that no logit's magnitude exceeds, where the host knows one; else 0 */
   int32_t format;
   int32_t normalize, unit_norm, hard_only;
   int32_t labels_elsewhere; /* a label of -1: the positive is not among these columns */
@@ -60,6 +61,8 @@ typedef struct {
 
 int hybridret_cuda_abi(void);
 const char* hybridret_cuda_error(void);
+const char* hybridret_cuda_architectures(void); /* that it was built for, separated by blanks */
+int hybridret_cuda_device(void);                /* whether the current device can be used */
 
 /* Bytes of workspace: as many as are of use, at most `limit`; fails if that is too few. */
 int hybridret_cuda_workspace(const hybridret_cuda_batch* batch, int columns, int gradients,

@@ -38,12 +38,16 @@ struct Shape {
   int pairs;
   signed char a_plane[kMostPairs], b_plane[kMostPairs];
   int row_tiles, column_tiles;
-  // Tiles that lie next to each other in time: those of one column, or of one row.
-  bool rows_first;
+  // Tiles that are computed at about the same time: so many rows of them, and what columns go with
+  // those. Their operands stay in the second-level cache.
+  int together;
 
   __device__ void tile(int index, int& row, int& column) const {
-    row = rows_first ? index % row_tiles : index / column_tiles;
-    column = rows_first ? index / row_tiles : index % column_tiles;
+    const int first = index / (together * column_tiles) * together;
+    const int rows_here = row_tiles - first < together ? row_tiles - first : together;
+    const int within = index - first * column_tiles;
+    row = first + within % rows_here;
+    column = within / rows_here;
   }
   __device__ int slabs() const { return (depth + kBox - 1) / kBox; }
 };
@@ -147,32 +151,34 @@ __global__ void __launch_bounds__(384, 1)
       sums.row = sums.first_row + sums.warp_rows * 16 + lane / 4;
       sums.column = sums.first_column + lane % 4 * 2;
       sums.strip = column;
-      epilogue.template begin<Tile>(shared, worker, sums.first_column);
+      const auto rows = epilogue.template begin<Tile>(shared, worker, sums);
       const int steps = shape.pairs * slabs;
-      if (steps == 0)
-        for (auto& fragment : sums.value[0])
-          for (float& value : fragment) value = 0;
       int before = stage;
       for (int step = 0; step < steps; ++step, advance()) {
         barrier_wait(&full[stage], phase);
-        const char* a = shared + stage * Tile::kSlabBytes + (group - 1) * kBoxBytes;
-        const char* b = shared + stage * Tile::kSlabBytes + kTileRows * 128;
+        const uint64_t a =
+            describe<kTransposedA>(shared + stage * Tile::kSlabBytes + (group - 1) * kBoxBytes);
+        const uint64_t b =
+            describe<kTransposedB>(shared + stage * Tile::kSlabBytes + kTileRows * 128);
         group_begin();
 #pragma unroll
-        for (int k = 0; k < kBox / 16; ++k)
+        for (int k = 0; k < kBox / 16; ++k)  // 16 of the depth further on, in units of 16 bytes
           group_multiply<kHalf, kTransposedA, kTransposedB>(
-              sums.value[0], describe<kTransposedA>(a + k * (kTransposedA ? 2048 : 32)),
-              describe<kTransposedB>(b + k * (kTransposedB ? 2048 : 32)), step == 0 && k == 0);
+              sums.value[0], a + k * (kTransposedA ? 128 : 2), b + k * (kTransposedB ? 128 : 2),
+              step == 0 && k == 0);
         group_commit();
         group_wait<1>();  // the slab before this one has been read
         if (step > 0 && worker % 128 == 0) barrier_arrive(&empty[before]);
         before = stage;
       }
       group_wait<0>();
-      if (steps > 0 && worker % 128 == 0) barrier_arrive(&empty[before]);
-      epilogue.template end<Tile>(shared, worker, sums);
+      pin(sums.value[0]);
+      if (worker % 128 == 0) barrier_arrive(&empty[before]);
+      epilogue.template end<Tile>(shared, worker, sums, rows);
     }
   }
+#else
+  __trap();
 #endif
 }
 
@@ -237,7 +243,7 @@ __global__ void __launch_bounds__(256, 1)
     sums.row = sums.first_row + warp_row + lane / 4;
     sums.column = sums.first_column + warp_column + lane % 4 * 2;
     sums.strip = column * 4 + warp % 4;
-    epilogue.template begin<Tile>(shared, threadIdx.x, sums.first_column);
+    const auto rows = epilogue.template begin<Tile>(shared, threadIdx.x, sums);
     for (auto& fragments : sums.value)
       for (auto& fragment : fragments)
         for (float& value : fragment) value = 0;
@@ -287,7 +293,7 @@ __global__ void __launch_bounds__(256, 1)
       }
     }
     wait_copies<0>();
-    epilogue.template end<Tile>(shared, threadIdx.x, sums);
+    epilogue.template end<Tile>(shared, threadIdx.x, sums, rows);
   }
 }
 

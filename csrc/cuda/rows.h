@@ -28,6 +28,8 @@ struct Vectors {
                                : float16_value(bits);
   }
 
+  __device__ uint16_t bits(int64_t at) const { return static_cast<const uint16_t*>(data)[at]; }
+
   // Elements k ... k + 7 of a row, zeros past its end.
   __device__ void load(float (&values)[8], int row, int k) const {
     const int64_t at = row * stride + k;
@@ -99,45 +101,58 @@ struct Measures {
   int broken;  // a promise of unit length
 };
 
-__global__ void start_measures(Measures* measures, bool biased) {
-  *measures = {0.0f, 0.0f, biased ? -kInfinity : 0.0f, 0};
+// Nothing is measured, no tile is chosen.
+__global__ void start(Measures* measures, bool biased, int* chosen, int row_tiles,
+                      int* chosen_columns, int column_tiles) {
+  const int i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (i == 0) *measures = {0.0f, 0.0f, biased ? -kInfinity : 0.0f, 0};
+  if (i < row_tiles) chosen[i] = 0;
+  if (i < column_tiles) chosen_columns[i] = 0;
 }
 
-// Lengths; and the planes that the products read, where the rows cannot be read in place.
+// One side, to be measured; and copied as bfloat16 planes where its rows cannot be read in place.
+struct Side {
+  Vectors vectors;
+  Planes planes, rounded;  // rounded: float16 as bfloat16
+  float *factor, *length;
+};
+
 __global__ void __launch_bounds__(kRowThreads)
-    measure(Vectors vectors, Planes planes, Planes rounded, int padded_depth, float* factor,
-            float* length, bool queries, Measures* measures, bool normalize, float tolerance) {
-  const int row = row_of_warp(), lane = lane_of_warp();
-  if (row >= vectors.rows) return;
+    measure(Side queries, Side documents, int padded_depth, Measures* measures, bool normalize,
+            float tolerance) {
+  const int lane = lane_of_warp();
+  const bool of_queries = row_of_warp() < queries.vectors.rows;
+  const Side& side = of_queries ? queries : documents;
+  const int row = row_of_warp() - (of_queries ? 0 : queries.vectors.rows);
+  if (row >= side.vectors.rows) return;
   float square = 0;
   for (int k = lane * 8; k < padded_depth; k += 256) {
     float values[8];
-    vectors.load(values, row, k);
+    side.vectors.load(values, row, k);
 #pragma unroll
     for (int i = 0; i < 8; ++i) square += values[i] * values[i];
-    if (rounded.data) {
+    if (side.rounded.data) {
       float copy[8];
 #pragma unroll
       for (int i = 0; i < 8; ++i) copy[i] = values[i];
-      rounded.put(copy, row, k);
+      side.rounded.put(copy, row, k);
     }
-    if (planes.data && planes.half) {
+    if (side.planes.data && side.planes.half) {
 #pragma unroll
       for (int i = 0; i < 8; ++i)
-        planes.data[row * planes.stride + k + i] =
-            k + i < vectors.depth
-                ? static_cast<const uint16_t*>(vectors.data)[row * vectors.stride + k + i]
-                : uint16_t{0};
-    } else if (planes.data) {
-      planes.put(values, row, k);
+        side.planes.data[row * side.planes.stride + k + i] =
+            k + i < side.vectors.depth ? side.vectors.bits(row * side.vectors.stride + k + i)
+                                       : uint16_t{0};
+    } else if (side.planes.data) {
+      side.planes.put(values, row, k);
     }
   }
   square = warp_sum(square);
   double exact = square;
   if (isinf(square)) {
     exact = 0;
-    for (int k = lane; k < vectors.depth; k += 32) {
-      const double value = vectors.element(row * vectors.stride + k);
+    for (int k = lane; k < side.vectors.depth; k += 32) {
+      const double value = side.vectors.element(row * side.vectors.stride + k);
       exact += value * value;
     }
     exact = warp_sum(exact);
@@ -145,10 +160,11 @@ __global__ void __launch_bounds__(kRowThreads)
   if (lane != 0) return;
   const float found = static_cast<float>(sqrt(exact));
   if (tolerance > 0 && !(fabsf(found - 1) <= tolerance)) measures->broken = 1;
-  factor[row] = normalize ? 1 / fmaxf(found, kLeastLength) : 1.0f;
-  length[row] = normalize ? 1.0f : found;
-  if (!isnan(length[row]))
-    atomic_maximum(queries ? &measures->longest_query : &measures->longest_document, length[row]);
+  const float length = normalize ? 1.0f : found;
+  side.factor[row] = normalize ? 1 / fmaxf(found, kLeastLength) : 1.0f;
+  side.length[row] = length;
+  if (!isnan(length))
+    atomic_maximum(of_queries ? &measures->longest_query : &measures->longest_document, length);
 }
 
 // Biases in powers of two. hard_only: a document that is some row's label is no negative.
@@ -181,7 +197,8 @@ __global__ void start_rows(int rows, int documents, const float* scale, const Me
                            float* row_scale, float* shift, int* mate, float* positive) {
   const int i = blockIdx.x * blockDim.x + threadIdx.x;
   if (i >= rows) return;
-  row_scale[i] = measures->broken ? __uint_as_float(0x7fc00000u) : *scale * factor[i] * kLog2e;
+  const bool good = !measures->broken && *scale > 0 && *scale <= 1e30f;
+  row_scale[i] = good ? *scale * factor[i] * kLog2e : __uint_as_float(0x7fc00000u);
   // Cauchy and Schwarz.
   const float own = common_shift ? measures->longest_query : length[i];
   const double bound =
@@ -304,8 +321,8 @@ __global__ void finish_strong_columns(const double* total, int columns, const fl
                                       const int* chosen, float* lse) {
   const int j = blockIdx.x * blockDim.x + threadIdx.x;
   if (j >= columns || chosen[j / kTileRows]) return;
-  lse[j] =
-      static_cast<float>(static_cast<double>(shift[0]) * 0.693147180559945309417 + log(total[j]));
+  lse[j] = total[j] == 0 ? -kInfinity
+                         : static_cast<float>(shift[0] * 0.693147180559945309417 + log(total[j]));
 }
 
 // Of the weak tiles' columns, from the sums of the swapped problem.
@@ -351,6 +368,60 @@ __global__ void start_weights(int count, const float* lse, const float* by, floa
   const bool none = lse[i] == -kInfinity;
   lse2[i] = none ? 0.0f : lse[i] * kLog2e;
   weight[i] = none ? 0.0f : by[i];
+}
+
+// What e^(x - shift) is multiplied by to be weight e^(x - lse), one shift for all.
+__global__ void start_factors(int count, const float* lse2, const float* weight, const float* shift,
+                              float* factor) {
+  const int i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (i < count) factor[i] = weight[i] * exponential2(shift[0] - lse2[i]);
+}
+
+// Whether a row or a column of any tile was computed again, for each row tile.
+__global__ void any_chosen(const int* chosen, int row_tiles, const int* chosen_columns,
+                           int column_tiles, int* any) {
+  int found = 0;
+  for (int i = threadIdx.x; i < row_tiles; i += blockDim.x) found |= chosen[i];
+  for (int i = threadIdx.x; i < column_tiles; i += blockDim.x) found |= chosen_columns[i];
+  found = warp_sum(found);
+  for (int i = threadIdx.x; i < row_tiles; i += blockDim.x) any[i] = found;
+}
+
+constexpr int kRowsPerWarp = 4;
+
+// Exponentials become weights, in place: times (row factor + column factor).
+__global__ void __launch_bounds__(kRowThreads)
+    weigh(Stored stored, int rows, int columns, const float* by_row, const float* by_column,
+          const int* not_if) {
+  const int first = row_of_warp() * kRowsPerWarp;
+  if (first >= rows || *not_if) return;
+  float own[kRowsPerWarp];
+#pragma unroll
+  for (int r = 0; r < kRowsPerWarp; ++r) own[r] = by_row[min(first + r, rows - 1)];
+  for (int k = lane_of_warp() * 8; k < stored.stride; k += 256) {
+    float across[8];
+#pragma unroll
+    for (int i = 0; i < 8; ++i) across[i] = k + i < columns ? by_column[k + i] : 0.0f;
+#pragma unroll
+    for (int r = 0; r < kRowsPerWarp; ++r) {
+      if (first + r >= rows) continue;
+      float values[8] = {};
+      uint16_t* at = stored.data + (first + r) * stored.stride + k;
+      for (int p = stored.planes - 1; p >= 0; --p) {
+        const uint4 words = *reinterpret_cast<const uint4*>(at + p * stored.plane);
+        const uint32_t pairs[4] = {words.x, words.y, words.z, words.w};
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          values[2 * i] += __uint_as_float(pairs[i] << 16);
+          values[2 * i + 1] += __uint_as_float(pairs[i] & 0xffff0000u);
+        }
+      }
+#pragma unroll
+      for (int i = 0; i < 8; ++i) values[i] *= own[r] + across[i];
+      Planes{stored.data, stored.stride, stored.plane, stored.planes, false}.put(values, first + r,
+                                                                                 k);
+    }
+  }
 }
 
 // Factors of the rows where the weights are complete, and the queries as the product reads them.
@@ -451,7 +522,9 @@ struct DocumentGradients {
     const int64_t first = begin ? begin[j] : j;
     const int64_t end = begin ? begin[j + 1] : j < queries.rows ? j + 1 : j;
     for (int64_t r = first; r < end; ++r) {
-      const int row = static_cast<int>(order ? order[r] - row_offset : r);
+      const int64_t at = order ? order[r] - row_offset : r;
+      if (at < 0 || at >= queries.rows) continue;  // a label of another segment: its loss is NaN
+      const int row = static_cast<int>(at);
       const float by = positive_factor[row] * query_factor[row] * document_factor[j];
       float q[8];
       queries.load(q, row, k);
@@ -489,12 +562,20 @@ __global__ void __launch_bounds__(kRowThreads) finish_documents(DocumentGradient
   }
 }
 
-// target (+)= factor sum(values) / *divisor, by one block, in a fixed order.
-__global__ void __launch_bounds__(kRowThreads)
-    total(const float* values, int count, double factor, const float* divisor, bool first,
-          double* target) {
+// target (+)= factor sum(values) / *divisor, in a fixed order.
+struct Total {
+  const float* values;
+  int count;
+  double factor;
+  const float* divisor;  // or null
+  double* target;
+};
+
+// By one block each.
+__global__ void __launch_bounds__(kRowThreads) add_up(Total first, Total second, bool add) {
+  const Total& own = blockIdx.x == 0 ? first : second;
   double sum = 0;
-  for (int i = threadIdx.x; i < count; i += kRowThreads) sum += values[i];
+  for (int i = threadIdx.x; i < own.count; i += kRowThreads) sum += own.values[i];
   sum = warp_sum(sum);
   double* sums = reinterpret_cast<double*>(shared_memory());
   if (lane_of_warp() == 0) sums[threadIdx.x / 32] = sum;
@@ -502,7 +583,7 @@ __global__ void __launch_bounds__(kRowThreads)
   if (threadIdx.x != 0) return;
   sum = 0;
   for (int w = 0; w < kRowsPerBlock; ++w) sum += sums[w];
-  *target = (first ? 0 : *target) + factor * sum / (divisor ? *divisor : 1.0f);
+  *own.target = (add ? *own.target : 0) + own.factor * sum / (own.divisor ? *own.divisor : 1.0f);
 }
 
 }  // namespace hybridret::cuda

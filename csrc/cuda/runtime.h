@@ -19,7 +19,7 @@ inline void check(cudaError_t status, const char* what) {
 
 struct Device {
   int multiprocessors;
-  bool hopper;
+  bool hopper;  // and the kernels for it were built
 };
 
 inline Device current_device() {
@@ -32,7 +32,7 @@ inline Device current_device() {
   if (major < 8)
     throw std::runtime_error("the GPU has compute capability " + std::to_string(major) +
                              ".x; 8.0 or newer is needed");
-  return {count, major == 9};
+  return {count, major == 9 && HYBRIDRET_HOPPER};
 }
 
 template <class... Parameters, class... Arguments>

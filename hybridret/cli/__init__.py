@@ -284,6 +284,8 @@ _PARTS = ("numpy", "torch", "transformers", "tokenizers", "onnx", "onnxruntime",
 
 def info() -> dict[str, Any]:
     """What ``hybridret info --json`` prints."""
+    from hybridret._cuda import describe
+
     parts: dict[str, str | None] = {}
     for name in _PARTS:
         try:
@@ -296,12 +298,7 @@ def info() -> dict[str, Any]:
         "isa": _native.isa(),
         "usable_isas": _native.usable_isas(),
         "threads": _native.default_threads(),
-        "cuda": {
-            "compiled": False,
-            "architectures": [],
-            "available": False,
-            "reason": "this version has no CUDA kernels",
-        },
+        "cuda": describe(),
         "parts": parts,
     }
 
@@ -316,7 +313,9 @@ def _info(o: argparse.Namespace) -> None:
     print(f"instruction set {found['isa']} (usable: {', '.join(found['usable_isas'])}; "
           f"HYBRIDRET_ISA forces one)")  # fmt: skip
     print(f"threads {found['threads']}")
-    print(f"CUDA no: {found['cuda']['reason']}")
+    cuda = found["cuda"]
+    built = f"kernels for {', '.join(cuda['architectures'])}" if cuda["compiled"] else "no kernels"
+    print(f"CUDA {built}; {'a device is there' if cuda['available'] else cuda['reason']}")
     for name, version in found["parts"].items():
         print(f"{name} {version or 'not installed'}")
 

@@ -235,6 +235,13 @@ inline void atomic_maximum(float* target, float value) {
   *target = std::max(*target, value + 0.0f);
 }
 
+inline void add_pair(float* target, float2 value) {
+  target[0] += value.x;
+  target[1] += value.y;
+}
+template <int kCount>
+void pin(float (&)[kCount][4]) {}
+
 // ---- sm_80 --------------------------------------------------------------------------------------
 
 inline void copy16(void* shared, const void* global, bool there) {

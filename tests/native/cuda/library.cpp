@@ -1,5 +1,6 @@
 // The CUDA library on a CPU: the same C functions over host pointers.
 #define HYBRIDRET_EMULATED
+#define HYBRIDRET_ARCHITECTURES "emulated"
 #include "cuda/infonce.cu"
 
 namespace hybridret::cuda {
