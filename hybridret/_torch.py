@@ -352,8 +352,9 @@ def batch(
     else:
         _check_device("temperature", temperature, device)
     # With room for vectors that are as far from length one as unit_norm allows.
-    known = (normalize or unit_norm) and log_bias is None and not isinstance(temperature, Tensor)
-    logit_bound = 1.03 / temperature if known else 0.0
+    logit_bound = 0.0
+    if (normalize or unit_norm) and log_bias is None and not isinstance(temperature, Tensor):
+        logit_bound = 1.03 / temperature
     return Batch(
         queries,
         documents,

@@ -118,8 +118,8 @@ struct Side {
 };
 
 __global__ void __launch_bounds__(kRowThreads)
-    measure(Side queries, Side documents, int padded_depth, Measures* measures, bool normalize,
-            float tolerance) {
+    measure(const __grid_constant__ Side queries, const __grid_constant__ Side documents,
+            int padded_depth, Measures* measures, bool normalize, float tolerance) {
   const int lane = lane_of_warp();
   const bool of_queries = row_of_warp() < queries.vectors.rows;
   const Side& side = of_queries ? queries : documents;
@@ -443,16 +443,28 @@ __global__ void __launch_bounds__(kRowThreads)
   }
 }
 
-// A gradient as it leaves: bfloat16 for bfloat16, float32 otherwise.
+// Eight elements of a gradient as it leaves, or the `count` that there are: bfloat16 for bfloat16,
+// float32 otherwise.
 __device__ __forceinline__ void put_gradient(void* target, int format, int64_t at, int count,
                                              const float (&values)[8]) {
-  for (int i = 0; i < count; ++i) {
-    if (format == kBfloat16)
-      static_cast<uint16_t*>(target)[at + i] =
-          static_cast<uint16_t>(pack_bfloat16(values[i], 0.0f));
-    else
-      static_cast<float*>(target)[at + i] = values[i];
+  if (format == kBfloat16) {
+    uint16_t* to = static_cast<uint16_t*>(target) + at;
+    uint32_t words[4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) words[i] = pack_bfloat16(values[2 * i], values[2 * i + 1]);
+    if (count >= 8 && (reinterpret_cast<uintptr_t>(to) & 15) == 0) {
+      *reinterpret_cast<uint4*>(to) = make_uint4(words[0], words[1], words[2], words[3]);
+      return;
+    }
+#pragma unroll
+    for (int i = 0; i < 8; ++i)
+      if (i < count) to[i] = static_cast<uint16_t>(words[i / 2] >> (i % 2 * 16));
+    return;
   }
+  float* to = static_cast<float*>(target) + at;
+#pragma unroll
+  for (int i = 0; i < 8; ++i)
+    if (i < count) to[i] = values[i];
 }
 
 struct QueryGradients {
@@ -572,7 +584,8 @@ struct Total {
 };
 
 // By one block each.
-__global__ void __launch_bounds__(kRowThreads) add_up(Total first, Total second, bool add) {
+__global__ void __launch_bounds__(kRowThreads)
+    add_up(const __grid_constant__ Total first, const __grid_constant__ Total second, bool add) {
   const Total& own = blockIdx.x == 0 ? first : second;
   double sum = 0;
   for (int i = threadIdx.x; i < own.count; i += kRowThreads) sum += own.values[i];
