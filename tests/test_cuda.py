@@ -68,6 +68,16 @@ def test_ragged_tiles(engine, rng, shape, symmetric, form):
     agrees(engine, vectors(rng, n, depth), vectors(rng, m, depth), symmetric=symmetric, form=form)
 
 
+@pytest.mark.parametrize("options", [{"normalize": True}, {"symmetric": True}], ids=str)
+def test_a_warp_that_lags_finds_what_it_needs(engine, rng, monkeypatch, options):
+    """On the emulator one warp runs sixteen times as slowly: the others have to wait for it."""
+    emulated = os.environ.get("HYBRIDRET_EMULATED", "")
+    if "999" in emulated:
+        pytest.skip("no block has a second tile")
+    monkeypatch.setenv("HYBRIDRET_EMULATED", f"{emulated}slow")
+    agrees(engine, vectors(rng, 300, 100), vectors(rng, 600, 100), **options)
+
+
 @pytest.mark.parametrize("options", [{}, {"symmetric": True}, {"normalize": True}], ids=str)
 def test_panels_add_up(engine, rng, monkeypatch, options):
     """The least workspace: panels of one tile."""

@@ -104,7 +104,7 @@ __global__ void __launch_bounds__(384, 1)
   if (threadIdx.x == 0) {
     for (int s = 0; s < Tile::kStages; ++s) {
       barrier_init(&full[s], 1);
-      barrier_init(&empty[s], 2);
+      barrier_init(&empty[s], Tile::kWorkers / 32);  // each warp has read its part
     }
     barriers_visible();
   }
@@ -168,12 +168,12 @@ __global__ void __launch_bounds__(384, 1)
               step == 0 && k == 0);
         group_commit();
         group_wait<1>();  // the slab before this one has been read
-        if (step > 0 && worker % 128 == 0) barrier_arrive(&empty[before]);
+        if (step > 0 && lane == 0) barrier_arrive(&empty[before]);
         before = stage;
       }
       group_wait<0>();
       pin(sums.value[0]);
-      if (worker % 128 == 0) barrier_arrive(&empty[before]);
+      if (lane == 0) barrier_arrive(&empty[before]);
       epilogue.template end<Tile>(shared, worker, sums, rows);
     }
   }

@@ -59,6 +59,14 @@ inline float __uint_as_float(uint32_t bits) { return bits_of<float>(bits); }
 
 // ---- one block ----------------------------------------------------------------------------------
 
+// HYBRIDRET_EMULATED: "hopper" or "ampere", and how many multiprocessors, as in "hopper3"; with
+// "slow" at the end a warp of every block lags behind the others.
+inline std::string emulated() {
+  const char* given = std::getenv("HYBRIDRET_EMULATED");
+  return given ? given : "hopper3";
+}
+inline bool is_slow() { return emulated().find("slow") != std::string::npos; }
+
 struct Block {
   struct Barrier {
     int arrived = 0, phase = 0;
@@ -93,13 +101,23 @@ struct Block {
   std::map<const void*, Transaction> transactions;
   std::deque<Action> bulk_copies;
   jmp_buf scheduler;
-  uint32_t random = 12345;
+  uint32_t random;
+  bool lags;
 
-  Block(int count, int bytes) : threads(count), memory(bytes + 2048, '\xff'), fibers(count) {
+  Block(int count, int bytes, int seed)
+      : threads(count),
+        memory(bytes + 2048, '\xff'),
+        fibers(count),
+        random(12345 + seed),
+        lags(is_slow()) {
     shared = memory.data() + (-reinterpret_cast<uintptr_t>(memory.data()) & 1023);
     warps.resize((count + 31) / 32);
   }
 
+  uint32_t next_random() {
+    random = random * 1664525u + 1013904223u;
+    return random >> 16;
+  }
   void yield() {
     if (!_setjmp(fibers[current].at)) _longjmp(scheduler, 1);
   }
@@ -157,6 +175,9 @@ void Block::run(const Work& work) {
     fiber.start.uc_link = nullptr;
     makecontext(&fiber.start, fiber_main, 0);
   }
+  bool stalls = false;
+  // One falls far behind, where that is asked for.
+  const int slow = lags ? static_cast<int>(next_random() % warps.size()) : -1;
   for (int alive = threads; alive > 0;) {
     alive = 0;
     moved = false;
@@ -164,18 +185,21 @@ void Block::run(const Work& work) {
       Fiber& fiber = fibers[current];
       if (fiber.done) continue;
       ++alive;
+      // Warps come to run in no order.
+      if (current % 32 == 0)
+        stalls = current / 32 == slow ? next_random() % 16 != 0 : next_random() % 8 == 0;
+      if (stalls) continue;
       threadIdx.x = current;
       resume(fiber);
     }
     // A bulk copy comes at some time or other.
-    random = random * 1664525u + 1013904223u;
-    if (!bulk_copies.empty() && (random >> 24) % 3 == 0) {
+    if (!bulk_copies.empty() && next_random() % 3 == 0) {
       bulk_copies.front()();
       bulk_copies.pop_front();
       moved = true;
     }
     idle_rounds = moved || !bulk_copies.empty() ? 0 : idle_rounds + 1;
-    if (idle_rounds > 100) {
+    if (idle_rounds > 1000) {
       std::fprintf(stderr, "emulator: the block waits for ever\n");
       std::abort();
     }
@@ -433,10 +457,8 @@ struct Device {
   bool hopper;
 };
 
-// HYBRIDRET_EMULATED: "hopper" or "ampere", and how many multiprocessors, as in "hopper3".
 inline Device current_device() {
-  const char* given = std::getenv("HYBRIDRET_EMULATED");
-  const std::string name = given ? given : "hopper3";
+  const std::string name = emulated();
   return {std::atoi(name.c_str() + 6), name.substr(0, 6) == "hopper"};
 }
 
@@ -446,7 +468,7 @@ void launch(void (*kernel)(Parameters...), int blocks, int threads, int shared, 
   gridDim.x = blocks;
   blockDim.x = threads;
   for (blockIdx.x = 0; blockIdx.x < blocks; ++blockIdx.x)
-    Block(threads, shared).run([&] { kernel(arguments...); });
+    Block(threads, shared, blockIdx.x).run([&] { kernel(arguments...); });
 }
 
 inline void zero(void* target, int64_t bytes, Stream) { std::memset(target, 0, bytes); }
