@@ -285,27 +285,34 @@ def test_ctrl_c_during_training(tmp_path):
         "run", "--dimension", "16", "--vocabulary-size", "600", "--batch-size", "64",
         "--checkpoint-every", "20", "--steps",
     ]  # fmt: skip
-    process = subprocess.Popen(
-        [*command, "100000"], cwd=tmp_path, stderr=subprocess.PIPE, text=True
-    )
+
+    def start(*more: str) -> subprocess.Popen[str]:
+        # A background job of a shell ignores the signal, and so would its children.
+        return subprocess.Popen(
+            [*command, "100000", *more], cwd=tmp_path, stderr=subprocess.PIPE, text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )  # fmt: skip
+
     state = tmp_path / "run" / "checkpoint" / "state.json"
     deadline = time.monotonic() + 120
-    while not state.exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    os.kill(process.pid, signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    with start() as process:
+        try:
+            while not state.exists() and time.monotonic() < deadline:
+                time.sleep(0.05)
+            os.kill(process.pid, signal.SIGINT)
+            _, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert process.returncode == 130
     assert "--resume" in err
     assert "Traceback" not in err
-    json.loads(state.read_text())
-    resumed = subprocess.Popen(
-        [*command, "100000", "--resume"], cwd=tmp_path, stderr=subprocess.PIPE
-    )
     before = json.loads(state.read_text())["step"]
-    while json.loads(read(state))["step"] == before and time.monotonic() < deadline + 120:
-        time.sleep(0.05)
-    resumed.kill()
-    resumed.communicate()
+    with start("--resume") as resumed:
+        try:
+            while json.loads(read(state))["step"] == before and time.monotonic() < deadline + 120:
+                time.sleep(0.05)
+        finally:
+            resumed.kill()
     assert json.loads(read(state))["step"] > before
 
 
