@@ -14,17 +14,19 @@ import time
 from pathlib import Path
 
 from hybridret._files import write_json, write_text
-from hybridret.baselines import evaluate_baseline
-from hybridret.batches import SAMPLERS, PairTable
 from hybridret.data import Dataset, load_facts
+from hybridret.encoder.exporting import export
+from hybridret.encoder.torch_encoder import TorchEncoder
 from hybridret.errors import DataError
-from hybridret.evaluation import Report, evaluate
-from hybridret.exporting import export
-from hybridret.report import summary_text, write_html
-from hybridret.retriever import Retriever
-from hybridret.torch_encoder import TorchEncoder
-from hybridret.training import train
-from hybridret.training_config import TrainingConfig
+from hybridret.evaluation.baselines import evaluate_baseline
+from hybridret.evaluation.judging import evaluate
+from hybridret.evaluation.page import write_html
+from hybridret.evaluation.report import Report
+from hybridret.evaluation.text import summary_text
+from hybridret.serving.retriever import Retriever
+from hybridret.training.batches import SAMPLERS, PairTable
+from hybridret.training.config import TrainingConfig
+from hybridret.training.loop import train
 
 _MARKER = "results.json"
 # Questions on held-out entities, asked in one language and answered in others.

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hybridret.batches import SAMPLERS, PairTable, make_sampler
 from hybridret.data import load_facts
 from hybridret.data.table import Dataset, Document, Query
 from hybridret.errors import DataError
+from hybridret.training.batches import SAMPLERS, PairTable, make_sampler
 
 
 def parallel(rows: int, languages: str = "abcd") -> PairTable:

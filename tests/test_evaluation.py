@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from hybridret.data.table import Dataset, Document, Query
 from hybridret.errors import DataError
-from hybridret.evaluation import evaluate_embeddings, pool_for, score
-from hybridret.metrics import DEFAULT_METRICS, Metric, RankedRelevant, parse_metrics
-from hybridret.ranking import Pool, rank_embeddings
+from hybridret.evaluation.judging import Evaluation, evaluate_embeddings
+from hybridret.evaluation.metrics import DEFAULT_METRICS, Metric, RankedRelevant, parse_metrics
+from hybridret.evaluation.ranking import Pool, rank_embeddings
 
 METRICS = [
     "AP", "AP@3", "AP@10", "RR", "nDCG@5", "nDCG@10", "recall@1", "recall@10", "recall@100", "P@1",
@@ -47,7 +47,8 @@ def test_metrics_equal_trec_eval(seed, documents, levels):
         run[f"q{i}"] = dict(zip(ids, map(float, scores), strict=True))
         rows.append(scores)
     dataset = Dataset("made", queries, [Document(d, "!", "en", d) for d in ids], qrels)
-    pool = pool_for(dataset, METRICS)
+    evaluation = Evaluation(dataset, metrics=METRICS)
+    pool = evaluation.pool
     # One axis a query: the inner product is the score itself.
     ranks = rank_embeddings(
         pool, np.eye(5, dtype=np.float32), np.array(rows).T.copy(), similarity="dot"
@@ -57,7 +58,7 @@ def test_metrics_equal_trec_eval(seed, documents, levels):
                 "success.1,10", "Rprec", "bpref"},
     )  # fmt: skip
     expected = evaluator.evaluate(run)
-    report = score(pool, ranks, METRICS, "made")
+    report = evaluation.judge(ranks, "made")
     mono = next(s for s in report.settings if s.setting == "mono")
     for name in METRICS:
         mean = np.mean([expected[f"q{i}"][TREC_NAMES[name]] for i in range(5)])

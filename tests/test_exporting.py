@@ -14,10 +14,11 @@ from conftest import TEXTS
 pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
 
-from hybridret import exporting
-from hybridret.encoder import OnnxEncoder, load_encoder
+from hybridret.encoder import exporting
+from hybridret.encoder.loading import load_encoder
+from hybridret.encoder.onnx import OnnxEncoder
+from hybridret.encoder.torch_encoder import TorchEncoder
 from hybridret.errors import ModelError
-from hybridret.torch_encoder import TorchEncoder
 
 
 def make(kind: str, request: pytest.FixtureRequest) -> TorchEncoder:
@@ -119,8 +120,8 @@ def test_damaged_encoder_folders(bert_folder, tmp_path):
 def test_serving_imports_neither_torch_nor_transformers(bert_folder, tmp_path):
     exporting.export(bert_folder, tmp_path / "out")
     code = (
-        "import sys, hybridret; from hybridret.retriever import Retriever; "
-        "from hybridret.data import Document, load_dataset; import hybridret.evaluation;"
+        "import sys, hybridret; from hybridret.serving.retriever import Retriever; "
+        "from hybridret.data import Document, load_dataset; import hybridret.evaluation.judging;"
         f"r = Retriever.create({str(tmp_path / 'out')!r}); "
         "r.add([Document('a', 'text', 'en', 'a')]); r.save(); assert r.search('text');"
         "heavy = {'torch', 'transformers', 'onnx'} & set(sys.modules); assert not heavy, heavy"

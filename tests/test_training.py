@@ -9,15 +9,15 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from hybridret import training  # noqa: E402
-from hybridret.batches import PairTable  # noqa: E402
 from hybridret.data import load_facts  # noqa: E402
 from hybridret.data.table import Dataset  # noqa: E402
+from hybridret.encoder.torch_encoder import TorchEncoder  # noqa: E402
 from hybridret.errors import DataError, ModelError  # noqa: E402
-from hybridret.evaluation import evaluate  # noqa: E402
-from hybridret.torch_encoder import TorchEncoder  # noqa: E402
-from hybridret.training import train  # noqa: E402
-from hybridret.training_config import TrainingConfig  # noqa: E402
+from hybridret.evaluation.judging import evaluate  # noqa: E402
+from hybridret.training import loop  # noqa: E402
+from hybridret.training.batches import PairTable  # noqa: E402
+from hybridret.training.config import TrainingConfig  # noqa: E402
+from hybridret.training.loop import train  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -88,14 +88,14 @@ class Interrupted(KeyboardInterrupt):
 
 def stop_at(monkeypatch, step: int) -> None:
     """Ctrl-C in the middle of a step."""
-    original = training._Run._step
+    original = loop._Run._step
 
     def _step(self, number, batch):
         if number == step:
             raise Interrupted
         return original(self, number, batch)
 
-    monkeypatch.setattr(training._Run, "_step", _step)
+    monkeypatch.setattr(loop._Run, "_step", _step)
 
 
 @pytest.mark.parametrize("folder", [None, "bert_folder"])
@@ -128,7 +128,7 @@ def test_stopped_and_resumed_equals_never_stopped(folder, request, table, tmp_pa
 def test_ctrl_c_while_a_checkpoint_is_written(table, tmp_path, monkeypatch):
     """The checkpoint before stays whole, and no temporary folder is left."""
     config = TrainingConfig(steps=10, batch_size=24, checkpoint_every=4)
-    original = training.save_file
+    original = loop.save_file
     # The first checkpoint's parameters and optimizer pass; the second's optimizer does not.
     passed = {"optimizer": 0}
 
@@ -139,7 +139,7 @@ def test_ctrl_c_while_a_checkpoint_is_written(table, tmp_path, monkeypatch):
                 raise Interrupted
         return original(tensors, path)
 
-    monkeypatch.setattr(training, "save_file", counting)
+    monkeypatch.setattr(loop, "save_file", counting)
     with pytest.raises(KeyboardInterrupt):
         train(new_encoder(table), table, tmp_path / "run", config, progress=False)
     assert json.loads((tmp_path / "run" / "checkpoint" / "state.json").read_text())["step"] == 4
