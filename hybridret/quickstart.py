@@ -43,8 +43,10 @@ def quickstart(
     """Runs the job, prints what it measures, and writes models, index and report to ``output``.
 
     Raises:
-        DataError: ``output`` exists and is not to be overwritten, or is not a quick start's.
+        DataError: ``output`` exists and is not to be overwritten, or is not a quick start's; or
+            steps or seed cannot be.
     """
+    runs = [TrainingConfig(sampler=sampler, steps=steps, seed=seed) for sampler in SAMPLERS]
     _clear(output, overwrite)
     began = time.monotonic()
     training, evaluation = load_facts("train"), load_facts("evaluation")
@@ -60,12 +62,11 @@ def quickstart(
     reports = [evaluate_baseline(name, evaluation) for name in ("random", "bm25")]
     untrained = _new_encoder(table, seed)
     reports.append(evaluate(untrained, evaluation, name="untrained"))
-    for sampler in SAMPLERS:
+    for config in runs:
         encoder = _new_encoder(table, seed)
-        config = TrainingConfig(sampler=sampler, steps=steps, seed=seed)
-        train(encoder, table, output / sampler, config, progress=sys.stderr.isatty())
-        reports.append(evaluate(encoder, evaluation, name=sampler))
-        _print(f"trained {sampler}: {steps} steps of {config.batch_size} pairs")
+        train(encoder, table, output / config.sampler, config, progress=sys.stderr.isatty())
+        reports.append(evaluate(encoder, evaluation, name=config.sampler))
+        _print(f"trained {config.sampler}: {steps} steps of {config.batch_size} pairs")
     _say(
         "Average precision (1 is perfect)",
         summary_text(reports, ["AP"])

@@ -275,9 +275,12 @@ def test_damaged_files_are_found(tmp_path):
             "damaged",
         ),
         ("j", "manifest.json", lambda b: b.replace(b'"cosine"', b'"euclid"'), "damaged"),
-        ("k", "manifest.json", lambda b: b.replace(b"graph-1", b"../x-1"), "missing"),
+        ("k", "manifest.json", lambda b: b.replace(b"graph-1", b"../x-1"), "damaged"),
         ("l", "manifest.json", lambda b: b.replace(b'"bytes"', b'"size"'), "damaged"),
         ("g", "manifest.json", lambda b: b.replace(b'"schema": 1', b'"schema": 9'), "reads 1"),
+        ("m", "manifest.json", lambda b: b"\xff", "damaged"),
+        ("n", "manifest.json", lambda b: b"[" * 100_000, "damaged: nested too deeply"),
+        ("o", "manifest.json", lambda b: b"[]", "damaged: not the manifest"),
     ):
         damage(folder := copy(name), file, change)
         with pytest.raises(IndexFileError, match=message):

@@ -209,7 +209,7 @@ def test_models_that_are_not_there(monkeypatch):
     with pytest.raises(ModelError, match="no such model folder"):
         TorchEncoder.load("./nowhere")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(ModelError, match="nobody/nothing: neither a folder nor a model"):
+    with pytest.raises(ModelError, match="nobody/nothing: no such folder, and the hub gave no model"):
         load_encoder("nobody/nothing")
 
 
