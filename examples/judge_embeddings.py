@@ -28,9 +28,9 @@ def main() -> None:
     better = hybridret.evaluate_embeddings(queries, documents, dataset, name="better")
 
     for report in (chance, better):
+        mono, cross, multi = (report.summary[kind]["AP"] for kind in ("mono", "cross", "multi"))
         print(
-            f"{report.name}: AP mono {report.summary['mono']['AP']:.3f}, "
-            f"cross {report.summary['cross']['AP']:.3f}, multi {report.summary['multi']['AP']:.3f}, "
+            f"{report.name}: AP mono {mono:.3f}, cross {cross:.3f}, multi {multi:.3f}, "
             f"rank distance {report.summary['rank_distance']:,.0f}"
         )
     for difference in hybridret.compare(better, chance, "AP").means:

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all; links, devices and pipes; checksums; what a kill leaves."""
+"""Files that appear whole or not at all; links, devices, pipes; checksums; what a kill leaves."""
 
 from __future__ import annotations
 

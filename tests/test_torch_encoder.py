@@ -209,7 +209,7 @@ def test_models_that_are_not_there(monkeypatch):
     with pytest.raises(ModelError, match="no such model folder"):
         TorchEncoder.load("./nowhere")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(ModelError, match="nobody/nothing: no such folder, and the hub gave no model"):
+    with pytest.raises(ModelError, match="nobody/nothing: no such folder, and the hub gave no"):
         load_encoder("nobody/nothing")
 
 
@@ -233,3 +233,12 @@ def test_embeddings_of_a_stream_go_to_memory_maps(bert_folder, tmp_path, monkeyp
         encoder.encode_documents(["a", "b", "c", "d"], out=room)
     with pytest.raises(DataError, match="2 documents, but room for 3"):
         encoder.encode_documents(["a", "b"], out=room)
+
+
+def test_saved_weights_can_be_read_by_others(bert_folder, tmp_path):
+    """safetensors writes its files for their owner alone."""
+    (tmp_path / "ordinary").write_text("")
+    (tmp_path / "model").mkdir()
+    TorchEncoder.load(bert_folder).save(tmp_path / "model")
+    for file in (tmp_path / "model").glob("*.safetensors"):
+        assert file.stat().st_mode == (tmp_path / "ordinary").stat().st_mode
