@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,7 +14,14 @@ from hybridret.data.table import Dataset, Document, Query
 from hybridret.errors import DataError
 from hybridret.evaluation.baselines import evaluate_baseline
 from hybridret.evaluation.judging import Evaluation, evaluate_embeddings
-from hybridret.evaluation.metrics import DEFAULT_METRICS, Metric, RankedRelevant, parse_metrics
+from hybridret.evaluation.metrics import (
+    DEFAULT_METRICS,
+    MEASURES,
+    Metric,
+    RankedRelevant,
+    measures_in_words,
+    parse_metrics,
+)
 from hybridret.evaluation.ranking import Pool, rank_embeddings
 
 METRICS = [
@@ -164,6 +172,14 @@ def test_metrics_by_hand():
 )  # fmt: skip
 def test_metric_names_are_read_in_any_case(given, written):
     assert str(Metric.parse(given)) == written
+
+
+def test_the_readme_names_every_measure():
+    assert measures_in_words() in (ROOT / "README.md").read_text(encoding="utf-8")
+    for measure in MEASURES.values():
+        for spelling in (measure.name, *measure.spellings):
+            asked = spelling + ("@3" if measure.cutoff == "required" else "")
+            assert Metric.parse(asked.upper()).name == measure.name
 
 
 @pytest.mark.parametrize(
