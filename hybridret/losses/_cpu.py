@@ -19,9 +19,10 @@ def native(batch: Batch) -> _native.InfoNCE:
     fields = batch._asdict()
     for name in ("workspace", "logit_bound"):  # CUDA's
         del fields[name]
+    fields["scale"] = np.asarray(batch.scale).item()
     if batch.labels is None:
         fields["labels"] = np.arange(len(batch.queries))
-    return _native.InfoNCE(**fields | {"scale": np.asarray(batch.scale).item()})
+    return _native.InfoNCE(**fields)
 
 
 def infonce(batch: Batch, *, symmetric: bool, reduction: str, return_stats: bool) -> Any:

@@ -212,7 +212,7 @@ def infonce_statistics(
 
 def _backend(queries: Any) -> Any:
     """The module that takes these arrays; torch's is imported with the first tensor."""
-    if any(base.__module__.partition(".")[0] == "torch" for base in type(queries).__mro__):
+    if any(kind.__module__.partition(".")[0] == "torch" for kind in type(queries).__mro__):
         from hybridret.losses import _ops
 
         return _ops
