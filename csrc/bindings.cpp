@@ -13,8 +13,9 @@
 #include "index/hnsw.h"
 #include "infonce/infonce.h"
 #include "ranking/ranking.h"
+#include "similarity/elements.h"
 #include "similarity/kernel.h"
-#include "similarity/panels.h"
+#include "similarity/memory.h"
 #include "similarity/threads.h"
 
 namespace py = pybind11;

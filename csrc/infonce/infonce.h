@@ -38,7 +38,7 @@
 
 #include <cstdint>
 
-#include "similarity/panels.h"
+#include "similarity/elements.h"
 
 namespace hybridret::infonce {
 

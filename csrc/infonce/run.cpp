@@ -59,7 +59,7 @@ Run<Element>::Run(const Problem& problem, const Statistics& statistics, int thre
       threads_(threads),
       kernel_(similarity::active_kernel()),
       tiles_(kernel_.tiles<Element>()),
-      stores_(kernel_.stores<Element>()),
+      stores_(kernel_.loss.stores<Element>()),
       columns_(kernel_.columns),
       n_(p_.queries.rows),
       m_(p_.documents.rows),
@@ -177,7 +177,7 @@ void Run<Element>::take_positives(Logits logits, float* tile, int64_t block, int
   logits.document_bias = &positive_bias_[j];
   for (; label != last && label->first < j + tiles_.rows; ++label) {
     const int64_t row = label->first - j, query = label->second - begin_ - block;
-    positive_[label->second] = kernel_.epilogues.logit(logits, row, query);
+    positive_[label->second] = kernel_.loss.logit(logits, row, query);
     tile[row * columns_ + query] = -kInfinity;
   }
   for (int64_t query = end - block; query < columns_; ++query)

@@ -9,9 +9,11 @@
 #include <utility>
 #include <vector>
 
+#include "infonce/epilogue.h"
 #include "infonce/infonce.h"
 #include "similarity/kernel.h"
-#include "similarity/panels.h"
+#include "similarity/memory.h"
+#include "similarity/operands.h"
 #include "similarity/threads.h"
 
 namespace hybridret::infonce {
@@ -20,7 +22,6 @@ using similarity::Bfloat16;
 using similarity::Buffer;
 using similarity::Format;
 using similarity::Kernel;
-using similarity::Logits;
 using similarity::Matrix;
 using similarity::parallel_for;
 using similarity::prefetch;
@@ -82,8 +83,8 @@ class Run {
       blocks_ = (count_ + columns_ - 1) / columns_;
       parallel_for(blocks_, threads_, [&](int64_t block) {
         const int64_t first = block * columns_;
-        pack_columns(kernel_, p_.queries, begin_ + first, std::min(columns_, count_ - first),
-                     documents_.depth(), &packed_queries_[first * documents_.depth()]);
+        pack_block(kernel_, p_.queries, begin_ + first, std::min(columns_, count_ - first),
+                   documents_.depth(), &packed_queries_[first * documents_.depth()]);
       });
       panel_labels_.clear();
       for (int64_t i = begin_; i < begin_ + count_; ++i) panel_labels_.push_back({p_.labels[i], i});
@@ -213,7 +214,7 @@ class Run {
   const int threads_;
   const Kernel& kernel_;
   const similarity::TileKernel<Element>& tiles_;
-  const similarity::Stores<Element>& stores_;
+  const Stores<Element>& stores_;
   const int64_t columns_, n_, m_, padded_m_, block_rows_, parts_, panel_rows_;
   const similarity::RowOperand<Element> documents_;
   const Groups groups_;

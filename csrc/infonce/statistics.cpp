@@ -50,7 +50,7 @@ template <class Element>
 void Run<Element>::true_maxima() {
   std::fill(partial_.begin(), partial_.end(), -kInfinity);
   for_tiles([&](const Logits& l, int64_t part, int64_t block, int64_t) {
-    kernel_.epilogues.maxima(l, &partial_[part * panel_rows_ + block], nullptr);
+    kernel_.loss.maxima(l, &partial_[part * panel_rows_ + block], nullptr);
   });
   for_chosen([&](int64_t i) {
     float largest = -kInfinity;
@@ -70,7 +70,7 @@ void Run<Element>::column_statistics(float shift) {
       choose_all();
       for_tiles([&](const Logits& l, int64_t, int64_t, int64_t j) {
         float rows[similarity::kMaximumColumns] = {};
-        kernel_.epilogues.maxima(l, rows, &largest[j]);
+        kernel_.loss.maxima(l, rows, &largest[j]);
       });
     });
     for (int64_t j = 0; j < m_; ++j) {
@@ -107,14 +107,13 @@ void Run<Element>::ranks() {
       for (int64_t i = first; i < last; ++i) {
         Logits logits = logits_of(tile + (i - first) * columns_, block, p_.labels[begin_ + i]);
         logits.document_bias = &positive_bias_[p_.labels[begin_ + i]];
-        positive_[begin_ + i] = kernel_.epilogues.logit(logits, 0, i - block);
+        positive_[begin_ + i] = kernel_.loss.logit(logits, 0, i - block);
       }
     }
   });
   std::vector<int32_t> above(partial_.size());
   for_tiles([&](const Logits& l, int64_t part, int64_t block, int64_t) {
-    kernel_.epilogues.count_above(l, &positive_[begin_ + block],
-                                  &above[part * panel_rows_ + block]);
+    kernel_.loss.count_above(l, &positive_[begin_ + block], &above[part * panel_rows_ + block]);
   });
   for (int64_t i = 0; i < count_; ++i) {
     out_.rank[begin_ + i] = 1;

@@ -5,6 +5,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "ranking/epilogue.h"
 #include "ranking/state.h"
 
 namespace hybridret::ranking {
@@ -65,7 +66,7 @@ class Screen {
         columns_(kernel_.columns),
         begin_(begin),
         count_(count),
-        depth_(round_up(s_.depth_, tiles_.depth_block)),
+        depth_(round_up(s_.depth_, tiles_.depth_multiple)),
         queries_(round_up(count, tiles_.rows) * depth_),
         along_(static_cast<size_t>(count)),
         across_(static_cast<size_t>(count)),
@@ -146,7 +147,7 @@ class Screen {
         panel.length = std::max(panel.length, rounded.length + rounded.residual);
         panel.residual = std::max(panel.residual, rounded.residual);
       }
-      pack_rows(kernel_, rows.get(), depth_, panel.count, depth_, &packed_[n * columns_ * depth_]);
+      pack_block(kernel_, rows.get(), depth_, panel.count, depth_, &packed_[n * columns_ * depth_]);
     });
     return position;
   }
@@ -163,9 +164,9 @@ class Screen {
       for (int64_t i = first; i < end; i += tiles_.rows) {
         tiles_.tile(depth_, &queries_[i * depth_], depth_, columns_, documents, tile, columns_,
                     false);
-        uint32_t rows = kernel_.screens.rows_reaching(tile, std::min(tiles_.rows, end - i),
-                                                      &s_.lowest_[begin_ + i], &along_[i],
-                                                      &across_[i], panel.length, panel.residual);
+        uint32_t rows = kernel_.scorer.queries_reaching(tile, std::min(tiles_.rows, end - i),
+                                                        &s_.lowest_[begin_ + i], &along_[i],
+                                                        &across_[i], panel.length, panel.residual);
         for (; rows != 0; rows &= rows - 1) {
           const int64_t r = __builtin_ctz(rows);
           look(i + r, tile + r * columns_, panel, &documents_[n * columns_], begin, own);
@@ -208,17 +209,17 @@ class Screen {
     const int64_t query = begin_ + i, begin = p_.target_begin[query];
     const uint32_t valid = ~uint32_t{0} >> (32 - panel.count);
     const float bound = along_[i] * panel.length + across_[i] * panel.residual;
-    uint32_t unsure = kernel_.screens.screen(scores, valid, p_.target_begin[query + 1] - begin,
-                                             &s_.threshold_[begin], bound,
-                                             own.above.data() + (begin - first_target));
+    uint32_t unsure = kernel_.scorer.screen(scores, valid, p_.target_begin[query + 1] - begin,
+                                            &s_.threshold_[begin], bound,
+                                            own.above.data() + (begin - first_target));
     for (; unsure != 0; unsure &= unsure - 1) {
       const int column = __builtin_ctz(unsure);
       own.pending.push_back({query, column, scores[column], bound});
     }
     if (s_.out_.k == 0) return;
     const float floor = s_.best_floor(query);
-    if (!kernel_.screens.rows_reaching(scores, 1, &floor, &along_[i], &across_[i], panel.length,
-                                       panel.residual))
+    if (!kernel_.scorer.queries_reaching(scores, 1, &floor, &along_[i], &across_[i], panel.length,
+                                         panel.residual))
       return;
     for (int64_t c = 0; c < panel.count; ++c)
       if (scores[c] + bound >= floor)

@@ -29,7 +29,7 @@
 #include <stdexcept>
 #include <string>
 
-#include "similarity/panels.h"
+#include "similarity/elements.h"
 
 namespace hybridret::ranking {
 

@@ -12,7 +12,8 @@
 
 #include "ranking/ranking.h"
 #include "similarity/kernel.h"
-#include "similarity/panels.h"
+#include "similarity/memory.h"
+#include "similarity/operands.h"
 #include "similarity/threads.h"
 
 namespace hybridret::ranking {

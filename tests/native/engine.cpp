@@ -9,10 +9,12 @@
 #include <string>
 #include <vector>
 
+#include "infonce/epilogue.h"
 #include "infonce/infonce.h"
 #include "ranking/ranking.h"
 #include "similarity/kernel.h"
-#include "similarity/panels.h"
+#include "similarity/memory.h"
+#include "similarity/operands.h"
 
 namespace {
 
@@ -71,8 +73,8 @@ void tile_agrees(const Kernel& kernel, Format format, double bound) {
   const similarity::RowOperand<Element> operand(kernel,
                                                 {a_stored.get(), format, tiles.rows, depth, depth});
   const Element* a_rows = operand.rows(0, tiles.rows, rows.get());
-  pack_columns(kernel, {b_stored.get(), format, columns, depth, depth}, 0, columns, depth,
-               packed.get());
+  pack_block(kernel, {b_stored.get(), format, columns, depth, depth}, 0, columns, depth,
+             packed.get());
   const Buffer<float> c(tiles.rows * columns);
   const similarity::TileScope scope(kernel);
   for (bool accumulate : {false, true})
@@ -103,9 +105,10 @@ void exponentials_agree(const Kernel& kernel) {
   std::vector<float> tile(documents * columns), ones(64, 1.0f), zeros(64, 0.0f), sums(columns);
   for (size_t i = 0; i < tile.size(); ++i) tile[i] = -90.0f + 178.0f * i / tile.size();
   const Buffer<float> out(documents * columns);
-  const similarity::Logits logits{tile.data(), documents,    ones.data(), nullptr,
-                                  ones.data(), zeros.data(), nullptr};
-  kernel.float_stores.exponentials(logits, zeros.data(), sums.data(), nullptr, out.get(), nullptr);
+  const infonce::Logits logits{tile.data(), documents,    ones.data(), nullptr,
+                               ones.data(), zeros.data(), nullptr};
+  kernel.loss.float_stores.exponentials(logits, zeros.data(), sums.data(), nullptr, out.get(),
+                                        nullptr);
   double worst = 0;
   for (size_t i = 0; i < tile.size(); ++i) {
     const double e = tile[i] < -87.3f ? 0 : std::exp(static_cast<double>(tile[i]));
