@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
+CSRC = ROOT / "csrc"
 X86 = platform.machine() in ("x86_64", "AMD64")
 
 
@@ -23,12 +25,15 @@ def tool(name: str) -> str:
 
 def build(folder: Path, *options: str) -> Path:
     cmake = tool("cmake")
-    subprocess.run(
-        [cmake, "-S", ROOT, "-B", folder, "-DCMAKE_BUILD_TYPE=Release", "-DHYBRIDRET_PYTHON=OFF",
-         "-DHYBRIDRET_NATIVE_TESTS=ON", "-DSKBUILD_PROJECT_VERSION=0", *options],
-        check=True, capture_output=True,
-    )  # fmt: skip
-    subprocess.run([cmake, "--build", folder, "--parallel", "2"], check=True, capture_output=True)
+    settings = [
+        "-DCMAKE_BUILD_TYPE=Release",
+        "-DHYBRIDRET_PYTHON=OFF",
+        "-DHYBRIDRET_NATIVE_TESTS=ON",
+        "-DSKBUILD_PROJECT_VERSION=0",
+        *options,
+    ]
+    run(cmake, "-S", ROOT, "-B", folder, *settings)
+    run(cmake, "--build", folder, "--parallel", "2")
     return folder / "native_tests"
 
 
@@ -55,6 +60,23 @@ def test_kernel_files_give_the_linker_nothing_to_merge(native_tests):
         symbols = [line.split() for line in run(tool("nm"), "-C", file).splitlines()]
         shared = [s[-1] for s in symbols if s[-2].isupper() and s[-2] != "U"]
         assert [name.startswith("hybridret::similarity::k") for name in shared] == [True], shared
+
+
+def test_only_kernel_files_compile_the_kernel_source():
+    """The engine knows the loss and the scorer by what their epilogues' sources bring, no more."""
+    included = {
+        (str(file.relative_to(CSRC)), name)
+        for file in sorted(CSRC.rglob("*"))
+        if file.suffix in (".h", ".cpp")
+        for name in re.findall(r'^#include "(.+)"', file.read_text(), re.MULTILINE)
+    }
+    sources = {name for _, name in included if name.endswith("_source.h")}
+    assert {"infonce/epilogue_source.h", "ranking/epilogue_source.h"} <= sources
+    for file, name in included:
+        if name in sources:
+            assert re.search(r"_source\.h$|^similarity/kernel_\w+\.cpp$", file), (file, name)
+        if file.startswith("similarity/") and not name.startswith("similarity/"):
+            assert (file, name in sources) == ("similarity/kernel_source.h", True), name
 
 
 @pytest.mark.skipif(not X86, reason="the baseline of x86-64")
