@@ -90,6 +90,11 @@ def test_x86_with_avx2_alone(native_tests):
     assert "active avx2" in run(tool("qemu-x86_64"), "-cpu", "Haswell", native_tests)
 
 
+def test_clang(tmp_path):
+    compiler = tool("clang++")
+    assert ": 0 failed" in run(build(tmp_path, f"-DCMAKE_CXX_COMPILER={compiler}"))
+
+
 def test_arm64(tmp_path):
     compiler, emulator = tool("aarch64-linux-gnu-g++"), tool("qemu-aarch64")
     program = build(

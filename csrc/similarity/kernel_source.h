@@ -11,7 +11,9 @@
 //                        are to be made of bfloat16
 //   to_bfloat16          the bits of a Vector rounded to bfloat16, ties to even
 // and where they differ from what is below, HYBRIDRET_CACHE_BYTES and HYBRIDRET_SCOPE (Kernel's
-// enter and leave).
+// enter and leave). A new ISA is such a file, its flags in CMakeLists.txt, its table's name in
+// kernel.h and its condition in dispatch.cpp; a new user of tiles is an epilogue.h and an
+// epilogue_source.h in a folder of its own, and a member of Kernel.
 //
 // Everything here has internal linkage and nothing of the standard library or of our own inline
 // functions is used: a linker may merge two copies of an inline function, and the copy it keeps may
