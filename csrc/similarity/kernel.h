@@ -52,7 +52,7 @@ struct Kernel {
   TileKernel<float> float_tile;
   TileKernel<Bfloat16> bfloat16_tile;
   // Products of float32 where bfloat16 is so fast that six of it beat one of float32: of the nine
-  // products of three parts, all but those beneath the last bit; of the four of two parts, the
+  // products of three parts, all but those below the last bit; of the four of two parts, the
   // smallest is left out as well, and the error of a product is at most 2^-14 of it.
   TileKernel<Split<3>> split3_tile;
   TileKernel<Split<2>> split2_tile;
