@@ -321,7 +321,7 @@ def test_bad_input_is_named(engine):
         ("differ in dimension", (q, np.zeros((3, 9), np.float32), np.arange(3)), {}),
         (r"labels must have shape \[3\], got \[2\]", (q, q, np.arange(2)), {}),
         ("give both or neither", (q, q, np.arange(3)), {"query_groups": np.arange(3)}),
-        ("segments hold 2 rows and 3 columns", (q, q, np.arange(3)), {"segments": [(2, 3)]}),
+        ("segments hold 2 queries and 3 documents", (q, q, np.arange(3)), {"segments": [(2, 3)]}),
     ):
         with pytest.raises(ValueError, match=message):
             engine(*arguments, scale=1.0, **options).forward()

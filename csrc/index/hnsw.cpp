@@ -15,8 +15,8 @@
 namespace hybridret::index {
 namespace {
 
-// Below this many admitted documents, or below this share of all, an exact scan is both faster than
-// a filtered walk of the graph and exact (measured: 100k x 384, crossover near a tenth).
+// Up to this many admitted documents, or one in so many of all, an exact scan is faster than a
+// filtered walk of the graph, and exact (measured: 100k x 384, crossover near a tenth).
 constexpr int64_t kExactScan = 2048;
 constexpr int64_t kExactShare = 10;
 
@@ -188,12 +188,12 @@ void HnswIndex::save(const std::string& path) const {
     throw std::runtime_error("could not write the index to " + path + ": " +
                              std::to_string(file ? static_cast<long long>(file.tellg()) : 0LL) +
                              " of " + std::to_string(static_cast<long long>(expected)) +
-                             " bytes arrived");
+                             " bytes were written");
 }
 
-// Reads the file as hnswlib will, believing nothing: sizes decide where it would allocate and seek,
-// and an exception half-way through its own loading leaves it in a state that its destructor
-// crashes on.
+// Checks every size in the file before hnswlib reads it: hnswlib allocates and seeks by these
+// sizes, and an exception half-way through its loading leaves it in a state in which its destructor
+// crashes.
 void HnswIndex::check_layout(const std::string& path, int64_t count) const {
   const Graph shape(depth_, 1, links_, ef_construction_, seed_);
   const auto& h = shape.hnsw;
@@ -241,7 +241,7 @@ void HnswIndex::load(const std::string& path, const int32_t* languages, int64_t 
   check_layout(path, count);
   auto graph = std::make_unique<Graph>(depth_, 1, links_, ef_construction_, seed_);
   auto& h = graph->hnsw;
-  if (count > 0)  // an empty graph's entry point and levels would be believed at the first add
+  if (count > 0)  // the first add would use an empty graph's entry point and levels
     h.loadIndex(path, &graph->space, static_cast<size_t>(std::max<int64_t>(count, 1024)));
   h.setEf(static_cast<size_t>(ef_search_));
   const auto damaged = [&](bool condition) {

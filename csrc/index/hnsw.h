@@ -2,7 +2,7 @@
 //
 // What hnswlib 0.8 leaves to its callers and is done here: one NaN ruins the recall of the whole
 // graph (rejected); a failed save is silent (the file's size is checked); a file of another shape,
-// or with links out of range, is loaded all the same (checked before it is trusted); a filter that
+// or with links out of range, is loaded all the same (checked before it is used); a filter that
 // few documents pass costs a walk over the whole graph and may find fewer than k (exact scan
 // instead); the distance kernels need -march flags (ours are chosen at run time).
 //
@@ -26,6 +26,8 @@ struct Hit {
 
 class HnswIndex {
  public:
+  // `links` is what hnswlib and the literature call M: the most links that a document has in each
+  // upper layer, and half of the most in the lowest. Throws std::invalid_argument out of range.
   HnswIndex(int64_t depth, int64_t links, int64_t ef_construction, int64_t ef_search, int64_t seed);
   ~HnswIndex();
 
@@ -43,15 +45,15 @@ class HnswIndex {
 
   void remove(int64_t label);
 
-  // Writes the graph to `path` and checks that all of it arrived; throws std::runtime_error.
+  // Writes the graph to `path` and checks the size of the file; throws std::runtime_error.
   void save(const std::string& path) const;
 
   // Replaces the content by the file's; languages[label] as they were added. Throws
   // std::runtime_error for a file that was not written by save() of an index of this shape.
   void load(const std::string& path, const int32_t* languages, int64_t count);
 
-  std::vector<int64_t> removed() const;  // labels taken out, ascending
-  int64_t size() const;                  // labels given out, removed ones included
+  std::vector<int64_t> removed() const;  // labels removed, ascending
+  int64_t size() const;                  // labels assigned, removed ones included
   int64_t live() const;                  // documents that a search can return
   int64_t depth() const { return depth_; }
 

@@ -88,7 +88,7 @@ class Problem:
         held = [sum(s[side] for s in self.segments) for side in (0, 1)]
         if held != [n, m]:
             raise ValueError(
-                f"segments hold {held[0]} rows and {held[1]} columns, the batch has {n} and {m}"
+                f"segments hold {held[0]} queries and {held[1]} documents, the batch has {n} and {m}"
             )
         # Without labels a row's own column answers it; in segments columns are counted anew.
         self.labels = batch.labels
