@@ -53,7 +53,7 @@ class Problem:
         ValueError: shapes disagree, or a side is too large.
     """
 
-    def __init__(self, batch: Batch) -> None:
+    def __init__(self, batch: Batch, *, gradients: bool) -> None:
         self.queries, self.documents = _whole_rows(batch.queries), _whole_rows(batch.documents)
         self.batch = batch
         n, m = len(self.queries), len(self.documents)
@@ -82,7 +82,7 @@ class Problem:
         if self.labels is None and len(self.segments) > 1:
             self.labels = torch.arange(n, device=self.queries.device)
         self.order = self.begin = None
-        if self.labels is not None:
+        if gradients and self.labels is not None:
             ordered, self.order = self.labels.sort(stable=True)
             columns = torch.arange(m + 1, device=ordered.device)
             self.begin = torch.searchsorted(ordered, columns)
@@ -144,7 +144,7 @@ class Statistics(NamedTuple):
 def _forward(
     batch: Batch, *, columns: bool, ranks: bool, weight: float | None, gradients: bool
 ) -> Statistics:
-    problem = Problem(batch)
+    problem = Problem(batch, gradients=gradients)
     n, m = len(batch.queries), len(batch.documents)
     by_query, by_document = batch.gradients(gradients)
     found = Statistics(
@@ -191,7 +191,7 @@ def statistics_backward(
     batch: Batch, lse: Tensor, column_lse: Tensor | None, by_lse: Tensor, by_positive: Tensor,
     by_column_lse: Tensor | None,
 ) -> tuple[Tensor, ...]:  # fmt: skip
-    problem = Problem(batch)
+    problem = Problem(batch, gradients=True)
     by_query, by_document = batch.gradients()
     by_scale = problem.empty(dtype=torch.float64)
     given = [

@@ -161,7 +161,7 @@ def infonce(
         unit_norm: promise that all vectors have length 1; the loss (with segments, of the segment)
             is NaN if one deviates by more than 0.001, in 16 bits by more than 0.01.
         workspace: bytes that the CUDA kernels may take beside inputs and gradients; they take less
-            where less is of use. More than a gigabyte or two gains nothing up to 128k documents.
+            where less is of use.
         reduction: ``mean`` or ``sum`` give a scalar, ``none`` [N].
         return_stats: also return :class:`InfoNCEStats`, of the rows.
 

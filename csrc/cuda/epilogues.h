@@ -52,6 +52,7 @@ struct RowTerms {
   int mate[kRows][2];
 };
 
+// What every epilogue on logits begins with.
 template <Level kLevel>
 struct Logits {
   Terms terms;
@@ -249,33 +250,31 @@ struct Stored {
 
 // 2^(x - shift): row sums, column sums where asked for, and the values themselves.
 template <Level kLevel, bool kStore, bool kColumnSums>
-struct Exponentials {
-  Logits<kLevel> logits;
+struct Exponentials : Logits<kLevel> {
   const float* shift;  // [rows]; -inf counts as 0
   float* row_sums;     // [rows, strips]
   int strips;
   float* column_sums;  // [row tiles, columns]
   Stored stored;
 
-  __device__ bool skips(int row_tile) const { return logits.skips(row_tile); }
   template <class Tile, class Sums>
   __device__ auto begin(char* shared, int worker, const Sums& sums) const {
-    auto rows = logits.template begin<Tile>(shared, worker, sums);
+    auto rows = Logits<kLevel>::template begin<Tile>(shared, worker, sums);
 #pragma unroll
     for (int r = 0; r < Sums::kRows; ++r)
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         const int row = sums.row + r * 16 + half * 8;
-        const float own = row < logits.terms.rows ? shift[row] : 0.0f;
+        const float own = row < this->terms.rows ? shift[row] : 0.0f;
         rows.bias[r][half] -= own == -kInfinity ? 0.0f : own;
       }
     return rows;
   }
   template <class Tile, class Sums, class Rows>
   __device__ void end(char* shared, int worker, Sums& sums, const Rows& rows) const {
-    logits.template mask<Tile>(shared, sums, rows);
+    this->template mask<Tile>(shared, sums, rows);
     float totals[Sums::kRows][2] = {};
-    logits.template for_logits<Tile>(
+    this->template for_logits<Tile>(
         shared, sums, rows, [&](int r, int half, int, int, float logit, float scale, float& value) {
           const float exponential = exponential2(logit);
           totals[r][half] += exponential;
@@ -287,12 +286,12 @@ struct Exponentials {
       for (int half = 0; half < 2; ++half) {
         const int row = sums.row + r * 16 + half * 8;
         const float total = quad_sum(totals[r][half]);
-        if (row < logits.terms.rows && threadIdx.x % 4 == 0)
+        if (row < this->terms.rows && threadIdx.x % 4 == 0)
           row_sums[static_cast<int64_t>(row) * strips + sums.strip] = total;
       }
     // Before put(), which may take the values apart.
     if constexpr (kColumnSums) add_columns<Tile>(shared, worker, sums);
-    if constexpr (kStore) stored.put(sums, logits.terms.rows);
+    if constexpr (kStore) stored.put(sums, this->terms.rows);
   }
 
  private:
@@ -321,8 +320,8 @@ struct Exponentials {
 #pragma unroll
       for (int block = 0; block < Tile::kRowBlocks; ++block)
         sum += blocks[block * Tile::kColumns + c];
-      if (j < logits.terms.columns)
-        column_sums[static_cast<int64_t>(sums.first_row / kTileRows) * logits.terms.columns + j] =
+      if (j < this->terms.columns)
+        column_sums[static_cast<int64_t>(sums.first_row / kTileRows) * this->terms.columns + j] =
             sum;
     }
     // The next tile's begin() waits before these are written again.
@@ -330,25 +329,19 @@ struct Exponentials {
 };
 
 // Each row's largest logit.
-struct Maxima {
-  Logits<kMasked> logits;
+struct Maxima : Logits<kMasked> {
   float* largest;  // [rows], -inf before
 
-  __device__ bool skips(int row_tile) const { return logits.skips(row_tile); }
-  template <class Tile, class Sums>
-  __device__ auto begin(char* shared, int worker, const Sums& sums) const {
-    return logits.template begin<Tile>(shared, worker, sums);
-  }
   template <class Tile, class Sums, class Rows>
   __device__ void end(char* shared, int, Sums& sums, const Rows& rows) const {
-    logits.template mask<Tile>(shared, sums, rows);
+    mask<Tile>(shared, sums, rows);
     float most[Sums::kRows][2];
     for (auto& row : most) row[0] = row[1] = -kInfinity;
-    logits.template for_logits<Tile>(shared, sums, rows,
-                                     [&](int r, int half, int, int, float logit, float, float&) {
-                                       // fmaxf passes NaN over
-                                       most[r][half] = fmaxf(most[r][half], logit);
-                                     });
+    for_logits<Tile>(shared, sums, rows,
+                     [&](int r, int half, int, int, float logit, float, float&) {
+                       // fmaxf passes NaN over
+                       most[r][half] = fmaxf(most[r][half], logit);
+                     });
 #pragma unroll
     for (int r = 0; r < Sums::kRows; ++r)
 #pragma unroll
@@ -357,27 +350,21 @@ struct Maxima {
         float own = most[r][half];
         own = fmaxf(own, shuffle_xor(own, 1));
         own = fmaxf(own, shuffle_xor(own, 2));
-        if (row < logits.terms.rows && threadIdx.x % 4 == 0 && own > -kInfinity)
+        if (row < terms.rows && threadIdx.x % 4 == 0 && own > -kInfinity)
           atomic_maximum(&largest[row], own);
       }
   }
 };
 
 // How many of a row's logits are above its positive's.
-struct Above {
-  Logits<kMasked> logits;
+struct Above : Logits<kMasked> {
   const float* positive;  // [rows]
   int* count;             // [rows, strips]
   int strips;
 
-  __device__ bool skips(int row_tile) const { return logits.skips(row_tile); }
-  template <class Tile, class Sums>
-  __device__ auto begin(char* shared, int worker, const Sums& sums) const {
-    return logits.template begin<Tile>(shared, worker, sums);
-  }
   template <class Tile, class Sums, class Rows>
   __device__ void end(char* shared, int, Sums& sums, const Rows& rows) const {
-    logits.template mask<Tile>(shared, sums, rows);
+    mask<Tile>(shared, sums, rows);
     float least[Sums::kRows][2];
     int above[Sums::kRows][2] = {};
 #pragma unroll
@@ -385,12 +372,12 @@ struct Above {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         const int row = sums.row + r * 16 + half * 8;
-        least[r][half] = row < logits.terms.rows ? positive[row] : 0.0f;
+        least[r][half] = row < terms.rows ? positive[row] : 0.0f;
       }
-    logits.template for_logits<Tile>(shared, sums, rows,
-                                     [&](int r, int half, int, int, float logit, float, float&) {
-                                       above[r][half] += logit > least[r][half];
-                                     });
+    for_logits<Tile>(shared, sums, rows,
+                     [&](int r, int half, int, int, float logit, float, float&) {
+                       above[r][half] += logit > least[r][half];
+                     });
 #pragma unroll
     for (int r = 0; r < Sums::kRows; ++r)
 #pragma unroll
@@ -399,7 +386,7 @@ struct Above {
         int own = above[r][half];
         own += shuffle_xor(own, 1);
         own += shuffle_xor(own, 2);
-        if (row < logits.terms.rows && threadIdx.x % 4 == 0)
+        if (row < terms.rows && threadIdx.x % 4 == 0)
           count[static_cast<int64_t>(row) * strips + sums.strip] = own;
       }
   }
@@ -407,25 +394,19 @@ struct Above {
 
 // The weights of finished sums: row_weight_i 2^(x - row_lse_i) + column_weight_j 2^(x -
 // column_lse_j).
-struct Weights {
-  Logits<kMasked> logits;
+struct Weights : Logits<kMasked> {
   const float *row_lse, *row_weight;        // [rows]
   const float *column_lse, *column_weight;  // [columns] or null
   Stored stored;
 
-  __device__ bool skips(int row_tile) const { return logits.skips(row_tile); }
-  template <class Tile, class Sums>
-  __device__ auto begin(char* shared, int worker, const Sums& sums) const {
-    return logits.template begin<Tile>(shared, worker, sums);
-  }
   template <class Tile, class Sums, class Rows>
   __device__ void end(char* shared, int worker, Sums& sums, const Rows& rows) const {
-    logits.template mask<Tile>(shared, sums, rows);
+    mask<Tile>(shared, sums, rows);
     float* lses = reinterpret_cast<float*>(shared + Tile::kBlocks);
     float* weights = lses + Tile::kColumns;
     for (int c = worker; c < Tile::kColumns; c += Tile::kWorkers) {
       const int j = sums.first_column + c;
-      const bool there = column_lse && j < logits.terms.columns;
+      const bool there = column_lse && j < terms.columns;
       lses[c] = there ? column_lse[j] : 0.0f;
       weights[c] = there ? column_weight[j] : 0.0f;
     }
@@ -436,22 +417,21 @@ struct Weights {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         const int row = sums.row + r * 16 + half * 8;
-        lse[r][half] = row < logits.terms.rows ? row_lse[row] : 0.0f;
-        weight[r][half] = row < logits.terms.rows ? row_weight[row] : 0.0f;
+        lse[r][half] = row < terms.rows ? row_lse[row] : 0.0f;
+        weight[r][half] = row < terms.rows ? row_weight[row] : 0.0f;
       }
     const bool columns = column_lse;
     const int first = sums.column - sums.first_column;
-    logits.template for_logits<Tile>(
-        shared, sums, rows,
-        [&](int r, int half, int f, int e, float logit, float scale, float& value) {
-          float total = weight[r][half] * exponential2(logit - lse[r][half]);
-          if (columns) {
-            const int c = first + f * 8 + e;
-            total += weights[c] * exponential2(logit - lses[c]);
-          }
-          value = total * scale;
-        });
-    stored.put(sums, logits.terms.rows);
+    for_logits<Tile>(shared, sums, rows,
+                     [&](int r, int half, int f, int e, float logit, float scale, float& value) {
+                       float total = weight[r][half] * exponential2(logit - lse[r][half]);
+                       if (columns) {
+                         const int c = first + f * 8 + e;
+                         total += weights[c] * exponential2(logit - lses[c]);
+                       }
+                       value = total * scale;
+                     });
+    stored.put(sums, terms.rows);
   }
 };
 

@@ -45,7 +45,7 @@ class Run {
     const bool symmetric = out.column_negatives_lse, gradients = out.by_scale;
     if (!symmetric) {
       for_panels([&](int first, int count) {
-        row_statistics(first, count, out, gradients, nullptr);
+        row_statistics(first, count, out, gradients);
         if (gradients) products(first, count, out.by_query, out.by_document);
       });
       ranks(out);
@@ -276,8 +276,8 @@ class Run {
     exponentials<kStore, false>(a, b, terms, chosen, largest, strips, is_narrow);
   }
 
-  void row_statistics(int first, int count, const hybridret_cuda_forward_output& out, bool store,
-                      const void*) const {
+  void row_statistics(int first, int count, const hybridret_cuda_forward_output& out,
+                      bool store) const {
     const Matrix rows = w_.queries.row_range(first, count);
     const bool is_narrow = store && narrow(count, m_);
     const int parts = strips(m_, is_narrow);

@@ -263,7 +263,7 @@ struct RowOutput {
   const float* scale;
   float weight;
   float* positive;  // [rows]
-  float* loss;      // [rows] or null
+  float* loss;      // [rows]
   // Gradients, or null: what the row's sums are multiplied by, and its positive.
   float *factor, *positive_factor;
   // Queries as the documents' product reads them.
@@ -271,6 +271,18 @@ struct RowOutput {
   Planes scaled;
   const float* query_factor;
   int padded_depth;
+
+  // By a warp.
+  __device__ void scale_query(int row, float factor) const {
+    const float by = factor * query_factor[row];
+    for (int k = lane_of_warp() * 8; k < padded_depth; k += 256) {
+      float values[8];
+      queries.load(values, row, k);
+#pragma unroll
+      for (float& value : values) value *= by;
+      scaled.put(values, row, k);
+    }
+  }
 };
 
 __global__ void __launch_bounds__(kRowThreads) finish_rows(Finished own, RowOutput out) {
@@ -285,21 +297,13 @@ __global__ void __launch_bounds__(kRowThreads) finish_rows(Finished own, RowOutp
   if (lane == 0) {
     own.lse[row] = static_cast<float>(lse);
     out.positive[row] = positive;
-    if (out.loss) out.loss[row] = static_cast<float>(softplus(gap));
+    out.loss[row] = static_cast<float>(softplus(gap));
     if (out.factor) {
       out.factor[row] = static_cast<float>(factor);
       out.positive_factor[row] = static_cast<float>(-share * *out.scale);
     }
   }
-  if (!out.factor) return;
-  const float by = static_cast<float>(factor) * out.query_factor[row];
-  for (int k = lane * 8; k < out.padded_depth; k += 256) {
-    float values[8];
-    out.queries.load(values, row, k);
-#pragma unroll
-    for (float& value : values) value *= by;
-    out.scaled.put(values, row, k);
-  }
+  if (out.factor) out.scale_query(row, static_cast<float>(factor));
 }
 
 // Column sums of a panel's row tiles, added to those of the panels before; the last one chooses.
@@ -433,14 +437,7 @@ __global__ void __launch_bounds__(kRowThreads)
     out.factor[row] = *out.scale;
     out.positive_factor[row] = by_positive[row] * *out.scale;
   }
-  const float by = *out.scale * out.query_factor[row];
-  for (int k = lane * 8; k < out.padded_depth; k += 256) {
-    float values[8];
-    out.queries.load(values, row, k);
-#pragma unroll
-    for (float& value : values) value *= by;
-    out.scaled.put(values, row, k);
-  }
+  out.scale_query(row, *out.scale);
 }
 
 // Eight elements of a gradient as it leaves, or the `count` that there are: bfloat16 for bfloat16,
