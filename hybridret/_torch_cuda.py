@@ -94,16 +94,16 @@ class Problem:
             problem = _cuda.Batch(
                 queries=_pointer(self.queries, row), documents=_pointer(self.documents, column),
                 query_stride=self.queries.stride(0), document_stride=self.documents.stride(0),
-                rows=rows, columns=columns, depth=self.queries.shape[1],
+                query_count=rows, document_count=columns, depth=self.queries.shape[1],
                 labels=_pointer(self.labels, row), label_order=_pointer(self.order),
                 label_begin=_pointer(self.begin, column),
                 query_groups=_pointer(b.query_groups, row),
                 document_groups=_pointer(b.document_groups, column),
                 log_bias=_pointer(b.log_bias, column), scale=b.scale.data_ptr(),
-                logit_bound=b.logit_bound, row_offset=row,
-                column_offset=column, format=FORMATS[str(self.queries.dtype).partition(".")[2]],
+                logit_bound=b.logit_bound, first_query=row,
+                first_document=column, format=FORMATS[str(self.queries.dtype).partition(".")[2]],
                 normalize=b.normalize, unit_norm=b.unit_norm, hard_only=b.hard_only,
-                labels_elsewhere=b.labels_elsewhere, first=row == 0 and column == 0,
+                labels_elsewhere=b.labels_elsewhere, first_segment=row == 0 and column == 0,
             )  # fmt: skip
             yield Segment(problem, row, column)
             row, column = row + rows, column + columns
@@ -159,7 +159,7 @@ def _forward(
             output = ForwardOutput(
                 negatives_lse=_pointer(found.negatives_lse, row),
                 positive=_pointer(found.positive, row),
-                column_negatives_lse=_pointer(found.column_negatives_lse, column)
+                document_negatives_lse=_pointer(found.column_negatives_lse, column)
                 if columns
                 else None,
                 rank=_pointer(found.rank, row) if ranks else None,
@@ -202,9 +202,9 @@ def statistics_backward(
         for segment, row, column in problem:
             arguments = BackwardArguments(
                 negatives_lse=_pointer(given[0], row),
-                column_negatives_lse=_pointer(given[1], column),
+                document_negatives_lse=_pointer(given[1], column),
                 by_negatives_lse=_pointer(given[2], row), by_positive=_pointer(given[3], row),
-                by_column_negatives_lse=_pointer(given[4], column),
+                by_document_negatives_lse=_pointer(given[4], column),
                 by_query=_pointer(by_query, row), by_document=_pointer(by_document, column),
                 by_scale=by_scale.data_ptr(),
             )  # fmt: skip

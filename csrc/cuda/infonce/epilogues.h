@@ -1,205 +1,13 @@
-// What becomes of a tile while it is in registers. begin() is called before a tile's product, by
-// the threads that will hold it, and end() after it.
-//
-// Logits are in powers of two: x = log2(e) s. A logit that is no negative of its row becomes -inf.
+// What becomes of a product's tiles in the loss, while they are in registers: sums and weights made
+// of logits, and gradients.
 #pragma once
 
-#include "product.h"
+#include "cuda/infonce/logits.h"
 
-namespace hybridret::cuda {
-
-constexpr float kInfinity = __builtin_inff();
-constexpr float kLog2e = 1.4426950408889634f, kLn2 = 0.6931471805599453f;
-
-// x_ij = row_scale_i column_scale_j <a_i, b_j> + column_bias_j, and which of them are negatives.
-// The swapped problem, documents as rows, has the masks the other way round.
-struct Terms {
-  int rows, columns;
-  int first_row;                // what column_mate counts from
-  const float* row_scale;       // [rows]
-  const float* column_scale;    // [columns] or null
-  const float* row_bias;        // [rows] or null
-  const float* column_bias;     // [columns] or null
-  const float* positive_bias;   // [columns] or null: column_bias without what masks it
-  const int64_t* row_group;     // [rows] or null
-  const int64_t* column_group;  // [columns] or null
-  const int* row_mate;          // [rows] or null: the column that is the row's positive
-  const int* column_mate;       // [columns] or null: the row whose positive is this column's
-  float* positive;              // [rows] or null: its logit, written
-};
-
-// Which terms there are: a scale by row alone; scales and biases; masks between rows and columns
-// too.
-enum Level { kPlain, kScaled, kMasked };
-
-// Terms of a tile's columns, in shared memory.
-template <int kColumns>
-struct ColumnTerms {
-  int64_t group[kColumns];
-  float scale[kColumns], bias[kColumns];
-  int mate[kColumns];
-
-  __device__ static ColumnTerms& of(char* shared) {
-    return *reinterpret_cast<ColumnTerms*>(shared);
-  }
-};
-
-// Terms of a thread's rows, in registers.
-template <int kRows>
-struct RowTerms {
-  float scale[kRows][2], bias[kRows][2];
-  int64_t group[kRows][2];
-  int mate[kRows][2];
-};
-
-// What every epilogue on logits begins with.
-template <Level kLevel>
-struct Logits {
-  Terms terms;
-  const int* chosen;  // [row tiles] or null: tiles that are computed
-
-  __device__ bool skips(int row_tile) const { return chosen && chosen[row_tile] == 0; }
-
-  // The terms of the columns go to shared memory, those of the rows stay with their threads.
-  template <class Tile, class Sums>
-  __device__ RowTerms<Sums::kRows> begin([[maybe_unused]] char* shared, [[maybe_unused]] int worker,
-                                         const Sums& sums) const {
-    if constexpr (kLevel != kPlain) {
-      auto& own = ColumnTerms<Tile::kColumns>::of(shared + Tile::kScratch);
-      named_barrier(1, Tile::kWorkers);  // the last tile's are no longer read
-      for (int c = worker; c < Tile::kColumns; c += Tile::kWorkers) {
-        const int j = sums.first_column + c;
-        const bool there = j < terms.columns;
-        own.scale[c] = there && terms.column_scale ? terms.column_scale[j] : 1.0f;
-        own.bias[c] = !there ? -kInfinity : terms.column_bias ? terms.column_bias[j] : 0.0f;
-        if constexpr (kLevel == kMasked) {
-          own.group[c] = there && terms.column_group ? terms.column_group[j] : -1;
-          own.mate[c] = there && terms.column_mate ? terms.column_mate[j] - terms.first_row : -1;
-        }
-      }
-    }
-    RowTerms<Sums::kRows> rows;
-#pragma unroll
-    for (int r = 0; r < Sums::kRows; ++r)
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const int row = sums.row + r * 16 + half * 8;
-        const bool there = row < terms.rows;
-        rows.scale[r][half] = there ? terms.row_scale[row] : 1.0f;  // above zero, see mask()
-        rows.bias[r][half] = there && terms.row_bias ? terms.row_bias[row] : 0.0f;
-        rows.group[r][half] = there && terms.row_group ? terms.row_group[row] : -1;
-        rows.mate[r][half] = there && terms.row_mate ? terms.row_mate[row] : -1;
-      }
-    return rows;
-  }
-
-  // Takes the positives out of the inner products, and what lies outside of the matrix: -inf stays
-  // -inf under any scale above zero.
-  template <class Tile, class Sums>
-  __device__ void mask([[maybe_unused]] char* shared, Sums& sums,
-                       const RowTerms<Sums::kRows>& rows) const {
-    if constexpr (kLevel != kPlain) named_barrier(1, Tile::kWorkers);
-    const bool ragged = sums.first_column + Tile::kColumns > terms.columns;
-#pragma unroll
-    for (int r = 0; r < Sums::kRows; ++r)
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const int row = sums.row + r * 16 + half * 8, mate = rows.mate[r][half];
-        const int in_tile = mate - sums.first_column;
-        // Rare, and the same for a row's threads: this tile has the row's positive.
-        if (in_tile >= 0 && in_tile < Tile::kColumns) {
-          float found = -kInfinity;
-          bool mine = false;
-#pragma unroll
-          for (int f = 0; f < Sums::kColumns; ++f)
-#pragma unroll
-            for (int e = 0; e < 2; ++e) {
-              float& value = sums.value[r][f][2 * half + e];
-              const bool is = sums.column + f * 8 + e == mate;
-              found = is ? value : found;
-              value = is ? -kInfinity : value;
-              mine |= is;
-            }
-          if (mine && terms.positive) {
-            const float scale = rows.scale[r][half];
-            terms.positive[row] =
-                found * (terms.column_scale ? scale * terms.column_scale[mate] : scale) +
-                (terms.positive_bias ? terms.positive_bias[mate] : 0.0f);
-          }
-        }
-        if (ragged || row >= terms.rows) {
-#pragma unroll
-          for (int f = 0; f < Sums::kColumns; ++f)
-#pragma unroll
-            for (int e = 0; e < 2; ++e)
-              if (row >= terms.rows || sums.column + f * 8 + e >= terms.columns)
-                sums.value[r][f][2 * half + e] = -kInfinity;
-        }
-      }
-  }
-
-  // each(r, half, logit, column's scale, inner product) for all of a thread's elements; the inner
-  // product may be written.
-  template <class Tile, class Sums, class Each>
-  __device__ void for_logits([[maybe_unused]] char* shared, Sums& sums,
-                             const RowTerms<Sums::kRows>& rows, const Each& each) const {
-    [[maybe_unused]] const auto& own = ColumnTerms<Tile::kColumns>::of(shared + Tile::kScratch);
-    const int first = sums.column - sums.first_column;
-#pragma unroll
-    for (int f = 0; f < Sums::kColumns; ++f)
-#pragma unroll
-      for (int e = 0; e < 2; ++e) {
-        [[maybe_unused]] const int c = first + f * 8 + e;
-        float scale = 1, bias = 0;
-        int64_t group = -1;
-        int mate = -1;
-        if constexpr (kLevel != kPlain) scale = own.scale[c], bias = own.bias[c];
-        if constexpr (kLevel == kMasked) group = own.group[c], mate = own.mate[c];
-#pragma unroll
-        for (int r = 0; r < Sums::kRows; ++r)
-#pragma unroll
-          for (int half = 0; half < 2; ++half) {
-            float& value = sums.value[r][f][2 * half + e];
-            float logit;
-            if constexpr (kLevel == kPlain)
-              logit = value * rows.scale[r][half] + rows.bias[r][half];
-            else
-              logit = value * (rows.scale[r][half] * scale) + (bias + rows.bias[r][half]);
-            if constexpr (kLevel == kMasked) {
-              const int64_t row_group = rows.group[r][half];
-              const bool masked =
-                  (group == row_group && group != -1) || mate == sums.row + r * 16 + half * 8;
-              logit = masked ? -kInfinity : logit;
-            }
-            each(r, half, f, e, logit, scale, value);
-          }
-      }
-  }
-};
-
-// The sum over a row's four threads, for all of them.
-__device__ __forceinline__ float quad_sum(float value) {
-  value += shuffle_xor(value, 1);
-  return value + shuffle_xor(value, 2);
-}
-
-// Four words of each of four threads, transposed: word w of thread t becomes word t of thread w.
-__device__ __forceinline__ void quad_transpose(uint32_t (&words)[4], int lane) {
-  const bool odd = lane & 1, high = lane & 2;
-#pragma unroll
-  for (int pair = 0; pair < 4; pair += 2) {
-    const uint32_t taken = shuffle_xor(odd ? words[pair] : words[pair + 1], 1);
-    (odd ? words[pair] : words[pair + 1]) = taken;
-  }
-#pragma unroll
-  for (int pair = 0; pair < 2; ++pair) {
-    const uint32_t taken = shuffle_xor(high ? words[pair] : words[pair + 2], 2);
-    (high ? words[pair] : words[pair + 2]) = taken;
-  }
-}
+namespace hybridret::cuda::infonce {
 
 // A matrix of weights in bfloat16: one plane, or three whose sum is the float32 weight.
-struct Stored {
+struct StoredWeights {
   uint16_t* data;
   int64_t stride, plane;  // stride a multiple of 8
   int planes;
@@ -224,7 +32,7 @@ struct Stored {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         const int row = sums.row + r * 16 + half * 8;
-        const int room = row < rows ? static_cast<int>(stride) - first_column : 0;
+        const int left = row < rows ? static_cast<int>(stride) - first_column : 0;
         uint16_t* target = data + p * plane + row * stride + first_column;
 #pragma unroll
         for (int f = 0; f < Sums::kColumns; f += 4) {
@@ -240,7 +48,7 @@ struct Stored {
             }
           }
           quad_transpose(words, lane);
-          if (f * 8 < room)
+          if (f * 8 < left)
             *reinterpret_cast<uint4*>(target + f * 8) =
                 make_uint4(words[0], words[1], words[2], words[3]);
         }
@@ -255,7 +63,7 @@ struct Exponentials : Logits<kLevel> {
   float* row_sums;     // [rows, strips]
   int strips;
   float* column_sums;  // [row tiles, columns]
-  Stored stored;
+  StoredWeights stored;
 
   template <class Tile, class Sums>
   __device__ auto begin(char* shared, int worker, const Sums& sums) const {
@@ -357,7 +165,7 @@ struct Maxima : Logits<kMasked> {
 };
 
 // How many of a row's logits are above its positive's.
-struct Above : Logits<kMasked> {
+struct CountAbove : Logits<kMasked> {
   const float* positive;  // [rows]
   int* count;             // [rows, strips]
   int strips;
@@ -397,7 +205,7 @@ struct Above : Logits<kMasked> {
 struct Weights : Logits<kMasked> {
   const float *row_lse, *row_weight;        // [rows]
   const float *column_lse, *column_weight;  // [columns] or null
-  Stored stored;
+  StoredWeights stored;
 
   template <class Tile, class Sums, class Rows>
   __device__ void end(char* shared, int worker, Sums& sums, const Rows& rows) const {
@@ -436,7 +244,7 @@ struct Weights : Logits<kMasked> {
 };
 
 // The product itself, in float32, added to what is there.
-struct Sums {
+struct Product {
   float* data;
   int rows, columns;
   int64_t stride;
@@ -466,10 +274,10 @@ struct Sums {
         const int row = part.row + r * 16 + half * 8;
         if (row >= rows) continue;
         float* target = data + row * stride + part.column;
-        const int room = columns - part.column;
+        const int left = columns - part.column;
 #pragma unroll
         for (int f = 0; f < Part::kColumns; ++f) {
-          if (f * 8 >= room) continue;  // pairs, of a multiple of 8
+          if (f * 8 >= left) continue;  // pairs, of a multiple of 8
           const float2 value =
               make_float2(part.value[r][f][2 * half], part.value[r][f][2 * half + 1]);
           if constexpr (kAdd)
@@ -481,4 +289,4 @@ struct Sums {
   }
 };
 
-}  // namespace hybridret::cuda
+}  // namespace hybridret::cuda::infonce
