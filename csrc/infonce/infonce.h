@@ -86,9 +86,6 @@ struct Gradients {
 // what float16 cannot hold would be gone.
 similarity::Format gradient_format(similarity::Format format);
 
-// Largest deviation from length 1 that unit_norm accepts: the rounding of the format, amply.
-float unit_norm_tolerance(similarity::Format format);
-
 void statistics(const Problem& problem, const Statistics& statistics, int threads);
 
 // The statistics, and the gradients of sum_i row_weights[i] * loss_i, made on the way. With

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "infonce/infonce.h"
+#include "infonce/numerics.h"
 #include "similarity/kernel.h"
 #include "similarity/panels.h"
 #include "similarity/threads.h"
@@ -34,14 +35,6 @@ constexpr int64_t kPieceRows = 112;  // documents of one piece of work, about: t
 constexpr int64_t kChunk = 672, kStep = 224;
 // Between the blocks of a panel: their rows would share the same few sets of the caches.
 constexpr int64_t kSkew = 14;
-constexpr float kInfinity = std::numeric_limits<float>::infinity();
-constexpr float kLeastLength = 1e-12f;  // as torch.nn.functional.normalize
-
-double sigmoid(double x);
-
-// A shift that keeps e^(s - shift) within float32 for every s <= bound. Infinite where the bound is
-// not finite: all is flushed to zero then, and the row computed again with its true maximum.
-float shift_for(double bound);
 
 // Group ids as 32-bit numbers of the documents' groups; a query whose group no document has, and
 // everything that is -1, matches nothing.
