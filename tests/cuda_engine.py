@@ -19,13 +19,15 @@ SPARE = 512
 
 def build_emulated(target: Path) -> Library:
     """The kernels for the emulator of tests/native/cuda."""
-    subprocess.run(
-        ["g++", "-std=c++17", "-O2", "-U_FORTIFY_SOURCE", "-Wall", "-Wextra", "-Werror",
-         "-Wno-unknown-pragmas", "-Wno-unused-function", "-shared", "-fPIC", f"-I{ROOT / 'csrc'}",
-         f"-I{ROOT / 'csrc/cuda'}", f"-I{ROOT / 'tests/native/cuda'}",
-         str(ROOT / "tests/native/cuda/library.cpp"), "-o", str(target)],
-        check=True,
-    )  # fmt: skip
+    emulator, csrc = ROOT / "tests" / "native" / "cuda", ROOT / "csrc"
+    options = [
+        *("-std=c++17", "-O2", "-U_FORTIFY_SOURCE", "-fPIC", "-shared"),
+        *("-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"),  # unroll is not of g++
+        *("-DHYBRIDRET_EMULATED", '-DHYBRIDRET_ARCHITECTURES="emulated"'),
+        *(f"-I{csrc}", f"-I{emulator}", "-x", "c++"),
+    ]
+    sources = [*sorted((csrc / "cuda").rglob("*.cu")), emulator / "tensor_map.cpp"]
+    subprocess.run(["g++", *options, *sources, "-o", target], check=True)
     return Library(target)
 
 

@@ -114,8 +114,6 @@ Format gradient_format(Format format) {
   return format == Format::kBfloat16 ? Format::kBfloat16 : Format::kFloat32;
 }
 
-float unit_norm_tolerance(Format format) { return format == Format::kFloat32 ? 1e-3f : 1e-2f; }
-
 void statistics(const Problem& problem, const Statistics& out, int threads) {
   for_segments(problem, nullptr, threads, [&](const Segment& segment, int own_threads, double*) {
     run(segment.problem, segment.of(out), own_threads, [](auto&& r) { r.statistics(); });

@@ -86,9 +86,6 @@ struct Gradients {
 // when what is too small for float16 would be lost.
 similarity::Format gradient_format(similarity::Format format);
 
-// Largest deviation from length 1 that unit_norm accepts: well above the rounding of the format.
-float unit_norm_tolerance(similarity::Format format);
-
 void statistics(const Problem& problem, const Statistics& statistics, int threads);
 
 // The statistics, and the gradients of sum_i query_weights[i] * loss_i, made on the way. With

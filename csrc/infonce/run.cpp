@@ -8,21 +8,8 @@ namespace {
 
 constexpr int64_t kPanelBytes = int64_t{8} << 20;       // of weights held at once
 constexpr int64_t kLeastPanel = 64, kMostPanel = 1024;  // queries
-// Logits up to this far below the bound on them keep their digits: e^-87 is the smallest float.
-constexpr float kHeadroom = 40;
 
 }  // namespace
-
-double sigmoid(double x) {
-  return x >= 0 ? 1 / (1 + std::exp(-x)) : std::exp(x) / (1 + std::exp(x));
-}
-
-float shift_for(double bound) {
-  if (!std::isfinite(bound)) return kInfinity;
-  if (bound > kHeadroom) return static_cast<float>(bound) - kHeadroom;
-  if (bound < -kHeadroom) return static_cast<float>(bound) + kHeadroom;
-  return 0;
-}
 
 Groups::Groups(const Problem& p, int64_t queries, int64_t documents)
     : query(queries, -1), document(documents, -2) {

@@ -22,6 +22,7 @@
 
 #include "infonce/epilogue.h"
 #include "infonce/infonce.h"
+#include "infonce/numerics.h"
 #include "similarity/kernel.h"
 #include "similarity/memory.h"
 #include "similarity/operands.h"
@@ -46,14 +47,6 @@ constexpr int64_t kChunk = 672, kStep = 224;
 // Documents left free between the weights of two blocks, which would otherwise share the same few
 // sets of the caches.
 constexpr int64_t kSkew = 14;
-constexpr float kInfinity = std::numeric_limits<float>::infinity();
-constexpr float kLeastLength = 1e-12f;  // as torch.nn.functional.normalize
-
-double sigmoid(double x);
-
-// A shift that keeps e^(s - shift) within float32 for every s <= bound. Infinite where the bound is
-// not finite: all is flushed to zero then, and the sum computed again with the true maximum.
-float shift_for(double bound);
 
 // Group ids as 32-bit numbers of the documents' groups; a query whose group no document has, and
 // everything that is -1, matches nothing.

@@ -5,12 +5,6 @@
 #include "infonce/run.h"
 
 namespace hybridret::infonce {
-namespace {
-
-// A sum below this is weak: what has been flushed to zero (at most M e^-87) might matter.
-constexpr double kWeakSum = 1e-20;
-
-}  // namespace
 
 template <class Element>
 bool Run<Element>::choose_weak() {

@@ -62,7 +62,7 @@ class Problem:
         ValueError: shapes disagree, or a side is too large.
     """
 
-    def __init__(self, batch: Batch) -> None:
+    def __init__(self, batch: Batch, *, gradients: bool) -> None:
         self.queries, self.documents = _whole_rows(batch.queries), _whole_rows(batch.documents)
         self.batch = batch
         n, m = len(self.queries), len(self.documents)
@@ -95,7 +95,7 @@ class Problem:
         if self.labels is None and len(self.segments) > 1:
             self.labels = torch.arange(n, device=self.queries.device)
         self.order = self.begin = None
-        if self.labels is not None:
+        if gradients and self.labels is not None:
             ordered, self.order = self.labels.sort(stable=True)
             columns = torch.arange(m + 1, device=ordered.device)
             self.begin = torch.searchsorted(ordered, columns)
@@ -109,8 +109,8 @@ class Problem:
                 documents=_pointer(self.documents, column),
                 query_stride=self.queries.stride(0),
                 document_stride=self.documents.stride(0),
-                rows=rows,
-                columns=columns,
+                query_count=rows,
+                document_count=columns,
                 depth=self.queries.shape[1],
                 labels=_pointer(self.labels, row),
                 label_order=_pointer(self.order),
@@ -120,14 +120,14 @@ class Problem:
                 log_bias=_pointer(b.log_bias, column),
                 scale=b.scale.data_ptr(),
                 logit_bound=b.logit_bound,
-                row_offset=row,
-                column_offset=column,
+                first_query=row,
+                first_document=column,
                 format=FORMATS[str(self.queries.dtype).partition(".")[2]],
                 normalize=b.normalize,
                 unit_norm=b.unit_norm,
                 hard_only=b.hard_only,
                 labels_elsewhere=b.labels_elsewhere,
-                first=row == 0 and column == 0,
+                first_segment=row == 0 and column == 0,
             )
             yield Segment(problem, row, column)
             row, column = row + rows, column + columns
@@ -168,7 +168,7 @@ class Found(NamedTuple):
 def _forward(
     batch: Batch, *, columns: bool, ranks: bool, weight: float | None, gradients: bool
 ) -> Found:
-    problem = Problem(batch)
+    problem = Problem(batch, gradients=gradients)
     n, m = len(batch.queries), len(batch.documents)
     by_query, by_document = new_gradients(batch, gradients)
     found = Found(
@@ -188,7 +188,7 @@ def _forward(
             output = ForwardOutput(
                 negatives_lse=_pointer(found.negatives_lse, row),
                 positive=_pointer(found.positive, row),
-                column_negatives_lse=_pointer(found.column_negatives_lse, column)
+                document_negatives_lse=_pointer(found.column_negatives_lse, column)
                 if columns
                 else None,
                 rank=_pointer(found.rank, row) if ranks else None,
@@ -228,7 +228,7 @@ def statistics_backward(
     by_positive: Tensor,
     by_column_lse: Tensor | None,
 ) -> tuple[Tensor, ...]:
-    problem = Problem(batch)
+    problem = Problem(batch, gradients=True)
     by_query, by_document = new_gradients(batch)
     by_scale = problem.empty(dtype=torch.float64)
     given = [
@@ -239,10 +239,10 @@ def statistics_backward(
         for segment, row, column in problem:
             arguments = BackwardArguments(
                 negatives_lse=_pointer(given[0], row),
-                column_negatives_lse=_pointer(given[1], column),
+                document_negatives_lse=_pointer(given[1], column),
                 by_negatives_lse=_pointer(given[2], row),
                 by_positive=_pointer(given[3], row),
-                by_column_negatives_lse=_pointer(given[4], column),
+                by_document_negatives_lse=_pointer(given[4], column),
                 by_query=_pointer(by_query, row),
                 by_document=_pointer(by_document, column),
                 by_scale=by_scale.data_ptr(),
