@@ -320,6 +320,8 @@ def test_streamed_corpora_are_never_held(tmp_path):
     assert set(load_dataset(tmp_path, languages=["zh"]).qrels) == {"1#0", "2#0"}
     with pytest.raises(DataError, match="no topics of sw"):
         load_dataset(tmp_path, languages=["sw"])
+    # All languages of a corpus: it is not read a second time.
+    assert dataset.only_languages(["de", "zh"]) is dataset
     table = PairTable.from_dataset(dataset)
     assert sorted(table.document_texts) == ["T0 de text 0", "T0 zh text 0", "T3 de text 3",
                                             "T3 zh text 3"]  # fmt: skip

@@ -134,6 +134,8 @@ class Dataset:
                 f"{self.name} has no language {', '.join(unknown)}; it has "
                 f"{', '.join(self.languages)}"
             )
+        if keep == set(self.languages):
+            return self  # a streamed corpus is not read again
         return self._subset(
             [q for q in self.queries if q.language in keep],
             self._documents_where(lambda d: d.language in keep),
