@@ -428,9 +428,10 @@ PYBIND11_MODULE(_native, m) {
         "pairs), "
         "see ranking.h.");
 
-  py::class_<HnswIndex>(m, "HnswIndex", "HNSW graph over inner products, see hybridret.index.")
+  py::class_<HnswIndex>(m, "HnswIndex",
+                        "HNSW graph over inner products, see hybridret.serving.index.")
       .def(py::init<int64_t, int64_t, int64_t, int64_t, int64_t>(), arg("dimension"), kw_only(),
-           arg("links"), arg("ef_construction"), arg("ef_search"), arg("seed"))
+           arg("M"), arg("ef_construction"), arg("ef_search"), arg("seed"))
       .def(
           "add",
           [](HnswIndex& index, const Floats& vectors, const Array<int32_t>& languages,

@@ -70,7 +70,7 @@ def test_the_graph_finds_what_the_scan_finds():
 
 
 def test_saved_and_loaded(tmp_path):
-    index, vectors = made(3000, encoder="e1", settings=GraphSettings(links=8, ef_search=77))
+    index, vectors = made(3000, encoder="e1", settings=GraphSettings(M=8, ef_search=77))
     index.delete(["d5", "d17"])
     index.save(tmp_path / "index")
     again = Index.load(tmp_path / "index", encoder="e1")
@@ -219,14 +219,14 @@ def test_what_cannot_be_searched_or_written_is_refused():
     for bad in (2.0, "3"):
         with pytest.raises(DataError, match="k must be"):
             index.search(np.ones(2, np.float32), bad)
-    with pytest.raises(DataError, match="links must be"):
-        GraphSettings(links=1)
+    with pytest.raises(DataError, match="M must be"):
+        GraphSettings(M=1)
     with pytest.raises(DataError, match="similarity"):
         Index(2, similarity="euclid")
 
 
 def test_native_guards():
-    graph = _native.HnswIndex(4, links=4, ef_construction=10, ef_search=10, seed=0)
+    graph = _native.HnswIndex(4, M=4, ef_construction=10, ef_search=10, seed=0)
     with pytest.raises(ValueError, match="not finite"):
         graph.add(np.full((1, 4), np.nan, np.float32), np.zeros(1, np.int32))
     with pytest.raises(ValueError, match=r"shape \[count, 4\]"):
@@ -294,9 +294,19 @@ def test_damaged_files_are_found(tmp_path):
         Index.load(tmp_path / "good", encoder="e2")
 
 
+def test_an_index_of_version_0_1_is_read(tmp_path):
+    """It called M links."""
+    index, vectors = made(50, settings=GraphSettings(M=5))
+    index.save(tmp_path)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    manifest["settings"]["links"] = manifest["settings"].pop("M")
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    assert Index.load(tmp_path).settings == index.settings
+
+
 def test_a_foreign_graph_is_not_believed(tmp_path):
     """Checksums made to fit: header and links are still checked before they are followed."""
-    for name, options in (("mine", {}), ("other", {"settings": GraphSettings(links=6)})):
+    for name, options in (("mine", {}), ("other", {"settings": GraphSettings(M=6)})):
         made(300, **options)[0].save(tmp_path / name)
 
     def load_with(graph: bytes):

@@ -20,7 +20,7 @@ from hybridret.data import load_dataset, read_documents
 from hybridret.data.qrels import read_qrels
 from hybridret.data.reading import Record, parse_json, read_json, read_lines, read_records
 from hybridret.errors import DataError
-from hybridret.trec import read_run
+from hybridret.evaluation.trec import read_run
 
 
 def test_a_line_ends_at_a_line_feed_alone(tmp_path):

@@ -26,9 +26,9 @@ struct Hit {
 
 class HnswIndex {
  public:
-  // `links` is what hnswlib and the literature call M: the most links that a document has in each
+  // `M`, as in hnswlib and the literature: the most links that a document has in each
   // upper layer, and half of the most in the lowest. Throws std::invalid_argument out of range.
-  HnswIndex(int64_t depth, int64_t links, int64_t ef_construction, int64_t ef_search, int64_t seed);
+  HnswIndex(int64_t depth, int64_t M, int64_t ef_construction, int64_t ef_search, int64_t seed);
   ~HnswIndex();
 
   // Appends vectors [count, depth]; vector i gets label size() + i and language languages[i] >= 0.
@@ -63,7 +63,7 @@ class HnswIndex {
   int64_t live_in(const std::vector<bool>* allowed) const;
   std::vector<Hit> scan(const float* query, int64_t k, const std::vector<bool>* allowed) const;
 
-  const int64_t depth_, links_, ef_construction_, ef_search_, seed_;
+  const int64_t depth_, M_, ef_construction_, ef_search_, seed_;
   std::unique_ptr<Graph> graph_;
   std::vector<int32_t> languages_;                 // by label
   std::vector<std::vector<int64_t>> by_language_;  // labels of each language, removed ones included

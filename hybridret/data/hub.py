@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hybridret._extras import require
+from hybridret._hub import hub_reason
 from hybridret.data.languages import normalize_language
 from hybridret.errors import DataError
 
@@ -58,17 +59,5 @@ def _snapshot(hub: Any, name: str, patterns: list[str] | None) -> Path:
     except Exception as error:  # the client raises what its libraries raise
         raise DataError(
             f"{name}: no such file or folder, and the hub gave no data set of this name: "
-            f"{_reason(error)}"
+            f"{hub_reason(error)}"
         ) from None
-
-
-def _reason(error: Exception) -> str:
-    from huggingface_hub import errors
-
-    if isinstance(error, errors.GatedRepoError):
-        return "its authors must first give access to your account"
-    if isinstance(error, errors.RepositoryNotFoundError):
-        return "it has none, or one that is private"
-    if isinstance(error, errors.LocalEntryNotFoundError):
-        return "it cannot be reached, and no copy was downloaded before"
-    return str(error).strip().partition("\n")[0] or type(error).__name__

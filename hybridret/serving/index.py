@@ -60,7 +60,7 @@ class Hit:
 class GraphSettings:
     """HNSW's parameters (Malkov and Yashunin, arXiv 1603.09320).
 
-    ``links`` is M, ``ef_construction`` and ``ef_search`` the widths of the candidate lists: more
+    ``M`` is the most links of a document, ``ef_construction`` and ``ef_search`` the widths of the candidate lists: more
     costs time and raises recall. The same ``seed`` gives the same graph when one thread builds it;
     several threads link in the order in which they come.
 
@@ -68,13 +68,13 @@ class GraphSettings:
         DataError: a value is not a whole number, or too small.
     """
 
-    links: int = 16
+    M: int = 16
     ef_construction: int = 200
     ef_search: int = 128
     seed: int = 0
 
     def __post_init__(self) -> None:
-        least = {"links": 2, "ef_construction": 1, "ef_search": 1, "seed": 0}
+        least = {"M": 2, "ef_construction": 1, "ef_search": 1, "seed": 0}
         for name, minimum in least.items():
             value = getattr(self, name)
             if type(value) is not int or not minimum <= value < 2**63:
@@ -344,7 +344,7 @@ class Index:
                 manifest["dimension"],
                 similarity=manifest["similarity"],
                 encoder=manifest["encoder"],
-                settings=GraphSettings(**manifest["settings"]),
+                settings=_settings(manifest["settings"]),
             )
             index._languages = {name: n for n, name in enumerate(manifest["languages"])}
             with (folder / documents).open(encoding="utf-8") as file:
@@ -385,6 +385,11 @@ def _locked(folder: Path) -> Iterator[None]:
     with (folder / ".lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def _settings(values: dict[str, Any]) -> GraphSettings:
+    names = {"links": "M"}  # as hybridret 0.1 wrote it
+    return GraphSettings(**{names.get(name, name): value for name, value in values.items()})
 
 
 def _run_lengths(values: list[int]) -> list[tuple[int, int]]:
