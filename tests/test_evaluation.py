@@ -41,6 +41,7 @@ TREC_MEASURES = {
     "success.1,10", "Rprec", "bpref",
 }  # fmt: skip
 
+
 @given(
     seed=st.integers(0, 2**32 - 1), documents=st.integers(1, 60), levels=st.sampled_from([3, 1000])
 )
