@@ -279,5 +279,5 @@ def test_documents_judged_not_relevant_change_nothing_but_bpref():
     assert judged["bias"] == plain["bias"]
     pool = Pool(dataset, judged=True)
     assert set(pool.grades) == {0, 1, 2}
-    with pytest.raises(DataError, match="bounds under ties are of relevant documents"):
+    with pytest.raises(DataError, match="needs a pool of relevant documents only"):
         rank_embeddings(pool, q, d, ties="optimistic")

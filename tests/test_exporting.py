@@ -89,7 +89,7 @@ def test_what_is_there_is_kept(bert_folder, tmp_path):
     (tmp_path / "docs.jsonl").write_text("{}")
     source = shutil.copytree(bert_folder, tmp_path / "source")
     for precious in (tmp_path / "mine", tmp_path / "docs.jsonl", source):
-        with pytest.raises(ModelError, match="only those are overwritten"):
+        with pytest.raises(ModelError, match="only exported encoders are overwritten"):
             exporting.export(source, precious, overwrite=True)
     assert (tmp_path / "mine" / "thesis.txt").exists()
     assert (source / "model.safetensors").exists()
@@ -181,7 +181,7 @@ def test_an_index_outlives_an_export_of_the_same_encoder_alone(bert_folder, tmp_
     exporting.export(bert_folder, folder, overwrite=True)
     assert len(Retriever.load(folder)) == 1
     other = TorchEncoder.load(bert_folder, pooling="cls")
-    with pytest.raises(ModelError, match="out/index was made with the encoder that is to be"):
+    with pytest.raises(ModelError, match="out/index was made with the encoder that would be"):
         exporting.export(other, folder, overwrite=True)
     assert len(Retriever.load(folder)) == 1
     shutil.rmtree(folder / "index")
@@ -191,7 +191,7 @@ def test_an_index_outlives_an_export_of_the_same_encoder_alone(bert_folder, tmp_
 
 def test_an_exported_encoder_is_no_model_to_train(bert_folder, tmp_path):
     folder = exporting.export(bert_folder, tmp_path / "out").folder
-    with pytest.raises(ModelError, match="is an exported encoder: it holds ONNX and no weights"):
+    with pytest.raises(ModelError, match="is an exported encoder: it has an ONNX model and no"):
         TorchEncoder.load(folder)
 
 
