@@ -97,7 +97,7 @@ def test_train_then_evaluate(capsys, tmp_path):
         json.loads((run_folder / "training.json").read_text())["development"]
         == summary["development"]
     )
-    assert "already holds a training run" in fails(capsys, *arguments)
+    assert "already contains a training run" in fails(capsys, *arguments)
     page = tmp_path / "page.html"
     status, text, _ = run(
         capsys, "evaluate", run_folder / "model", "--data", "facts-evaluation", "--languages", "de",
@@ -220,7 +220,7 @@ def test_evaluate_embeddings_of_xquad_r(capsys, real_data, tmp_path):
         (["search", "nowhere", "question"], "not an exported encoder"),
         (["index", "nowhere", "docs.jsonl"], "not an exported encoder"),
         (["train", "--data", "facts-evaluation", "--output", "run", "--batch-size", "100000"],
-         "only 567 distinct groups"),
+         "only 567 translation groups"),
         (["train", "--data", "facts-evaluation", "--output", "run", "--hold-out", "2"],
          "must lie between 0 and 1"),
         (["train", "--data", "facts-evaluation", "--output", "run", "--dimension", "0"],

@@ -473,7 +473,7 @@ def test_bad_input_is_named():
         (ValueError, "give both or neither", (q, q), {"query_groups": np.arange(3)}),
         (ValueError, "reduction", (q, q), {"reduction": "median"}),
         (ValueError, "negatives must be one of", (q, q), {"negatives": "soft"}),
-        (ValueError, "beyond the positives", (q, q), {"negatives": "hard-only"}),
+        (ValueError, "besides the positives", (q, q), {"negatives": "hard-only"}),
         (ValueError, "no symmetric loss", (q, q), {"negatives": "hard-only", "symmetric": True}),
         (ValueError, "give one of them", (q, q), {"normalize": True, "unit_norm": True}),
         (ValueError, r"labels\[0\] and labels\[2\] are both 1", (q, q, [1, 0, 1]),
