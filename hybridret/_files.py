@@ -208,19 +208,17 @@ def check_files(folder: Path, expected: Any, error: type[HybridretError]) -> Non
         error: a file is missing or differs, or ``expected`` is malformed; the message names it.
     """
     try:
-        for name, known in expected.items():
-            file = folder / name
-            if not file.is_file():
-                raise error(f"{file}: missing")
-            size = file.stat().st_size
-            if size != known["bytes"]:
-                raise error(
-                    f"{file}: truncated or changed: {size} bytes, expected {known['bytes']}"
-                )
-            if sha256(file) != known["sha256"]:
-                raise error(f"{file}: damaged: its checksum differs from the manifest's")
-    except (AttributeError, TypeError, KeyError, ValueError) as reason:
+        files = [(folder / name, e["bytes"], e["sha256"]) for name, e in expected.items()]
+    except (AttributeError, TypeError, KeyError) as reason:
         raise error(f"{folder}: the manifest's list of files is damaged: {reason!r}") from None
+    for file, expected_size, digest in files:
+        if not file.is_file():
+            raise error(f"{file}: missing")
+        size = file.stat().st_size
+        if size != expected_size:
+            raise error(f"{file}: truncated or changed: {size} bytes, expected {expected_size}")
+        if sha256(file) != digest:
+            raise error(f"{file}: damaged: its checksum differs from the manifest's")
 
 
 def _sync(path: Path) -> None:

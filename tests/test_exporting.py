@@ -111,8 +111,8 @@ def test_damaged_encoder_folders(bert_folder, tmp_path):
         (broken("a", "hybridret.json", b"{"), "damaged"),
         (broken("b", "hybridret.json", newer), "schema 1"),
         (broken("c", "tokenizer.json", None), "tokenizer.json: missing"),
-        (broken("d", "tokenizer.json", b"{}"), "tokenizer.json: cut short or changed: 2 bytes"),
-        (broken("e", "onnx/model.onnx", onnx[: len(onnx) // 2]), "model.onnx: cut short"),
+        (broken("d", "tokenizer.json", b"{}"), "tokenizer.json: truncated or changed: 2 bytes"),
+        (broken("e", "onnx/model.onnx", onnx[: len(onnx) // 2]), "model.onnx: truncated"),
         (broken("f", "onnx/model.onnx", None), "onnx/model.onnx: missing"),
         (broken("g", "hybridret.json", b"\xff"), "damaged"),
         (broken("h", "hybridret.json", b"[" * 100_000), "damaged: nested too deeply"),
@@ -141,7 +141,7 @@ def test_no_change_of_a_file_goes_unnoticed(bert_folder, tmp_path):
     assert {"tokenizer.json", "onnx/model.onnx", "config.json"} <= manifest["files"].keys()
     older = {name: value for name, value in manifest.items() if name != "files"}
     rng = np.random.default_rng(0)
-    for written, message in ((manifest, "damaged: its checksum"), (older, "were changed after")):
+    for written, message in ((manifest, "damaged: its checksum"), (older, "was changed after")):
         (folder / "hybridret.json").write_text(json.dumps(written))
         load_encoder(folder)
         for file in ("onnx/model.onnx", "tokenizer.json"):
@@ -155,7 +155,7 @@ def test_no_change_of_a_file_goes_unnoticed(bert_folder, tmp_path):
 
 
 def test_another_model_in_the_place_of_the_exported_one(bert_folder, tmp_path):
-    """Its manifest vouches for it, but not for this one's: an index would be searched wrongly."""
+    """It matches its own manifest but not this one: the index would belong to another model."""
     folder = exporting.export(bert_folder, tmp_path / "out").folder
     other = TorchEncoder.load(bert_folder, pooling="cls")
     exporting.export(other, tmp_path / "other")
@@ -205,8 +205,8 @@ def test_a_name_that_neither_disk_nor_hub_knows(monkeypatch):
     with pytest.raises(ModelError) as error:
         load_encoder("nobody/nothing")
     assert str(error.value) == (
-        "nobody/nothing: no such folder, and the hub gave no model of this name: the hub cannot be "
-        "reached, and no copy was downloaded before"
+        "nobody/nothing: no such folder, and it could not be downloaded from the Hugging Face hub: "
+        "the hub cannot be reached, and there is no downloaded copy"
     )
 
 

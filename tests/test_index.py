@@ -262,9 +262,9 @@ def test_damaged_files_are_found(tmp_path):
         )
 
     for name, file, change, message in (
-        ("a", "graph-*", lambda b: b[:-100], "cut short"),
+        ("a", "graph-*", lambda b: b[:-100], "truncated"),
         ("b", "graph-*", flip, "checksum"),
-        ("c", "documents-*", lambda b: b[: len(b) // 2], "cut short"),
+        ("c", "documents-*", lambda b: b[: len(b) // 2], "truncated"),
         ("d", "documents-*", flip, "checksum"),
         ("e", "manifest.json", lambda b: b[: len(b) // 2], "damaged"),
         ("f", "manifest.json", lambda b: b.replace(b'"dimension"', b'"dimensions"'), "damaged"),
@@ -277,7 +277,12 @@ def test_damaged_files_are_found(tmp_path):
         ("j", "manifest.json", lambda b: b.replace(b'"cosine"', b'"euclid"'), "damaged"),
         ("k", "manifest.json", lambda b: b.replace(b"graph-1", b"../x-1"), "damaged"),
         ("l", "manifest.json", lambda b: b.replace(b'"bytes"', b'"size"'), "damaged"),
-        ("g", "manifest.json", lambda b: b.replace(b'"schema": 1', b'"schema": 9'), "reads 1"),
+        (
+            "g",
+            "manifest.json",
+            lambda b: b.replace(b'"schema": 1', b'"schema": 9'),
+            "reads schema 1",
+        ),
         ("m", "manifest.json", lambda b: b"\xff", "damaged"),
         ("n", "manifest.json", lambda b: b"[" * 100_000, "damaged: nested too deeply"),
         ("o", "manifest.json", lambda b: b"[]", "damaged: not the manifest"),
