@@ -37,7 +37,7 @@ from hybridret.evaluation.ranking import Pool, Ranks
 
 @dataclass(frozen=True)
 class ByLanguage:
-    """Mean of one measure for each query language.
+    """Mean of one bias metric for each query language.
 
     Attributes:
         values: float64 [L], NaN for a language without queries.
@@ -68,7 +68,7 @@ class ByLanguage:
 
 @dataclass(frozen=True)
 class LanguageBias:
-    """The measures of the module's table; None if a system's ranks lack what they need.
+    """The bias metrics of the module's table; None if a system's ranks lack what they need.
 
     Attributes:
         mean_rank: float64 [L, L], [query language, answer language]; NaN if there are no answers.
@@ -131,7 +131,7 @@ class LanguageBias:
 
 
 def language_bias(pool: Pool, ranks: Ranks, *, mix_at: int = 10) -> LanguageBias:
-    """Every measure that can be computed from these ranks."""
+    """Every bias metric that can be computed from these ranks."""
     size, languages = len(pool.document_language), len(pool.languages)
     retrieved = ranks.in_all < NEVER
     query, in_all = pool.target_query[retrieved], ranks.in_all[retrieved]
