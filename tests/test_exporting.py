@@ -134,7 +134,7 @@ def test_serving_imports_neither_torch_nor_transformers(bert_folder, tmp_path):
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_no_change_of_a_file_goes_unnoticed(bert_folder, tmp_path):
+def test_every_changed_file_is_detected(bert_folder, tmp_path):
     """A flipped byte anywhere in model or tokenizer, with or without the manifest's checksums."""
     folder = exporting.export(bert_folder, tmp_path / "out").folder
     manifest = json.loads((folder / "hybridret.json").read_text())
@@ -154,7 +154,7 @@ def test_no_change_of_a_file_goes_unnoticed(bert_folder, tmp_path):
             (folder / file).write_bytes(good)
 
 
-def test_another_model_in_the_place_of_the_exported_one(bert_folder, tmp_path):
+def test_an_onnx_file_of_another_export_is_rejected(bert_folder, tmp_path):
     """It matches its own manifest but not this one: the index would belong to another model."""
     folder = exporting.export(bert_folder, tmp_path / "out").folder
     other = TorchEncoder.load(bert_folder, pooling="cls")
@@ -195,7 +195,7 @@ def test_an_exported_encoder_is_no_model_to_train(bert_folder, tmp_path):
         TorchEncoder.load(folder)
 
 
-def test_a_name_that_neither_disk_nor_hub_knows(monkeypatch):
+def test_an_unknown_model_name(monkeypatch):
     huggingface_hub = pytest.importorskip("huggingface_hub")
 
     def unreachable(*_, **__):
@@ -210,7 +210,7 @@ def test_a_name_that_neither_disk_nor_hub_knows(monkeypatch):
     )
 
 
-def test_an_unused_pooler_is_no_fault(bert_folder, tmp_path):
+def test_an_unused_pooler_causes_no_message(bert_folder, tmp_path):
     """transformers would report the pooler's weights as missing or unexpected."""
     from safetensors.torch import load_file, save_file
 

@@ -163,7 +163,7 @@ def test_an_interrupt_during_add_leaves_index_and_documents_in_step(tmp_path, mo
     assert len(Index.load(tmp_path / "index")) == 51
 
 
-def test_saving_touches_no_file_of_others(tmp_path):
+def test_saving_keeps_unrelated_files(tmp_path):
     for name in ("documents-en.jsonl", "graph-notes.txt", "documents.jsonl"):
         (tmp_path / name).write_text("precious")
     (tmp_path / "graph-dir").mkdir()
@@ -347,7 +347,7 @@ def test_a_full_disk_is_an_error_and_loses_nothing(tmp_path):
     assert len(Index.load(tmp_path / "index")) == 500
 
 
-def test_killed_while_saving_leaves_an_index_that_loads(tmp_path):
+def test_an_index_killed_while_saving_can_be_loaded(tmp_path):
     code = f"""
 import numpy as np
 from hybridret.data.table import Document

@@ -237,7 +237,7 @@ def test_a_full_disk_while_exporting(bert_folder, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_loss_that_is_not_a_number_stops_the_run(table, tmp_path):
+def test_a_nan_loss_stops_the_run(table, tmp_path):
     encoder = new_encoder(table)
     with torch.no_grad():
         encoder.model.backbone.embedding.weight.fill_(float("nan"))
@@ -272,7 +272,7 @@ def test_zero_steps_leave_the_encoder_untrained(table, tmp_path):
     np.testing.assert_array_equal(TorchEncoder.load(result.model).encode_queries(["Paris"]), before)
 
 
-def test_documents_of_one_group_are_no_negatives(tmp_path):
+def test_documents_of_one_group_are_not_used_as_negatives(tmp_path):
     """The loss is told the groups: here nearly all rows share one, so there is nothing to learn."""
     base = load_facts("evaluation").only_languages(["en"])
     documents = [

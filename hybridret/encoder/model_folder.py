@@ -326,8 +326,8 @@ def _read_pooling(path: Path) -> str:
     config = _read_json(path)
     modes = config.get("pooling_mode")
     if modes is None:
-        asked = [key for key in config if key.startswith("pooling_mode_") and config[key]]
-        modes = [_POOLING_KEYS.get(key, key.removeprefix("pooling_mode_")) for key in asked]
+        keys = [key for key in config if key.startswith("pooling_mode_") and config[key]]
+        modes = [_POOLING_KEYS.get(key, key.removeprefix("pooling_mode_")) for key in keys]
     modes = [modes] if isinstance(modes, str) else modes
     if len(modes) != 1 or modes[0] not in POOLINGS:
         raise ModelError(

@@ -242,9 +242,9 @@ def _language_map(
     values: NDArray[np.float64],
     title: str,
     form: str,
-    depth: Callable[[float], float],
+    shade: Callable[[float], float],
 ) -> str:
-    """A heat map of languages by languages; ``depth`` gives the colour, 0 to 1, of a value."""
+    """A heat map of languages by languages; ``shade`` gives the colour, 0 to 1, of a value."""
     place = {language: i for i, language in enumerate(languages)}
 
     def cell(row: str, column: str | None) -> str:
@@ -254,7 +254,7 @@ def _language_map(
             value,
             format(value, form) if known else "–",
             title.format(row=row, column=column),
-            depth(value) if known else 0.0,
+            shade(value) if known else 0.0,
             row == column,
             hue=18,
         )
@@ -342,14 +342,14 @@ def _heat(
     )
 
 
-def _cell(value: float, text: str, title: str, depth: float, own: bool, *, hue: int = 212) -> str:
+def _cell(value: float, text: str, title: str, shade: float, own: bool, *, hue: int = 212) -> str:
     css, title = " class='own'" if own else "", html.escape(title)
     if math.isnan(value):
         return f"<td{css} title='{title}'>{text}</td>"
     # Background from pale to dark; white text on a dark background.
-    depth = min(max(depth, 0.0), 1.0)
-    background = f"hsl({hue} {40 + 45 * depth:.0f}% {96 - 58 * depth:.0f}%)"
-    ink = "#fff" if depth > 0.7 else "#111"
+    shade = min(max(shade, 0.0), 1.0)
+    background = f"hsl({hue} {40 + 45 * shade:.0f}% {96 - 58 * shade:.0f}%)"
+    ink = "#fff" if shade > 0.7 else "#111"
     return f"<td{css} style='background:{background};color:{ink}' title='{title}'>{text}</td>"
 
 

@@ -106,10 +106,10 @@ class _SettingTable:
             relevant = np.concatenate([relevant, np.zeros_like(missing)])
             values = {m: np.r_[v, np.zeros(len(missing))] for m, v in values.items()}
         query, language = np.divmod(keys, languages + 1)
-        asked = pool.query_language[query]
-        kind = np.where(language == languages, 2, np.where(language == asked, 0, 1))
-        order = np.lexsort((query, language, asked, kind))
-        code = ((kind * languages + asked) * (languages + 1) + language)[order]
+        query_language = pool.query_language[query]
+        kind = np.where(language == languages, 2, np.where(language == query_language, 0, 1))
+        order = np.lexsort((query, language, query_language, kind))
+        code = ((kind * languages + query_language) * (languages + 1) + language)[order]
         found, number, counts = np.unique(code, return_inverse=True, return_counts=True)
         values = {name: v[order] for name, v in values.items()}
         means = {name: np.bincount(number, weights=v) / counts for name, v in values.items()}
@@ -153,6 +153,8 @@ class _SettingTable:
     ) -> Setting:
         languages = self.pool.languages
         rest, pool = divmod(code, len(languages) + 1)
-        kind, asked = divmod(rest, len(languages))
+        kind, query_language = divmod(rest, len(languages))
         document_language = languages[pool] if pool < len(languages) else None
-        return Setting(KINDS[kind], languages[asked], document_language, n, metrics, ceilings)
+        return Setting(
+            KINDS[kind], languages[query_language], document_language, n, metrics, ceilings
+        )

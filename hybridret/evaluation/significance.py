@@ -172,9 +172,9 @@ def _weights(report: Report) -> Floats:
     rows = []
     for kind in KINDS:
         languages = [s.query_language if s.setting == kind else None for s in report.settings]
-        asked = {language: languages.count(language) for language in languages if language}
-        if asked:
-            rows.append([1 / (len(asked) * asked[x]) if x else 0.0 for x in languages])
+        counts = {language: languages.count(language) for language in languages if language}
+        if counts:
+            rows.append([1 / (len(counts) * counts[x]) if x else 0.0 for x in languages])
     return np.array(rows)
 
 

@@ -25,15 +25,15 @@ def require() -> None:
     _library.library()
 
 
-def new_gradients(batch: Batch, asked: bool = True) -> tuple[Tensor, Tensor]:
-    """Uninitialised gradients of queries and documents, empty unless ``asked``.
+def new_gradients(batch: Batch, requested: bool = True) -> tuple[Tensor, Tensor]:
+    """Uninitialised gradients of queries and documents, empty unless ``requested``.
 
     Shapes and dtypes are the same for the CPU kernels: bfloat16 for bfloat16 inputs, otherwise
     float32. Gradients of float16 inputs are converted only after the multiplication by the upstream
     gradient.
     """
     dtype = torch.bfloat16 if batch.queries.dtype == torch.bfloat16 else torch.float32
-    shapes = ((len(x) if asked else 0, x.shape[1]) for x in (batch.queries, batch.documents))
+    shapes = ((len(x) if requested else 0, x.shape[1]) for x in (batch.queries, batch.documents))
     by_query, by_document = (batch.queries.new_empty(shape, dtype=dtype) for shape in shapes)
     return by_query, by_document
 
@@ -213,19 +213,19 @@ def _forward(
     return result
 
 
-def total_loss(batch: Batch, asked: Loss) -> tuple[Tensor, ...]:
+def total_loss(batch: Batch, requested: Loss) -> tuple[Tensor, ...]:
     result = _forward(
         batch,
-        columns=asked.symmetric,
-        ranks=asked.ranks,
-        weight=1.0 / max(len(batch.queries), 1) if asked.mean else 1.0,
-        gradients=asked.gradients,
+        columns=requested.symmetric,
+        ranks=requested.ranks,
+        weight=1.0 / max(len(batch.queries), 1) if requested.mean else 1.0,
+        gradients=requested.gradients,
     )
     return result.loss.float(), result.rank, result.by_query, result.by_document, result.by_scale
 
 
-def row_statistics(batch: Batch, asked: Statistics) -> tuple[Tensor, ...]:
-    return _forward(batch, **asked._asdict(), weight=None, gradients=False)[:4]
+def row_statistics(batch: Batch, requested: Statistics) -> tuple[Tensor, ...]:
+    return _forward(batch, **requested._asdict(), weight=None, gradients=False)[:4]
 
 
 def statistics_backward(

@@ -36,7 +36,7 @@ _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _FIELDS = len(Batch._fields)
 
 
-# ---- fakes: shapes and dtypes of what an op returns; outputs not asked for are empty -------------
+# ---- fakes: shapes and dtypes of what an op returns; outputs not requested are empty -------------
 
 
 def _by_query(batch: Batch) -> Tensor:
@@ -44,14 +44,14 @@ def _by_query(batch: Batch) -> Tensor:
     return _new(batch, (batch.queries.shape[0],), torch.float32)
 
 
-def _rank(batch: Batch, asked: bool) -> Tensor:
+def _rank(batch: Batch, requested: bool) -> Tensor:
     """int32 [N], or empty."""
-    return _new(batch, (batch.queries.shape[0] if asked else 0,), torch.int32)
+    return _new(batch, (batch.queries.shape[0] if requested else 0,), torch.int32)
 
 
-def _by_document(batch: Batch, asked: bool) -> Tensor:
+def _by_document(batch: Batch, requested: bool) -> Tensor:
     """float32 [M], or empty."""
-    return _new(batch, (batch.documents.shape[0] if asked else 0,), torch.float32)
+    return _new(batch, (batch.documents.shape[0] if requested else 0,), torch.float32)
 
 
 def _new(batch: Batch, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
@@ -120,27 +120,32 @@ def _losses(batch: Batch, lse: Tensor, positive: Tensor, column_lse: Tensor | No
     "Tensor loss, Tensor rank, Tensor by_query, Tensor by_document, Tensor by_scale",
 )
 def total_loss(*inputs: Any) -> tuple[Tensor, ...]:
-    """(loss [], rank [N], gradients of the loss); outputs not asked for are empty."""
-    batch, asked = Batch(*inputs[:_FIELDS]), Loss(*inputs[_FIELDS:])
+    """(loss [], rank [N], gradients of the loss); outputs not requested are empty."""
+    batch, requested = Batch(*inputs[:_FIELDS]), Loss(*inputs[_FIELDS:])
     rows = len(batch.queries)
-    weight = 1.0 / max(rows, 1) if asked.mean else 1.0
+    weight = 1.0 / max(rows, 1) if requested.mean else 1.0
     *arrays, by_scale = _native_batch(batch).forward(
-        columns=asked.symmetric,
-        ranks=asked.ranks,
-        row_weights=np.full(rows, weight, dtype=np.float32) if asked.gradients else None,
+        columns=requested.symmetric,
+        ranks=requested.ranks,
+        row_weights=np.full(rows, weight, dtype=np.float32) if requested.gradients else None,
         threads=torch.get_num_threads(),
     )
     lse, positive, column_lse, rank, *by = map(_tensor, arrays)
-    losses = _losses(batch, lse, positive, column_lse if asked.symmetric else None)
+    losses = _losses(batch, lse, positive, column_lse if requested.symmetric else None)
     # Not torch's sum, whose order depends on the number of threads.
     loss = torch.tensor(losses.numpy().sum(dtype=np.float64) * weight, dtype=torch.float32)
     return loss, rank, *by, torch.tensor(by_scale, dtype=torch.float64)
 
 
 def _fake_total(*inputs: Any) -> tuple[Tensor, ...]:
-    batch, asked = Batch(*inputs[:_FIELDS]), Loss(*inputs[_FIELDS:])
+    batch, requested = Batch(*inputs[:_FIELDS]), Loss(*inputs[_FIELDS:])
     loss, by_scale = _new(batch, (), torch.float32), _new(batch, (), torch.float64)
-    return loss, _rank(batch, asked.ranks), *_cuda.new_gradients(batch, asked.gradients), by_scale
+    return (
+        loss,
+        _rank(batch, requested.ranks),
+        *_cuda.new_gradients(batch, requested.gradients),
+        by_scale,
+    )
 
 
 def _save_gradients(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -172,16 +177,16 @@ total_loss.register_autograd(_scale_gradients, setup_context=_save_gradients)
 )
 def row_statistics(*inputs: Any) -> tuple[Tensor, ...]:
     """(negatives_lse [N], positive [N], column_negatives_lse [M], rank [N])."""
-    batch, asked = Batch(*inputs[:_FIELDS]), Statistics(*inputs[_FIELDS:])
+    batch, requested = Batch(*inputs[:_FIELDS]), Statistics(*inputs[_FIELDS:])
     arrays = _native_batch(batch).forward(
-        columns=asked.columns, ranks=asked.ranks, threads=torch.get_num_threads()
+        columns=requested.columns, ranks=requested.ranks, threads=torch.get_num_threads()
     )
     return tuple(map(_tensor, arrays[:4]))
 
 
 def _fake_statistics(*inputs: Any) -> tuple[Tensor, ...]:
-    batch, asked = Batch(*inputs[:_FIELDS]), Statistics(*inputs[_FIELDS:])
-    columns, rank = _by_document(batch, asked.columns), _rank(batch, asked.ranks)
+    batch, requested = Batch(*inputs[:_FIELDS]), Statistics(*inputs[_FIELDS:])
+    columns, rank = _by_document(batch, requested.columns), _rank(batch, requested.ranks)
     return _by_query(batch), _by_query(batch), columns, rank
 
 
@@ -199,14 +204,14 @@ def _recompute_gradients(
     saved = iter(tensors)
     pairs = zip(ctx.is_tensor, ctx.others, strict=True)
     inputs = [next(saved) if is_tensor else other for is_tensor, other in pairs]
-    batch, asked = Batch(*inputs[:_FIELDS]), Statistics(*inputs[_FIELDS:])
+    batch, requested = Batch(*inputs[:_FIELDS]), Statistics(*inputs[_FIELDS:])
     gradients = torch.ops.hybridret.infonce_backward(
         *batch,
         lse,
-        column_lse if asked.columns else None,
+        column_lse if requested.columns else None,
         by_lse,
         by_positive,
-        by_column_lse if asked.columns else None,
+        by_column_lse if requested.columns else None,
     )
     return _by_inputs(batch, len(Statistics._fields), *gradients)
 
@@ -261,8 +266,8 @@ statistics_backward.register_fake(_fake_backward)
 def infonce(batch: Batch, *, symmetric: bool, reduction: str, return_stats: bool) -> Any:
     """The torch form of :func:`hybridret.infonce`."""
     if reduction == "none":
-        asked = Statistics(columns=symmetric, ranks=return_stats)
-        lse, positive, column_lse, rank = torch.ops.hybridret.infonce_statistics(*batch, *asked)
+        requested = Statistics(columns=symmetric, ranks=return_stats)
+        lse, positive, column_lse, rank = torch.ops.hybridret.infonce_statistics(*batch, *requested)
         loss = _losses(batch, lse, positive, column_lse if symmetric else None)
     else:
         takes_gradient = torch.is_grad_enabled() and any(
@@ -280,8 +285,8 @@ def infonce(batch: Batch, *, symmetric: bool, reduction: str, return_stats: bool
 
 def statistics(batch: Batch, *, columns: bool) -> InfoNCEStatistics:
     """The torch form of :func:`hybridret.infonce_statistics`."""
-    asked = Statistics(columns=columns, ranks=False)
-    lse, positive, column_lse, _ = torch.ops.hybridret.infonce_statistics(*batch, *asked)
+    requested = Statistics(columns=columns, ranks=False)
+    lse, positive, column_lse, _ = torch.ops.hybridret.infonce_statistics(*batch, *requested)
     return InfoNCEStatistics(lse, positive, column_lse if columns else None)
 
 
