@@ -1,8 +1,8 @@
-"""Judging embeddings that were made elsewhere: every setting, the language bias, significance.
+"""Evaluating embeddings that were made elsewhere: every setting, language bias, significance.
 
     python examples/judge_embeddings.py
 
-Here random vectors stand for two systems; yours come from any model, in the order of
+Here random vectors represent two systems; yours come from any model, in the order of
 ``dataset.queries`` and ``dataset.documents``.
 """
 
@@ -21,7 +21,7 @@ def main() -> None:
 
     chance = hybridret.evaluate_embeddings(queries, documents, dataset, name="chance")
 
-    # A system that knows the answers a little: each document leans towards its group's queries.
+    # A better system: each query's vector is moved a little towards a document of its group.
     row = {d.group_id: i for i, d in enumerate(dataset.documents)}
     for i, query in enumerate(dataset.queries):
         queries[i] += 0.3 * documents[row[query.group_id]]

@@ -1,4 +1,4 @@
-"""A training loop of your own: batches of chosen languages and the fused loss, nothing else.
+"""Your own training loop: hybridret's sampler and loss, everything else in plain torch.
 
 python examples/own_loop.py
 """
@@ -34,9 +34,9 @@ def main() -> None:
             embed(batch.query_texts(table)),
             embed(batch.document_texts(table)),
             temperature=0.05,
-            query_groups=groups,  # a translation of the positive is no negative
+            query_groups=groups,  # translations of the positive are not used as negatives
             document_groups=groups,
-            unit_norm=True,  # the model normalises
+            unit_norm=True,  # the model already normalises its vectors
             return_stats=True,
         )
         optimizer.zero_grad()

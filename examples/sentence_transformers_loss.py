@@ -1,9 +1,9 @@
-"""InfoNCELoss in sentence-transformers' trainer, in the place of MultipleNegativesRankingLoss.
+"""InfoNCELoss in sentence-transformers' trainer, instead of MultipleNegativesRankingLoss.
 
     python examples/sentence_transformers_loss.py [--model FOLDER_OR_NAME]
 
-Without ``--model`` a small static encoder is made on the spot. Needs sentence-transformers and
-datasets.
+Without ``--model`` a small, untrained static encoder is used. Needs the packages
+sentence-transformers and datasets.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""hybridret: train, judge and serve multilingual dense retrievers.
+"""hybridret: train, evaluate and serve multilingual dense retrievers.
 
-Importing it, and everything that serves queries, needs numpy alone; torch, transformers,
-onnxruntime are imported by the parts that use them.
+Importing hybridret needs only numpy; torch, transformers and onnxruntime are imported by the
+functions that use them. Serving queries never imports torch or transformers.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from hybridret.training.config import TrainingConfig
     from hybridret.training.loop import train
 
-_HOMES = {
+_MODULES = {
     "data": ("Dataset", "Document", "Query", "load_dataset"),
     "encoder.exporting": ("export",),
     "encoder.loading": ("load_encoder",),
@@ -57,8 +57,8 @@ _HOMES = {
     "training.config": ("TrainingConfig",),
     "training.loop": ("train",),
 }
-_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
-_RENAMED = {"InfoNCEStats": "InBatchMetrics"}  # gone with the next version
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
+_RENAMED = {"InfoNCEStats": "InBatchMetrics"}  # former names, to be removed in the next version
 
 __all__ = [
     "Comparison",
@@ -112,8 +112,8 @@ def __getattr__(name: str) -> Any:
             f"hybridret.{name} is now hybridret.{_RENAMED[name]}", DeprecationWarning, stacklevel=2
         )
         name = _RENAMED[name]
-    if name in _HOME_OF:
-        found = getattr(importlib.import_module(f"hybridret.{_HOME_OF[name]}"), name)
-        globals()[name] = found  # the next look-up is an ordinary one
-        return found
+    if name in _MODULE_OF:
+        value = getattr(importlib.import_module(f"hybridret.{_MODULE_OF[name]}"), name)
+        globals()[name] = value  # so that this function is not called for it again
+        return value
     raise AttributeError(f"module 'hybridret' has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""Optional dependencies: imported where they are used, with a sentence on how to get them."""
+"""Optional dependencies: imported where they are used; the error says how to install them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def require(module: str, extra: str, purpose: str) -> Any:
     """The imported module.
 
     Raises:
-        MissingExtraError: it is not installed; the message names the extra that brings it.
+        MissingExtraError: it is not installed; the message names the extra that installs it.
     """
     try:
         return importlib.import_module(module)

@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all, and checksums of what stands in them."""
+"""Atomic writing of files and folders (complete or not at all), and checksums of files."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from typing import Any
 
 from hybridret.errors import HybridretError
 
-_WRITING = "writing-"  # in the names of what is not yet whole
+_WRITING = "writing-"  # in the names of temporary files and folders
 
 
 @contextmanager
 def atomic_file(path: str | Path) -> Iterator[Path]:
-    """A temporary path that takes the place of ``path`` at the end; nothing changes on an error.
+    """A temporary path that replaces ``path`` at the end; nothing changes on an error.
 
-    A link is followed. What is neither a file nor a folder (a device, a named pipe, whatever stands
-    under /dev or /proc) is written to, not replaced.
+    A link is followed. Devices, named pipes and everything under /dev or /proc are written to, not
+    replaced. Temporary files that a killed process left for the same ``path`` are removed.
 
     Raises:
         IsADirectoryError: ``path`` is a folder.
     """
     path = Path(path)
     if path.is_dir():
-        raise IsADirectoryError(errno.EISDIR, "is a folder, not a file to write", str(path))
+        raise IsADirectoryError(errno.EISDIR, "is a folder, not a file", str(path))
     if _is_stream(path):
         with tempfile.TemporaryDirectory() as folder:
             yield (written := Path(folder) / "written")
@@ -43,8 +43,8 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
         return
     path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_left_over(path)
-    with _held(path, _make_file) as temporary:
+    _remove_stale(path)
+    with _locked(path, _make_file) as temporary:
         try:
             yield temporary
             _sync(temporary)
@@ -63,14 +63,15 @@ def _is_stream(path: Path) -> bool:
 
 @contextmanager
 def atomic_folder(path: str | Path) -> Iterator[Path]:
-    """A temporary folder that takes the place of ``path`` at the end; an old one goes last.
+    """A temporary folder that replaces ``path`` at the end; nothing changes on an error.
 
-    A link is followed. What a killed run of the same ``path`` left behind is removed.
+    A link is followed. Temporary folders that a killed process left for the same ``path`` are
+    removed.
     """
     path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_left_over(path)
-    with _held(path, _make_folder) as temporary:
+    _remove_stale(path)
+    with _locked(path, _make_folder) as temporary:
         try:
             yield temporary
             use_umask(temporary)
@@ -86,7 +87,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
 
 
 def use_umask(folder: Path) -> None:
-    """Gives all in a folder the permissions of new files: safetensors writes its own as 0600."""
+    """Gives a folder and its contents default permissions; safetensors writes files as 0600."""
     folder.chmod(0o777 & ~_UMASK)
     for entry in folder.rglob("*"):
         entry.chmod((0o777 if entry.is_dir() else 0o666) & ~_UMASK)
@@ -103,32 +104,34 @@ def _make_folder(prefix: str, folder: Path) -> str:
 
 
 @contextmanager
-def _held(path: Path, make: Callable[[str, Path], str]) -> Iterator[Path]:
-    """What ``make`` makes beside ``path``, locked: what no process locks, a killed one left."""
+def _locked(path: Path, make: Callable[[str, Path], str]) -> Iterator[Path]:
+    """A temporary file or folder beside ``path``, locked: an unlocked one is stale (its process was
+    killed)."""
     while True:
-        made = Path(make(f".{path.name}.{_WRITING}", path.parent))
-        descriptor = os.open(made, os.O_RDONLY)
+        temporary = Path(make(f".{path.name}.{_WRITING}", path.parent))
+        descriptor = os.open(temporary, os.O_RDONLY)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if made.exists():
-                yield made
+            if temporary.exists():
+                yield temporary
                 return
         except BlockingIOError:
-            pass  # another process takes it for left over, and is about to remove it
+            pass  # another process found it before it was locked and is removing it
         finally:
             os.close(descriptor)
 
 
-def _remove_left_over(path: Path) -> None:
+def _remove_stale(path: Path) -> None:
+    """Removes the temporary files and folders of ``path`` that no running process holds."""
     pattern = re.compile(rf"\.{re.escape(path.name)}\.{_WRITING}[a-z0-9_]{{8}}(\.old)?")
     found = [entry for entry in path.parent.iterdir() if pattern.fullmatch(entry.name)]
     if not path.exists() and any(entry.suffix == ".old" for entry in found):
-        return  # killed between two renames: the last whole folder is among these
+        return  # killed between two renames: one of these is the last complete folder
     for entry in found:
         try:
             descriptor = os.open(entry, os.O_RDONLY)
         except OSError:
-            continue  # gone meanwhile
+            continue  # removed in the meantime
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if stat.S_ISDIR(os.fstat(descriptor).st_mode):
@@ -136,27 +139,27 @@ def _remove_left_over(path: Path) -> None:
             else:
                 entry.unlink(missing_ok=True)
         except BlockingIOError:
-            pass  # being written
+            pass  # another process is writing it
         finally:
             os.close(descriptor)
 
 
 def _exchange(new: Path, old: Path) -> None:
-    """Two folders change places in one step (Linux's renameat2), so that a kill finds one whole."""
+    """Swaps two folders in one step (Linux's renameat2), so that a kill leaves a complete one."""
     current, flag = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
     libc = ctypes.CDLL(None, use_errno=True)
     done = hasattr(libc, "renameat2") and (
         libc.renameat2(current, bytes(new), current, bytes(old), flag) == 0
     )
-    if not done:  # a file system that cannot: between the two renames no folder has the name
-        aside = new.with_name(f"{new.name}.old")
-        old.rename(aside)
+    if not done:  # not supported by the file system: between the two renames the name is missing
+        backup = new.with_name(f"{new.name}.old")
+        old.rename(backup)
         try:
             new.rename(old)
         except BaseException:
-            aside.rename(old)
+            backup.rename(old)
             raise
-        aside.rename(new)
+        backup.rename(new)
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -169,16 +172,16 @@ def write_json(path: str | Path, value: Any) -> None:
 
 
 def read_json(path: str | Path, error: type[HybridretError]) -> Any:
-    """The value that a JSON file of ours holds.
+    """The value in a JSON file.
 
     Raises:
-        error: the file is not UTF-8 or not JSON; the message names it.
+        error: the file is not UTF-8 or not JSON; the message names the file.
     """
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except RecursionError:
         raise error(f"{path}: damaged: nested too deeply") from None
-    except ValueError as reason:  # undecodable bytes, broken JSON, a number of 5,000 digits
+    except ValueError as reason:  # not UTF-8, not JSON, or a number of 5,000 digits
         raise error(f"{path}: damaged: {reason}") from None
 
 
@@ -199,25 +202,23 @@ def checksums(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def check_files(folder: Path, expected: Any, error: type[HybridretError]) -> None:
-    """Compares the files of a folder with their :func:`checksums`; others are not looked at.
+    """Compares the files of a folder with their :func:`checksums`; other files are ignored.
 
     Raises:
         error: a file is missing or differs, or ``expected`` is malformed; the message names it.
     """
     try:
-        for name, known in expected.items():
-            file = folder / name
-            if not file.is_file():
-                raise error(f"{file}: missing")
-            size = file.stat().st_size
-            if size != known["bytes"]:
-                raise error(
-                    f"{file}: cut short or changed: {size} bytes, expected {known['bytes']}"
-                )
-            if sha256(file) != known["sha256"]:
-                raise error(f"{file}: damaged: its checksum differs from the manifest's")
-    except (AttributeError, TypeError, KeyError, ValueError) as reason:
+        files = [(folder / name, e["bytes"], e["sha256"]) for name, e in expected.items()]
+    except (AttributeError, TypeError, KeyError) as reason:
         raise error(f"{folder}: the manifest's list of files is damaged: {reason!r}") from None
+    for file, expected_size, digest in files:
+        if not file.is_file():
+            raise error(f"{file}: missing")
+        size = file.stat().st_size
+        if size != expected_size:
+            raise error(f"{file}: truncated or changed: {size} bytes, expected {expected_size}")
+        if sha256(file) != digest:
+            raise error(f"{file}: damaged: its checksum differs from the manifest's")
 
 
 def _sync(path: Path) -> None:
@@ -234,4 +235,4 @@ def _umask() -> int:
     return mask
 
 
-_UMASK = _umask()  # read once: reading sets it, for all threads
+_UMASK = _umask()  # read once: reading it sets it to 0 for a moment, in all threads

@@ -1,4 +1,4 @@
-"""Progress bars: tqdm's where it is installed, nothing otherwise (a service needs none)."""
+"""Progress bars: tqdm if it is installed, otherwise none (a service needs none)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Errors a user can act on: each message says what was got, what was expected and where."""
+"""Errors a user can act on: each message says what was found, what was expected and where."""
 
 
 class HybridretError(Exception):
@@ -6,11 +6,11 @@ class HybridretError(Exception):
 
 
 class DataError(HybridretError, ValueError):
-    """A file, line, field or table that cannot be used as it is."""
+    """A file, line, field, table or setting that cannot be used."""
 
 
 class ModelError(HybridretError, ValueError):
-    """A model folder or encoder that cannot be loaded, exported or used as it is."""
+    """A model folder or encoder that cannot be loaded, exported or used."""
 
 
 class IndexFileError(HybridretError, ValueError):
@@ -18,4 +18,4 @@ class IndexFileError(HybridretError, ValueError):
 
 
 class MissingExtraError(HybridretError, ImportError):
-    """A part that needs an optional dependency which is not installed."""
+    """An optional dependency is needed but not installed."""

@@ -1,8 +1,9 @@
-"""The whole job in one run, on the embedded facts: train, judge, export, index, search.
+"""All steps in one run, on the built-in facts: train, evaluate, export, index, search.
 
-It prints what it measures and claims nothing else. From scratch, all knowledge of which words mean
-the same comes from cross-lingual batches, and a hybrid run has half as many of them: expect hybrid
-to land between its two baselines, unlike with a pretrained multilingual encoder (arXiv 2408.10536).
+It prints what it measures and claims nothing else. When training from scratch, only cross-lingual
+batches teach which words mean the same, and a hybrid run has half as many of them: expect hybrid to
+score between monolingual and cross-lingual, unlike with a pretrained multilingual encoder
+(arXiv 2408.10536).
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from hybridret.training.config import TrainingConfig
 from hybridret.training.loop import train
 
 _MARKER = "results.json"
-# Questions on held-out entities, asked in one language and answered in others.
+# Queries about held-out entities: (language of the query, languages of the documents).
 _SEARCHES = (
     ("de", ["en", "zh"]),
     ("tr", ["ru", "es"]),
@@ -40,11 +41,11 @@ _SEARCHES = (
 def quickstart(
     output: Path, *, steps: int = 1500, seed: int = 0, overwrite: bool = False
 ) -> list[Report]:
-    """Runs the job, prints what it measures, and writes models, index and report to ``output``.
+    """Runs all steps, prints what it measures, and writes models, index and report to ``output``.
 
     Raises:
-        DataError: ``output`` exists and is not to be overwritten, or is not a quick start's; or
-            steps or seed cannot be.
+        DataError: ``output`` is not empty and ``overwrite`` is not set, or it is not the output of
+            a quick start; steps or seed is out of range.
     """
     runs = [TrainingConfig(sampler=sampler, steps=steps, seed=seed) for sampler in SAMPLERS]
     _clear(output, overwrite)
@@ -56,8 +57,8 @@ def quickstart(
         f"facts from Unicode CLDR in {len(table.languages)} languages "
         f"({' '.join(table.languages)})\n"
         f"training   {len(table):,} facts, each as question and passage in every language\n"
-        f"evaluation {len(evaluation.queries):,} questions on {len(evaluation.documents):,} "
-        f"passages about entities that training never asks about",
+        f"evaluation {len(evaluation.queries):,} questions and {len(evaluation.documents):,} "
+        f"passages, about entities that are not in the training questions",
     )
     reports = [evaluate_baseline(name, evaluation) for name in ("random", "bm25")]
     untrained = _new_encoder(table, seed)
@@ -70,9 +71,10 @@ def quickstart(
     _say(
         "Average precision (1 is perfect)",
         summary_text(reports, ["AP"])
-        + "\nRank distance: worst minus best rank of the 11 parallel answers among all passages"
-        f"\n(at best {len(table.languages) - 1}). All four samplers start from the untrained "
-        "encoder and draw the same rows; the\nREADME says what a pretrained one changes.",
+        + "\nRank distance: worst minus best rank of the 11 translations of an answer among all "
+        f"passages\n(at best {len(table.languages) - 1}). All four samplers start from the "
+        "untrained encoder and draw the same facts.\nWith a pretrained encoder the order differs, "
+        "see the README.",
     )
     exported = export(encoder, output / "encoder", source="quick start, hybrid")
     retriever = Retriever.create(exported.folder)
@@ -80,16 +82,16 @@ def quickstart(
     retriever.save()
     _say(
         "Export and index",
-        f"{exported.folder}: ONNX, {exported.megabytes:.1f} MB, differs from torch by "
-        f"{exported.parity:.0e} at most\n{exported.folder}/index: {count:,} passages",
+        f"{exported.folder}: ONNX, {exported.megabytes:.1f} MB, largest relative difference from "
+        f"torch {exported.parity:.0e}\n{exported.folder}/index: {count:,} passages",
     )
     _say("Search across languages", _searches(Retriever.load(exported.folder), evaluation))
     write_html(output / "report.html", reports[::-1], "hybridret quick start")
     write_json(output / _MARKER, {"schema": 1, "systems": [r.to_dict() for r in reports]})
     _say(
-        "Written",
-        f"{output}/report.html   every pair of languages\n"
-        f"{output}/{_MARKER}   the same for programs"
+        "Files",
+        f"{output}/report.html   scores of every pair of languages\n"
+        f"{output}/{_MARKER}   the same as JSON"
         f"\n({time.monotonic() - began:.0f} seconds)\n\nNow try\n"
         f'hybridret search {exported.folder} "Madagascar: which currency is legal tender there?" '
         f"-k 3 --languages hi th",
@@ -102,7 +104,7 @@ def _new_encoder(table: PairTable, seed: int) -> TorchEncoder:
 
 
 def _searches(retriever: Retriever, dataset: Dataset) -> str:
-    """The first question of a few facts, each followed by the best passages."""
+    """A few questions, each followed by the best passages."""
     lines = []
     groups = sorted({q.group_id for q in dataset.queries if q.group_id.endswith("/currency")})
     for (language, targets), group in zip(_SEARCHES, groups[3::11], strict=False):
@@ -110,8 +112,8 @@ def _searches(retriever: Retriever, dataset: Dataset) -> str:
         only = f"  (passages in {' and '.join(targets)})" if targets else ""
         lines.append(f"? [{language}] {query.text}{only}")
         for hit in retriever.search(query.text, k=3, languages=targets):
-            right = "+" if hit.document_id.startswith(f"{group}/") else " "
-            lines.append(f"  {right} {hit.score:.2f} [{hit.language}] {hit.text}")
+            mark = "+" if hit.document_id.startswith(f"{group}/") else " "
+            lines.append(f"  {mark} {hit.score:.2f} [{hit.language}] {hit.text}")
     lines.append("(+ marks passages that answer the question)")
     return "\n".join(lines)
 
@@ -123,7 +125,7 @@ def _clear(output: Path, overwrite: bool) -> None:
         if not overwrite:
             raise DataError(f"{output} is not empty; choose another --output, or pass --overwrite")
         if not (output / _MARKER).is_file():
-            raise DataError(f"{output} holds something else than a finished quick start")
+            raise DataError(f"{output} is not the output of a quick start; it is not overwritten")
         shutil.rmtree(output)
         output.mkdir()
     write_text(output / _MARKER, json.dumps({"schema": 1, "systems": []}))

@@ -36,8 +36,8 @@ class GuardedProblem(_cuda.Problem):
 
     rooms: list[torch.Tensor]
 
-    def room(self, *arguments: Any, **options: Any) -> torch.Tensor:
-        needed = super().room(*arguments, **options).numel()
+    def workspace(self, *arguments: Any, **options: Any) -> torch.Tensor:
+        needed = super().workspace(*arguments, **options).numel()
         memory = torch.full((needed + SPARE,), 0x7F, dtype=torch.uint8, device=self.queries.device)
         self.rooms.append(memory)
         return memory[:needed]

@@ -85,7 +85,7 @@ def test_steps_go_through_epochs_and_can_start_anywhere():
     assert [(s, b.rows.tolist(), b.kind) for s, b in sampler.steps(11, start=7)] == whole[7:]
 
 
-def test_shares_of_kinds_and_languages():
+def test_frequencies_of_kinds_and_languages():
     table = parallel(1000)
     kinds: Counter[str] = Counter()
     mono: Counter[int] = Counter()
@@ -161,10 +161,10 @@ def test_several_answers_to_one_question_are_rows_of_their_own():
 def test_batches_that_cannot_be_filled():
     table = parallel(10)
     for name in SAMPLERS:
-        with pytest.raises(DataError, match="batch_size is 11, but only 10 distinct groups"):
+        with pytest.raises(DataError, match="batch_size is 11, but only 10 translation groups"):
             make_sampler(name, table, 11)
     one = parallel(10, languages="a")
-    with pytest.raises(DataError, match="no groups have two languages to pair"):
+    with pytest.raises(DataError, match="query and a document in different languages, but"):
         make_sampler("cross-lingual", one, 4)
     with pytest.raises(DataError, match="at least 2"):
         make_sampler("mixed", table, 1)
@@ -174,20 +174,20 @@ def test_batches_that_cannot_be_filled():
         make_sampler("bilingual", table, 4)
 
 
-def test_data_that_a_sampler_cannot_use_name_one_that_can():
+def test_the_error_names_a_sampler_that_can_use_the_data():
     """Queries in one language, documents in another: all pairs are cross-lingual."""
     queries = [Query(f"q{i}", f"q{i}", "de", f"{i}") for i in range(20)]
     documents = [Document(f"d{i}", f"d{i}", "en", f"{i}") for i in range(20)]
     qrels = {f"q{i}": {f"d{i}": 1} for i in range(20)}
     table = PairTable.from_dataset(Dataset("made", queries, documents, qrels))
     for name in ("monolingual", "mixed", "hybrid"):
-        with pytest.raises(DataError, match=f"the {name} sampler needs") as error:
+        with pytest.raises(DataError, match=f"the {name} sampler needs translation") as error:
             make_sampler(name, table, 4)
-        assert "never in the same language, as the cross-lingual sampler takes them" in str(
-            error.value
-        )
+        assert "always in different languages; use the cross-lingual sampler" in str(error.value)
     assert len(list(make_sampler("cross-lingual", table, 4).epoch(0))) == 5
-    with pytest.raises(DataError, match="the monolingual and mixed samplers need no translations"):
+    with pytest.raises(
+        DataError, match="use the monolingual or mixed sampler, which need no transl"
+    ):
         make_sampler("cross-lingual", parallel(20, languages="a"), 4)
 
 
@@ -196,17 +196,17 @@ def test_rows_without_a_negative_are_refused():
     queries = [Query(f"q{i}", f"q{i}", "en", f"g{i}") for i in range(8)]
     documents = [Document("d", "d", "en", "d")]
     dataset = Dataset("made", queries, documents, {f"q{i}": {"d": 1} for i in range(8)})
-    with pytest.raises(DataError, match="no row would have a negative"):
+    with pytest.raises(DataError, match="no query would have a negative"):
         make_sampler("monolingual", PairTable.from_dataset(dataset), 4)
 
 
-def test_several_answers_make_no_larger_batch():
+def test_several_relevant_documents_count_once_for_the_batch_size():
     queries = [Query(f"q{i}", f"q{i}", "en", f"g{i}") for i in range(3)]
     documents = [Document(f"d{i}", f"d{i}", "en", f"d{i}") for i in range(9)]
     qrels = {f"q{i}": {f"d{3 * i + n}": 1 for n in range(3)} for i in range(3)}
     table = PairTable.from_dataset(Dataset("made", queries, documents, qrels))
     assert len(table) == 9
-    with pytest.raises(DataError, match="only 3 distinct groups"):
+    with pytest.raises(DataError, match="only 3 translation groups"):
         make_sampler("mixed", table, 4)
 
 

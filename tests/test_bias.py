@@ -23,7 +23,7 @@ def two_languages() -> Pool:
     )
 
 
-def test_every_figure_by_hand():
+def test_every_bias_metric_by_hand():
     pool = two_languages()
     # qa: da 1, db 3; qb: db 1, da 3 (the documents are da dx db); qx: dx second.
     q = np.array([[1, 0], [0, 1], [1, 0]], dtype=np.float32)
@@ -48,7 +48,7 @@ def test_every_figure_by_hand():
     assert found["rank_distance"] == {"mean": 2.0, "n": 2, "by_query_language": {"a": 2, "b": 2}}
 
 
-def test_what_is_not_known_is_not_there():
+def test_bias_metrics_without_data_are_none():
     """Ranks alone, as of a system that gives lists: no counts, no best documents."""
     pool = two_languages()
     bias = language_bias(pool, Ranks(np.array([1, 1, 1, 1, 2]), np.array([1, 3, 3, 1, 2])))
@@ -69,7 +69,7 @@ def test_one_language_has_no_distance():
     json.loads(json.dumps(bias.to_dict(), allow_nan=False))
 
 
-def test_figures_of_many_queries():
+def test_bias_metrics_of_many_queries():
     rng = np.random.default_rng(1)
     pool = Pool(make_dataset(rng, 40, "abcd", 2))
     q = rng.standard_normal((160, 6)).astype(np.float32)

@@ -54,7 +54,7 @@ def test_info(capsys):
     assert run(capsys, "info")[1].startswith(f"hybridret {found['version']}")
 
 
-def test_the_whole_way_from_a_model_to_an_answer(capsys, bert_folder, tmp_path):
+def test_export_index_and_search(capsys, bert_folder, tmp_path):
     pytest.importorskip("onnxscript")
     out = tmp_path / "out"
     status, text, _ = run(capsys, "export", bert_folder, out, "--pooling", "cls", "--json")
@@ -78,7 +78,7 @@ def test_the_whole_way_from_a_model_to_an_answer(capsys, bert_folder, tmp_path):
     assert run(capsys, "index", out, documents, "--overwrite")[0] == 0
     assert "no document in language 'tr'" in fails(capsys, "search", out, "x", "--languages", "tr")
     assert "already exists" in fails(capsys, "export", bert_folder, out)
-    assert "had to be given to 'hybridret export'" in fails(
+    assert "must be given to 'hybridret export' instead" in fails(
         capsys, "evaluate", out, "--data", "facts-evaluation", "--pooling", "cls"
     )
 
@@ -97,7 +97,7 @@ def test_train_then_evaluate(capsys, tmp_path):
         json.loads((run_folder / "training.json").read_text())["development"]
         == summary["development"]
     )
-    assert "already holds a training run" in fails(capsys, *arguments)
+    assert "already contains a training run" in fails(capsys, *arguments)
     page = tmp_path / "page.html"
     status, text, _ = run(
         capsys, "evaluate", run_folder / "model", "--data", "facts-evaluation", "--languages", "de",
@@ -178,32 +178,36 @@ def test_evaluate_embeddings_of_xquad_r(capsys, real_data, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["evaluate", "--data", "facts-evaluation"], "nothing to judge"),
+        (["evaluate", "--data", "facts-evaluation"], "nothing to evaluate"),
         (["evaluate", "--data", "nowhere", "--baselines", "random"], "nowhere: no such file"),
         (["evaluate", "--data", "facts-evaluation", "--languages", "fr", "--baselines", "random"],
          "has no language fr"),
         (["evaluate", "--data", "facts-evaluation", "--baselines", "random", "--metrics", "f1"],
          "unknown metric 'f1'"),
         (["evaluate", "./nowhere", "--data", "facts-evaluation"], "no such model folder"),
-        (["evaluate", "--data", "facts-evaluation", "--query-embeddings", "q.npy"], "go together"),
-        (["evaluate"], "say what to judge on"),
-        (["evaluate", "--qrels", "q", "--data", "facts-evaluation"], "--run go together"),
-        (["evaluate", "--qrels", "q", "--run", "r", "--html", "x"], "does not go with --html"),
+        (["evaluate", "--data", "facts-evaluation", "--query-embeddings", "q.npy"],
+         "must be given together"),
+        (["evaluate"], "no data to evaluate on"),
+        (["evaluate", "--qrels", "q", "--data", "facts-evaluation"],
+         "--run must be given together"),
+        (["evaluate", "--qrels", "q", "--run", "r", "--html", "x"],
+         "cannot be combined with --html"),
         (["evaluate", "--qrels", "q", "--run", "r"], "q: no such file"),
         (["evaluate", "--data", "facts-evaluation", "--baselines", "random", "--write-run", "r"],
          "--write-run needs a model or embeddings"),
         (["evaluate", "--data", "facts-evaluation", "--baselines", "random", "--missing", "zero"],
          "they need --run"),
         (["evaluate", "--data", "facts-evaluation", "--baselines", "random", "--ties",
-          "optimistic"], "baselines break ties by id"),
+          "optimistic"], "baselines always break ties by id"),
         (["evaluate", "m", "--data", "facts-evaluation", "--seeds"], "needs at least two models"),
         (["evaluate", "m", "--data", "facts-evaluation", "--similarity", "dot"],
-         "--similarity is for embeddings"),
+         "--similarity applies to embeddings"),
         (["evaluate", "m", "--data", "facts-evaluation", "--batch-size", "0"], "at least 1, got 0"),
         (["evaluate", "--data", "facts-evaluation", "--baselines", "random", "--metrics",
-          "AP@99999999999999999999"], "no list is that long"),
-        (["evaluate", "--qrels", "q", "--run", "r", "--seeds"], "does not go with --seeds"),
-        (["evaluate", "--qrels", "q", "--run", "r", "--depth", "5"], "does not go with --depth"),
+          "AP@99999999999999999999"], "the cut-off is too large"),
+        (["evaluate", "--qrels", "q", "--run", "r", "--seeds"], "cannot be combined with --seeds"),
+        (["evaluate", "--qrels", "q", "--run", "r", "--depth", "5"],
+         "cannot be combined with --depth"),
         (["evaluate", "--qrels", "q", "--run", "r", "--per-query"], "it needs --json"),
         (["evaluate", "--data", "facts-evaluation", "--baselines", "random", "--per-query"],
          "it needs --json"),
@@ -216,7 +220,7 @@ def test_evaluate_embeddings_of_xquad_r(capsys, real_data, tmp_path):
         (["search", "nowhere", "question"], "not an exported encoder"),
         (["index", "nowhere", "docs.jsonl"], "not an exported encoder"),
         (["train", "--data", "facts-evaluation", "--output", "run", "--batch-size", "100000"],
-         "only 567 distinct groups"),
+         "only 567 translation groups"),
         (["train", "--data", "facts-evaluation", "--output", "run", "--hold-out", "2"],
          "must lie between 0 and 1"),
         (["train", "--data", "facts-evaluation", "--output", "run", "--dimension", "0"],
@@ -227,14 +231,16 @@ def test_evaluate_embeddings_of_xquad_r(capsys, real_data, tmp_path):
           "--dimension", "2", "--vocabulary-size", "300"], "test_cli.py: File exists"),
     ],
 )  # fmt: skip
-def test_mistakes(arguments, message, capsys, tmp_path, monkeypatch):
+def test_mistakes_give_one_line_and_write_nothing(
+    arguments, message, capsys, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     assert message in fails(capsys, *arguments)
     assert list(tmp_path.iterdir()) == []
 
 
 def usage_error(capsys, *arguments: object) -> str:
-    """What a command says of options it does not know: its own usage, then one line."""
+    """What a command prints for unknown options: its own usage, then one line."""
     with pytest.raises(SystemExit) as stop:
         main([str(a) for a in arguments])
     assert stop.value.code == 2
@@ -243,7 +249,7 @@ def usage_error(capsys, *arguments: object) -> str:
     return err
 
 
-def test_options_that_are_not_there_or_given_twice(capsys):
+def test_unknown_and_repeated_options(capsys):
     train = ("train", "--data", "facts-train", "--output", "run")
     err = usage_error(capsys, *train, "--batchsize", 8)
     assert err.startswith("usage: hybridret train ")
@@ -254,8 +260,8 @@ def test_options_that_are_not_there_or_given_twice(capsys):
     assert "given twice" in usage_error(capsys, *train, "--steps=1", "--steps=2")
 
 
-def test_results_go_where_the_user_says(capsys, tmp_path):
-    """Into a link's target, a pipe, the output of the shell; never in their place."""
+def test_json_is_written_through_links_and_pipes(capsys, tmp_path):
+    """Into a link's target, a pipe, the shell's output; none of them is replaced by a file."""
     link, target = tmp_path / "link.json", tmp_path / "target.json"
     link.symlink_to(target)
     arguments = ("evaluate", "--data", "facts-evaluation", "--languages", "de", "--baselines",
@@ -305,7 +311,7 @@ def test_a_trec_run_and_seeds(capsys, tmp_path):
         "recall@50", "--json", out,
     )  # fmt: skip
     assert status == 0
-    assert f"run: {n:,} queries; judged but not in the run 0" in text
+    assert f"run: {n:,} queries; judged but not in the run: 0" in text
     found = json.loads(out.read_text())["queries"]
     assert {q: v["recall@50"] for q, v in found.items()} == pytest.approx(expected)
 
@@ -327,17 +333,17 @@ def test_damaged_arrays(capsys, tmp_path):
             capsys, "evaluate", "--data", "facts-evaluation", "--query-embeddings", bad,
             "--document-embeddings", good,
         )  # fmt: skip
-        assert f"{bad}: not a whole .npy file" in message
+        assert f"{bad}: not a complete .npy file" in message
     longer = tmp_path / "longer.npy"
     longer.write_bytes(good.read_bytes() + b"more")
-    assert "4 bytes behind the array" in fails(
+    assert "4 bytes after the array" in fails(
         capsys, "evaluate", "--data", "facts-evaluation", "--query-embeddings", longer,
         "--document-embeddings", good,
     )  # fmt: skip
 
 
 def test_ctrl_c_during_training(tmp_path):
-    """The checkpoint is whole, the message says how to go on, and going on works."""
+    """The checkpoint is complete, the message says how to continue, and continuing works."""
     pytest.importorskip("torch")
     command = [
         sys.executable, "-m", "hybridret.cli", "train", "--data", "facts-evaluation", "--output",

@@ -43,7 +43,7 @@ def test_everything_public_is_there_and_documented():
             assert inspect.getdoc(thing), name
 
 
-def test_no_module_hides_a_public_name():
+def test_no_module_has_the_name_of_a_public_function():
     """Importing a submodule binds its name to the package, where a function may stand."""
     modules = {path.stem for path in (ROOT / "hybridret").iterdir()}
     assert not modules & set(hybridret.__all__)
@@ -108,7 +108,7 @@ def test_packages_import_in_one_direction():
             assert used <= LAYERS[package] | {package}, name
 
 
-def test_no_module_imports_itself_over_others():
+def test_there_are_no_import_cycles():
     graph = {name: imports(file) for name, file in modules().items()}
     while ends := [name for name, used in graph.items() if not used & graph.keys()]:
         for name in ends:
@@ -117,7 +117,7 @@ def test_no_module_imports_itself_over_others():
 
 
 @pytest.mark.parametrize("package", [*LAYERS, "cli"])
-def test_the_border_of_torch(package):
+def test_only_listed_modules_import_torch(package):
     """Every module outside of TORCH is imported where torch and transformers cannot be."""
     free = [
         name

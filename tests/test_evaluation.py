@@ -41,6 +41,7 @@ TREC_MEASURES = {
     "success.1,10", "Rprec", "bpref",
 }  # fmt: skip
 
+
 @given(
     seed=st.integers(0, 2**32 - 1), documents=st.integers(1, 60), levels=st.sampled_from([3, 1000])
 )
@@ -133,7 +134,7 @@ def test_every_setting_equals_trec_eval(first):
                     ), (seed, setting, query_id, name)
 
 
-def test_a_baseline_is_judged_on_what_its_metrics_need():
+def test_a_baseline_with_bpref_uses_the_documents_judged_not_relevant():
     """bpref counts documents judged not relevant, which a pool without them does not hold."""
     queries = [Query("q", "red apple", "en", "q")]
     documents = [Document("bad", "red apple", "en", "bad"), Document("good", "pear", "en", "good")]
@@ -223,7 +224,7 @@ def test_empty_data_sets():
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_sentence_transformers_conventions_are_its_own(seed):
+def test_sentence_transformers_convention(seed):
     """Ties by ascending id, AP@k divided by min(R, k), binary gains, no unanswerable queries."""
     torch = pytest.importorskip("torch")
     module = pytest.importorskip("sentence_transformers.sentence_transformer.evaluation")
@@ -260,7 +261,7 @@ def test_sentence_transformers_conventions_are_its_own(seed):
         assert report.summary["mono"][ours] == pytest.approx(theirs[f"{kind}@k"][int(k)]), name
 
 
-def test_documents_judged_not_relevant_change_nothing_but_bpref():
+def test_documents_judged_not_relevant_change_only_bpref():
     rng = np.random.default_rng(3)
     queries = [Query(f"{x}q{i}", "?", x, f"q{i}") for x in ("de", "en") for i in range(5)]
     documents = [Document(f"{x}{i}", "!", x, f"{x}{i}") for x in ("de", "en") for i in range(30)]
@@ -278,5 +279,5 @@ def test_documents_judged_not_relevant_change_nothing_but_bpref():
     assert judged["bias"] == plain["bias"]
     pool = Pool(dataset, judged=True)
     assert set(pool.grades) == {0, 1, 2}
-    with pytest.raises(DataError, match="bounds under ties are of relevant documents"):
+    with pytest.raises(DataError, match="needs a pool of relevant documents only"):
         rank_embeddings(pool, q, d, ties="optimistic")

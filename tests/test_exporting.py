@@ -89,7 +89,7 @@ def test_what_is_there_is_kept(bert_folder, tmp_path):
     (tmp_path / "docs.jsonl").write_text("{}")
     source = shutil.copytree(bert_folder, tmp_path / "source")
     for precious in (tmp_path / "mine", tmp_path / "docs.jsonl", source):
-        with pytest.raises(ModelError, match="only those are overwritten"):
+        with pytest.raises(ModelError, match="only exported encoders are overwritten"):
             exporting.export(source, precious, overwrite=True)
     assert (tmp_path / "mine" / "thesis.txt").exists()
     assert (source / "model.safetensors").exists()
@@ -111,8 +111,8 @@ def test_damaged_encoder_folders(bert_folder, tmp_path):
         (broken("a", "hybridret.json", b"{"), "damaged"),
         (broken("b", "hybridret.json", newer), "schema 1"),
         (broken("c", "tokenizer.json", None), "tokenizer.json: missing"),
-        (broken("d", "tokenizer.json", b"{}"), "tokenizer.json: cut short or changed: 2 bytes"),
-        (broken("e", "onnx/model.onnx", onnx[: len(onnx) // 2]), "model.onnx: cut short"),
+        (broken("d", "tokenizer.json", b"{}"), "tokenizer.json: truncated or changed: 2 bytes"),
+        (broken("e", "onnx/model.onnx", onnx[: len(onnx) // 2]), "model.onnx: truncated"),
         (broken("f", "onnx/model.onnx", None), "onnx/model.onnx: missing"),
         (broken("g", "hybridret.json", b"\xff"), "damaged"),
         (broken("h", "hybridret.json", b"[" * 100_000), "damaged: nested too deeply"),
@@ -134,14 +134,14 @@ def test_serving_imports_neither_torch_nor_transformers(bert_folder, tmp_path):
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_no_change_of_a_file_goes_unnoticed(bert_folder, tmp_path):
+def test_every_changed_file_is_detected(bert_folder, tmp_path):
     """A flipped byte anywhere in model or tokenizer, with or without the manifest's checksums."""
     folder = exporting.export(bert_folder, tmp_path / "out").folder
     manifest = json.loads((folder / "hybridret.json").read_text())
     assert {"tokenizer.json", "onnx/model.onnx", "config.json"} <= manifest["files"].keys()
     older = {name: value for name, value in manifest.items() if name != "files"}
     rng = np.random.default_rng(0)
-    for written, message in ((manifest, "damaged: its checksum"), (older, "were changed after")):
+    for written, message in ((manifest, "damaged: its checksum"), (older, "was changed after")):
         (folder / "hybridret.json").write_text(json.dumps(written))
         load_encoder(folder)
         for file in ("onnx/model.onnx", "tokenizer.json"):
@@ -154,8 +154,8 @@ def test_no_change_of_a_file_goes_unnoticed(bert_folder, tmp_path):
             (folder / file).write_bytes(good)
 
 
-def test_another_model_in_the_place_of_the_exported_one(bert_folder, tmp_path):
-    """Its manifest vouches for it, but not for this one's: an index would be searched wrongly."""
+def test_an_onnx_file_of_another_export_is_rejected(bert_folder, tmp_path):
+    """It matches its own manifest but not this one: the index would belong to another model."""
     folder = exporting.export(bert_folder, tmp_path / "out").folder
     other = TorchEncoder.load(bert_folder, pooling="cls")
     exporting.export(other, tmp_path / "other")
@@ -181,7 +181,7 @@ def test_an_index_outlives_an_export_of_the_same_encoder_alone(bert_folder, tmp_
     exporting.export(bert_folder, folder, overwrite=True)
     assert len(Retriever.load(folder)) == 1
     other = TorchEncoder.load(bert_folder, pooling="cls")
-    with pytest.raises(ModelError, match="out/index was made with the encoder that is to be"):
+    with pytest.raises(ModelError, match="out/index was made with the encoder that would be"):
         exporting.export(other, folder, overwrite=True)
     assert len(Retriever.load(folder)) == 1
     shutil.rmtree(folder / "index")
@@ -191,11 +191,11 @@ def test_an_index_outlives_an_export_of_the_same_encoder_alone(bert_folder, tmp_
 
 def test_an_exported_encoder_is_no_model_to_train(bert_folder, tmp_path):
     folder = exporting.export(bert_folder, tmp_path / "out").folder
-    with pytest.raises(ModelError, match="is an exported encoder: it holds ONNX and no weights"):
+    with pytest.raises(ModelError, match="is an exported encoder: it has an ONNX model and no"):
         TorchEncoder.load(folder)
 
 
-def test_a_name_that_neither_disk_nor_hub_knows(monkeypatch):
+def test_an_unknown_model_name(monkeypatch):
     huggingface_hub = pytest.importorskip("huggingface_hub")
 
     def unreachable(*_, **__):
@@ -205,12 +205,12 @@ def test_a_name_that_neither_disk_nor_hub_knows(monkeypatch):
     with pytest.raises(ModelError) as error:
         load_encoder("nobody/nothing")
     assert str(error.value) == (
-        "nobody/nothing: no such folder, and the hub gave no model of this name: the hub cannot be "
-        "reached, and no copy was downloaded before"
+        "nobody/nothing: no such folder, and it could not be downloaded from the Hugging Face hub: "
+        "the hub cannot be reached, and there is no downloaded copy"
     )
 
 
-def test_an_unused_pooler_is_no_fault(bert_folder, tmp_path):
+def test_an_unused_pooler_causes_no_message(bert_folder, tmp_path):
     """transformers would report the pooler's weights as missing or unexpected."""
     from safetensors.torch import load_file, save_file
 

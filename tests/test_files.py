@@ -69,7 +69,7 @@ def test_a_device_outside_of_dev_is_written_to(tmp_path):
     assert device.is_char_device()
 
 
-def test_what_the_shell_redirects_is_written_to(tmp_path):
+def test_redirected_standard_output_is_written_to(tmp_path):
     """``--json /dev/stdout > file`` keeps what is printed before and after."""
     code = (
         "from hybridret._files import write_text\n"
@@ -79,7 +79,7 @@ def test_what_the_shell_redirects_is_written_to(tmp_path):
     assert done.stdout == "before\njson\nafter\n"
 
 
-def test_a_folder_is_no_file(tmp_path):
+def test_a_folder_is_not_overwritten_by_a_file(tmp_path):
     with pytest.raises(IsADirectoryError) as error:
         write_text(tmp_path, "text")
     assert error.value.filename == str(tmp_path)
@@ -106,7 +106,7 @@ with (atomic_folder if sys.argv[1] == "folder" else atomic_file)(sys.argv[2]) as
 
 
 @pytest.mark.parametrize("kind", ["file", "folder"])
-def test_what_a_killed_run_left_goes_with_the_next(kind, tmp_path):
+def test_temporary_files_of_a_killed_run_are_removed_by_the_next(kind, tmp_path):
     target = tmp_path / "out"
     done = subprocess.run(
         [sys.executable, "-c", KILLED, kind, target], capture_output=True, text=True, check=False
@@ -131,13 +131,14 @@ def test_checksums_find_every_change(tmp_path):
     (tmp_path / "other").write_text("not in the list")
     check_files(tmp_path, files, DataError)
     (tmp_path / "a" / "b").write_bytes(bytes(50) + b"\1" + bytes(49))
-    with pytest.raises(DataError, match="a/b: damaged: its checksum differs"):
+    with pytest.raises(DataError, match=f"^{tmp_path}/a/b: damaged: its checksum differs"):
         check_files(tmp_path, files, DataError)
     (tmp_path / "a" / "b").write_bytes(bytes(99))
-    with pytest.raises(DataError, match="a/b: cut short or changed: 99 bytes, expected 100"):
+    message = f"^{tmp_path}/a/b: truncated or changed: 99 bytes, expected 100"
+    with pytest.raises(DataError, match=message):
         check_files(tmp_path, files, DataError)
     (tmp_path / "a" / "b").unlink()
-    with pytest.raises(DataError, match="a/b: missing"):
+    with pytest.raises(DataError, match=f"^{tmp_path}/a/b: missing"):
         check_files(tmp_path, files, DataError)
     for malformed in ([], None, {"c": 1}, {"c": {}}, {"c": {"bytes": 1}}):
         with pytest.raises(DataError, match="list of files is damaged"):
@@ -147,7 +148,7 @@ def test_checksums_find_every_change(tmp_path):
 @pytest.mark.parametrize(
     "content", [b"{", b"\xff\xfe", b"[" * 100_000, b"1" * 10_000, b"", b'{"a": "\xe9"}']
 )
-def test_damaged_json_is_one_sentence(content, tmp_path):
+def test_damaged_json_gives_a_one_line_error(content, tmp_path):
     (tmp_path / "x.json").write_bytes(content)
     with pytest.raises(DataError, match=r"x\.json: damaged: ") as error:
         read_json(tmp_path / "x.json", DataError)

@@ -56,7 +56,7 @@ def test_exact_search_is_a_full_sort():
         assert ids(german) == nearest(vectors, query, 5, keep=lambda i: i % 4 == 1)
 
 
-def test_the_graph_finds_what_the_scan_finds():
+def test_the_graph_finds_what_the_exact_search_finds():
     index, _ = made(6000, dimension=16)
     queries = np.random.default_rng(2).standard_normal((50, 16), dtype=np.float32)
     found = wanted = 0
@@ -85,7 +85,7 @@ def test_saved_and_loaded(tmp_path):
     assert len(list((tmp_path / "index").iterdir())) == 4  # with the lock
 
 
-def test_deleted_documents_are_gone_and_may_come_back():
+def test_deleted_documents_are_not_found_and_can_be_added_again():
     index, vectors = made(100)
     assert ids(index.search(vectors[3], 1)) == ["d3"]
     index.delete(["d3"])
@@ -117,7 +117,7 @@ def test_one_bad_vector_changes_nothing():
     bad[1] = 0
     with pytest.raises(DataError, match="document 'x1' is zero"):
         index.add(documents, bad)
-    with pytest.raises(DataError, match="already in the index"):
+    with pytest.raises(DataError, match="document id 'x0' is a duplicate"):
         index.add([documents[0], documents[0]], vectors[:2])
     with pytest.raises(DataError, match="already in the index"):
         index.add([documents[0], Document("d7", "t", "en", "x")], vectors[:2])
@@ -125,7 +125,7 @@ def test_one_bad_vector_changes_nothing():
         index.add(documents[:2], vectors[:3])
     with pytest.raises(DataError, match="the query has a value that is not finite"):
         index.search(np.full(24, np.inf, np.float32))
-    with pytest.raises(DataError, match="k must be a whole number of at least 1, got 0"):
+    with pytest.raises(DataError, match="k must be an integer of at least 1, got 0"):
         index.search(vectors[0], 0)
     with pytest.raises(
         DataError, match="no document in language 'fr'; the index has ar, de, en, zh"
@@ -163,7 +163,7 @@ def test_an_interrupt_during_add_leaves_index_and_documents_in_step(tmp_path, mo
     assert len(Index.load(tmp_path / "index")) == 51
 
 
-def test_saving_touches_no_file_of_others(tmp_path):
+def test_saving_keeps_unrelated_files(tmp_path):
     for name in ("documents-en.jsonl", "graph-notes.txt", "documents.jsonl"):
         (tmp_path / name).write_text("precious")
     (tmp_path / "graph-dir").mkdir()
@@ -202,7 +202,7 @@ for _ in range(30):
     assert len(list((tmp_path / "index").iterdir())) == 4
 
 
-def test_a_language_whose_documents_are_all_gone():
+def test_a_language_whose_documents_were_all_deleted():
     index, vectors = made(8)
     index.delete([f"d{i}" for i in range(8) if i % 4 == 0])
     assert index.languages == {"de": 2, "en": 2, "zh": 2}
@@ -210,9 +210,9 @@ def test_a_language_whose_documents_are_all_gone():
         index.search(vectors[0], languages=["ar"])
 
 
-def test_what_cannot_be_searched_or_written_is_refused():
+def test_invalid_vectors_texts_and_settings_are_rejected():
     index = Index(2, similarity="dot")
-    with pytest.raises(DataError, match=r"longer than 1e\+18: scores overflow"):
+    with pytest.raises(DataError, match=r"longer than 1e\+18: its scores would overflow"):
         index.add([Document("d", "t", "en", "d")], np.array([[1e20, 0]], np.float32))
     with pytest.raises(DataError, match="lone surrogate"):
         index.add([Document("d\ud83d", "t", "en", "d")], np.ones((1, 2), np.float32))
@@ -262,9 +262,9 @@ def test_damaged_files_are_found(tmp_path):
         )
 
     for name, file, change, message in (
-        ("a", "graph-*", lambda b: b[:-100], "cut short"),
+        ("a", "graph-*", lambda b: b[:-100], "truncated"),
         ("b", "graph-*", flip, "checksum"),
-        ("c", "documents-*", lambda b: b[: len(b) // 2], "cut short"),
+        ("c", "documents-*", lambda b: b[: len(b) // 2], "truncated"),
         ("d", "documents-*", flip, "checksum"),
         ("e", "manifest.json", lambda b: b[: len(b) // 2], "damaged"),
         ("f", "manifest.json", lambda b: b.replace(b'"dimension"', b'"dimensions"'), "damaged"),
@@ -277,7 +277,12 @@ def test_damaged_files_are_found(tmp_path):
         ("j", "manifest.json", lambda b: b.replace(b'"cosine"', b'"euclid"'), "damaged"),
         ("k", "manifest.json", lambda b: b.replace(b"graph-1", b"../x-1"), "damaged"),
         ("l", "manifest.json", lambda b: b.replace(b'"bytes"', b'"size"'), "damaged"),
-        ("g", "manifest.json", lambda b: b.replace(b'"schema": 1', b'"schema": 9'), "reads 1"),
+        (
+            "g",
+            "manifest.json",
+            lambda b: b.replace(b'"schema": 1', b'"schema": 9'),
+            "reads schema 1",
+        ),
         ("m", "manifest.json", lambda b: b"\xff", "damaged"),
         ("n", "manifest.json", lambda b: b"[" * 100_000, "damaged: nested too deeply"),
         ("o", "manifest.json", lambda b: b"[]", "damaged: not the manifest"),
@@ -290,7 +295,7 @@ def test_damaged_files_are_found(tmp_path):
         Index.load(folder)
     with pytest.raises(IndexFileError, match="no index here"):
         Index.load(tmp_path / "nowhere")
-    with pytest.raises(IndexFileError, match="made by another encoder"):
+    with pytest.raises(IndexFileError, match="made with another encoder"):
         Index.load(tmp_path / "good", encoder="e2")
 
 
@@ -304,7 +309,7 @@ def test_an_index_of_version_0_1_is_read(tmp_path):
     assert Index.load(tmp_path).settings == index.settings
 
 
-def test_a_foreign_graph_is_not_believed(tmp_path):
+def test_a_graph_of_another_index_is_rejected(tmp_path):
     """Checksums made to fit: header and links are still checked before they are followed."""
     for name, options in (("mine", {}), ("other", {"settings": GraphSettings(M=6)})):
         made(300, **options)[0].save(tmp_path / name)
@@ -352,7 +357,7 @@ def test_a_full_disk_is_an_error_and_loses_nothing(tmp_path):
     assert len(Index.load(tmp_path / "index")) == 500
 
 
-def test_killed_while_saving_leaves_an_index_that_loads(tmp_path):
+def test_an_index_killed_while_saving_can_be_loaded(tmp_path):
     code = f"""
 import numpy as np
 from hybridret.data.table import Document
@@ -380,7 +385,7 @@ for n in range(10_000):
         survivor.save(tmp_path / "index")
 
 
-def test_searches_run_beside_changes():
+def test_searches_run_in_parallel_with_changes():
     index, vectors = made(2500, dimension=24)
     problems: list[BaseException] = []
     stop = threading.Event()

@@ -119,7 +119,7 @@ def check(
     seed=st.integers(0, 2**32 - 1),
 )
 @settings(max_examples=400, deadline=None)
-def test_anything_agrees_with_the_twin(
+def test_random_options_agree_with_the_twin(
     n, extra, depth, temperature, groups, spread, symmetric, normalize, hard_only, biased, segments,
     form, seed,
 ):  # fmt: skip
@@ -161,7 +161,7 @@ def test_several_panels_and_ragged_tiles(shape, symmetric, form):
 
 @pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.parametrize("temperature", [1.0, 0.1, 0.05, 0.02, 0.01, 0.005])
-def test_every_temperature_meets_the_gates(temperature, form):
+def test_every_temperature_is_within_the_error_bounds(temperature, form):
     rng = np.random.default_rng(9)
     d = vectors(rng, 512, 256)
     q = vectors(rng, 512, 256) + 0.1 * d
@@ -173,7 +173,7 @@ def test_every_temperature_meets_the_gates(temperature, form):
 
 @pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.parametrize("noise", [0.3, 0.05, 0.01])
-def test_near_convergence_the_loss_and_gradients_keep_their_digits(noise, form):
+def test_near_convergence_loss_and_gradients_stay_accurate(noise, form):
     rng = np.random.default_rng(2)
     d = vectors(rng, 200, 768)
     q = d + noise * vectors(rng, 200, 768)
@@ -200,7 +200,7 @@ def test_masks_follow_the_rule():
         assert rows[i] == pytest.approx(expected, rel=1e-5)
 
 
-def test_segments_are_batches_of_their_own():
+def test_segments_equal_separate_batches():
     rng = np.random.default_rng(10)
     q, d = vectors(rng, 9, 16), vectors(rng, 13, 16)
     labels = np.array([0, 1, 2, 3, 6, 7, 8, 9, 10])
@@ -218,7 +218,7 @@ def test_many_small_segments():
     check(q, d, labels, segments=segments, symmetric=True)
 
 
-def test_hard_only_is_the_papers_equation():
+def test_hard_only_is_equation_1_of_the_paper():
     rng = np.random.default_rng(12)
     q, positives, hard = (vectors(rng, 5, 16) for _ in range(3))
     rows = infonce(
@@ -229,7 +229,7 @@ def test_hard_only_is_the_papers_equation():
     np.testing.assert_allclose(rows, -np.log(own / (own + s[:, 5:].sum(1))), rtol=1e-5)
 
 
-def test_normalisation_is_inside():
+def test_normalize_equals_normalising_beforehand():
     rng = np.random.default_rng(13)
     q, d = vectors(rng, 20, 16, 7.0), vectors(rng, 30, 16, 0.01)
     unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (q, d)]
@@ -237,7 +237,7 @@ def test_normalisation_is_inside():
 
 
 @pytest.mark.parametrize("form", FORMATS)
-def test_a_broken_promise_of_unit_vectors_is_nan(form):
+def test_unit_norm_with_other_lengths_gives_nan(form):
     rng = np.random.default_rng(14)
     q, d = vectors(rng, 8, 64), vectors(rng, 12, 64)
     assert np.isfinite(_native.InfoNCE(
@@ -256,7 +256,7 @@ def test_a_broken_promise_of_unit_vectors_is_nan(form):
 
 
 @pytest.mark.parametrize("symmetric", [False, True])
-def test_a_loose_bound_on_the_logits_costs_no_digits(symmetric):
+def test_a_loose_bound_on_the_logits_loses_no_accuracy(symmetric):
     """One long vector, orthogonal to all others, makes the bound useless for everybody."""
     rng = np.random.default_rng(15)
     q, d = vectors(rng, 40, 32), vectors(rng, 60, 32)
@@ -287,7 +287,7 @@ def test_a_bound_that_is_not_finite_leaves_the_other_rows_right():
     assert np.isfinite(infonce(q, d, normalize=True))
 
 
-def test_no_documents_at_all():
+def test_zero_documents():
     q, none = np.ones((5, 8), FLOATS), np.zeros((0, 8), FLOATS)
     statistics = infonce_statistics(q, none, np.full(5, -1))
     assert (statistics.negatives_lse == -np.inf).all()
@@ -303,7 +303,7 @@ def test_no_documents_at_all():
         native.forward(ranks=True)
 
 
-def test_no_depth_at_all():
+def test_dimension_zero():
     none = np.zeros((4, 0), FLOATS)
     native = _native.InfoNCE(none, none, np.arange(4), scale=1.0)
     lse, *_, by_query, _, _ = native.forward(row_weights=np.ones(4, FLOATS))
@@ -311,7 +311,7 @@ def test_no_depth_at_all():
     assert by_query.shape == (4, 0)
 
 
-def test_a_row_without_negatives_costs_nothing():
+def test_a_query_without_negatives_has_zero_loss():
     rng = np.random.default_rng(4)
     q, d = vectors(rng, 3, 8), vectors(rng, 3, 8)
     groups = np.zeros(3, dtype=np.int64)
@@ -356,7 +356,7 @@ def test_ranks_and_accuracy(form):
         assert loss == infonce(q[0], d[0])
 
 
-def test_not_a_number_is_passed_on():
+def test_nan_inputs_give_nan_losses():
     rng = np.random.default_rng(5)
     q, d = vectors(rng, 20, 8), vectors(rng, 20, 8)
     bad = q.copy()
@@ -391,7 +391,7 @@ def test_the_same_bits_for_any_number_of_threads(form, symmetric):
             assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
 
 
-def test_callers_at_once():
+def test_concurrent_calls():
     """A second caller finds the threads taken and computes alone: the same bits."""
     rng = np.random.default_rng(17)
     native = _native.InfoNCE(
@@ -441,7 +441,7 @@ def test_rows_may_be_strided():
     assert infonce(q[::-1], d[::-1]) == pytest.approx(infonce(q, d), rel=1e-6)
 
 
-def test_spread_documents_add_up():
+def test_statistics_of_split_documents_combine():
     """Half of the documents here, half there; a row's label is in one of them."""
     rng = np.random.default_rng(8)
     q, d = vectors(rng, 30, 16), vectors(rng, 50, 16)
@@ -473,7 +473,7 @@ def test_bad_input_is_named():
         (ValueError, "give both or neither", (q, q), {"query_groups": np.arange(3)}),
         (ValueError, "reduction", (q, q), {"reduction": "median"}),
         (ValueError, "negatives must be one of", (q, q), {"negatives": "soft"}),
-        (ValueError, "beyond the positives", (q, q), {"negatives": "hard-only"}),
+        (ValueError, "besides the positives", (q, q), {"negatives": "hard-only"}),
         (ValueError, "no symmetric loss", (q, q), {"negatives": "hard-only", "symmetric": True}),
         (ValueError, "give one of them", (q, q), {"normalize": True, "unit_norm": True}),
         (ValueError, r"labels\[0\] and labels\[2\] are both 1", (q, q, [1, 0, 1]),

@@ -1,4 +1,4 @@
-"""The main job on a few steps: every part of it runs, and what it writes can be used."""
+"""The quick start with few steps: every part runs, and what it writes can be used."""
 
 from __future__ import annotations
 
@@ -36,6 +36,6 @@ def test_quickstart(tmp_path, capsys):
         quickstart(output)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
-    with pytest.raises(DataError, match="something else"):
+    with pytest.raises(DataError, match="not the output of a quick start"):
         quickstart(tmp_path / "mine", overwrite=True)
     assert (tmp_path / "mine" / "thesis.txt").exists()

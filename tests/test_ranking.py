@@ -163,7 +163,7 @@ def test_any_scale_of_the_vectors(scale, screening):
             assert_equal(rank_embeddings(pool, q, vectors, screening=screening, best=3), expected)
 
 
-def test_bounds_of_rounding_at_their_worst():
+def test_the_largest_possible_rounding_errors():
     """Every element of both vectors half-way between two bfloat16, all errors of one sign."""
     rng = np.random.default_rng(7)
     pool = Pool(make_dataset(rng, 50, "ab"))
@@ -194,7 +194,7 @@ def test_hundreds_of_relevant_documents():
         assert_equal(actual, expected)
 
 
-def test_the_best_documents_when_scores_rise_to_the_end():
+def test_the_best_documents_when_every_score_exceeds_the_previous():
     """Every document is better than all before it: each is kept for a while."""
     rng = np.random.default_rng(9)
     documents = [Document(f"d{i:04}", "!", "a", "g") for i in range(1500)]
@@ -208,7 +208,7 @@ def test_the_best_documents_when_scores_rise_to_the_end():
         assert actual.in_all.tolist() == [1500]
 
 
-def test_fewer_documents_than_asked_for():
+def test_fewer_documents_than_requested():
     pool = Pool(Dataset("made", [Query("q", "?", "a", "g")], [Document("d", "!", "a", "g")],
                         {"q": {"d": 1}}))  # fmt: skip
     ranks = rank_embeddings(pool, np.ones((1, 3)), np.ones((1, 3)), best=5)
@@ -216,7 +216,7 @@ def test_fewer_documents_than_asked_for():
     assert ranks.in_all.tolist() == [1]
 
 
-def test_collapsed_embeddings_are_ranked_by_id_alone():
+def test_equal_embeddings_are_ranked_by_id_only():
     """Counting strictly greater scores would call this a perfect system."""
     rng = np.random.default_rng(1)
     pool = Pool(make_dataset(rng, 20, "ab"))
@@ -237,7 +237,7 @@ def test_collapsed_embeddings_are_ranked_by_id_alone():
 
 @given(seed=st.integers(0, 2**32 - 1), levels=st.integers(1, 3), per_group=st.integers(1, 3))
 @settings(max_examples=60, deadline=None)
-def test_bounds_under_ties_are_those_of_the_best_and_the_worst_order(seed, levels, per_group):
+def test_optimistic_and_pessimistic_ties(seed, levels, per_group):
     rng = np.random.default_rng(seed)
     pool = Pool(make_dataset(rng, 6, "abc", per_group))
     q = rng.integers(-levels, levels + 1, (len(pool.query_language), 3)).astype(FLOATS)
@@ -328,7 +328,7 @@ def test_the_same_bits_on_every_instruction_set():
 
 @given(seed=st.integers(0, 2**32 - 1), cut=st.integers(1, 150), cosine=st.booleans())
 @settings(max_examples=40, deadline=None)
-def test_counts_of_shards_add_up(seed, cut, cosine):
+def test_counts_of_shards_can_be_added(seed, cut, cosine):
     rng = np.random.default_rng(seed)
     q = rng.integers(-2, 3, (20, 6)).astype(FLOATS)
     d = rng.integers(-2, 3, (151, 6)).astype(FLOATS)
@@ -365,7 +365,7 @@ def test_a_pool_on_disk_is_read_in_place(tmp_path):
     assert_equal(rank_embeddings(pool, q, np.asfortranarray(d), best=3), expected)
 
 
-def test_documents_with_the_id_of_the_query_are_left_out():
+def test_documents_with_the_id_of_the_query_are_excluded():
     """As BEIR does on sets whose queries are documents."""
     ids = [f"x{i}" for i in range(30)]
     queries = [Query(i, "?", "a", i) for i in ids]
@@ -510,7 +510,7 @@ def test_a_caller_that_flushes_denormal_numbers():
         ({"threads": -3}, "must not be negative"),
     ],
 )
-def test_arguments_that_are_not_known(options, message):
+def test_unknown_arguments_are_errors(options, message):
     pool = Pool(make_dataset(np.random.default_rng(0), 3, "ab"))
     ones = np.ones((6, 2))
     with pytest.raises(DataError, match=message):

@@ -70,7 +70,7 @@ def test_mistakes_lose_nothing(folder, tmp_path):
     assert "a" not in retriever.index
     with pytest.raises(DataError, match="already in the index"):
         retriever.add(DOCUMENTS[:1])
-    with pytest.raises(DataError, match="query must be a text that is not empty"):
+    with pytest.raises(DataError, match="query must be a non-empty string"):
         retriever.search(" ")
     with pytest.raises(DataError, match="klingon"):
         retriever.search("Paris", languages=["klingon"])
@@ -88,7 +88,7 @@ def test_an_index_of_another_encoder(folder, tmp_path):
     other = TorchEncoder.new_static(TEXTS, dimension=24, vocabulary_size=300, seed=1)
     export(other, tmp_path / "other")
     (folder / "index").rename(tmp_path / "other" / "index")
-    with pytest.raises(IndexFileError, match="made by another encoder"):
+    with pytest.raises(IndexFileError, match="made with another encoder"):
         Retriever.load(tmp_path / "other")
     with pytest.raises(IndexFileError, match="no index here"):
         Retriever.load(folder)

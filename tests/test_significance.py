@@ -68,7 +68,7 @@ def test_a_clear_difference_is_found():
     assert found.clusters == 60
 
 
-def test_errors_keep_to_their_rate():
+def test_false_positive_rate():
     """Of equal systems, about one in twenty comparisons is below 0.05: clusters are respected."""
     below, covered, runs = 0, 0, 120
     for seed in range(runs):
@@ -112,14 +112,14 @@ def test_holm():
     assert holm(np.array([0.9, 0.8])).tolist() == [1.0, 1.0]
 
 
-def test_what_cannot_be_compared():
+def test_reports_that_cannot_be_compared():
     (one,) = systems([1.0])
     (other,) = systems([1.0], groups=5)
-    with pytest.raises(DataError, match="were not judged on the same queries"):
+    with pytest.raises(DataError, match="were not evaluated on the same queries"):
         compare(one, other, "AP")
-    with pytest.raises(DataError, match="no scores by 'RR'; there are AP, recall@1"):
+    with pytest.raises(DataError, match="no metric 'RR' in this report; it has AP, recall@1"):
         compare(one, one, "RR")
-    with pytest.raises(DataError, match="needs a report"):
+    with pytest.raises(DataError, match="at least one report of each"):
         compare([], one, "AP")
     with pytest.raises(DataError, match="no reports"):
         over_seeds([])

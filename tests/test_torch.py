@@ -58,7 +58,7 @@ def test_against_cross_entropy(dtype, reduction):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_near_convergence_ten_times_closer_than_eager(dtype):
+def test_near_convergence_ten_times_more_accurate_than_eager(dtype):
     torch.manual_seed(1)
     d = F.normalize(torch.randn(256, 768), dim=1)
     q = F.normalize(d + 0.02 * torch.randn(256, 768), dim=1)
@@ -93,7 +93,7 @@ def test_the_temperature_takes_a_gradient(reduction, options):
         assert temperature.grad.shape == temperature.shape
 
 
-def test_statistics_compose_the_loss():
+def test_the_loss_from_statistics_of_split_documents():
     """Documents in two shards; the shares of both come from the completed sums."""
     q, d = leaves(40, 60, 16)
     temperature = torch.tensor(0.05, requires_grad=True)
@@ -125,7 +125,7 @@ def test_column_statistics_take_gradients():
         assert distance(a, b) < 5e-6
 
 
-def test_a_cache_of_gradients():
+def test_gradcache():
     """GradCache (arXiv 2101.06983): embed without a graph, then backward chunk by chunk."""
     torch.manual_seed(0)
     encoder = torch.nn.Linear(12, 16)
@@ -158,7 +158,7 @@ OPTIONS = {
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS.keys())
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_all_four_checks_of_the_ops(options, dtype):
+def test_opcheck(options, dtype):
     from hybridret.losses import _ops
     from hybridret.losses._options import Loss, Statistics, make_batch
 
@@ -211,7 +211,7 @@ def test_statistics_compile_with_stats():
     assert not stats.accuracy.requires_grad
 
 
-def test_autocast_takes_its_dtype_and_keeps_the_loss_in_float32():
+def test_autocast_uses_its_dtype_and_keeps_the_loss_in_float32():
     q, d = leaves(20, 30, 16)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         loss = infonce(q, d)
@@ -222,7 +222,7 @@ def test_autocast_takes_its_dtype_and_keeps_the_loss_in_float32():
     assert q.grad.dtype == torch.float32
 
 
-def test_a_loss_scaler_saves_what_float16_cannot_hold():
+def test_a_loss_scaler_keeps_gradients_too_small_for_float16():
     """One over the batch times a small gradient is far below 6e-8; the scaler comes afterwards."""
     q, d = leaves(2000, 2000, 64, dtype=torch.float16)
     (infonce(q, d, temperature=1.0) * 65536.0).backward()
@@ -231,7 +231,7 @@ def test_a_loss_scaler_saves_what_float16_cannot_hold():
     assert distance(q.grad, eager_q.grad) < 1e-3
 
 
-def test_no_gradient_is_made_where_none_is_asked_for():
+def test_gradients_are_computed_only_if_requested():
     q, d = leaves(30, 30, 8)
     with torch.no_grad():
         loss = infonce(q, d)
@@ -312,7 +312,7 @@ assert os.waitpid(child, 0)[1] == 0
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
-def test_another_default_device():
+def test_a_changed_default_device():
     q, d = leaves(8, 8, 32)
     expected = infonce(q, d).item()
     with torch.device("meta"):
@@ -347,7 +347,7 @@ def test_bad_tensors_are_named():
 
 
 @pytest.mark.parametrize("reduction", ["mean", "none"])
-def test_double_backward_says_that_it_is_not_there(reduction):
+def test_a_second_derivative_is_an_error(reduction):
     q, d = leaves(4, 4, 8)
     with pytest.raises(RuntimeError, match="no second derivative"):
         torch.autograd.grad(infonce(q, d, reduction=reduction).sum(), q, create_graph=True)
@@ -434,7 +434,7 @@ class TestInfoNCELoss:
         ],
         ids=["default", "scale", "symmetric"],
     )
-    def test_takes_the_place_of_multiple_negatives_ranking(self, kind, options):
+    def test_equals_multiple_negatives_ranking_loss(self, kind, options):
         from sentence_transformers import util
 
         model = Embedding()
@@ -448,7 +448,7 @@ class TestInfoNCELoss:
         ):
             assert twins.relative(a.numpy(), b.numpy()) < 1e-5
 
-    def test_embeds_in_bfloat16_without_widening(self):
+    def test_bfloat16_embeddings_stay_bfloat16(self):
         model = Embedding(torch.bfloat16)
         columns = [{"x": c["x"].bfloat16()} for c in self.columns()]
         loss = InfoNCELoss(model)(columns)
@@ -463,7 +463,7 @@ class TestInfoNCELoss:
         assert temperature.grad.abs() > 0
         assert "temperature" in dict(loss.named_parameters())
 
-    def test_translations_are_no_negatives(self):
+    def test_translations_are_not_used_as_negatives(self):
         columns = self.columns(3)
         groups = torch.tensor([0, 0, 1, 1, 2, 2, 3, 3, 4, 4])
         model = Embedding()
@@ -472,7 +472,7 @@ class TestInfoNCELoss:
         with pytest.raises(ValueError, match="no labels"):
             InfoNCELoss(model, labels_are_groups=True)(columns)
 
-    def test_what_it_does_not_do_is_named(self):
+    def test_unsupported_options_are_errors(self):
         model = Embedding()
         with pytest.raises(ValueError, match="give one of them"):
             InfoNCELoss(model, scale=20.0, temperature=0.05)

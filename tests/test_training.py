@@ -101,7 +101,7 @@ def stop_at(monkeypatch, step: int) -> None:
 
 
 @pytest.mark.parametrize("folder", [None, "bert_folder"])
-def test_stopped_and_resumed_equals_never_stopped(folder, request, table, tmp_path, monkeypatch):
+def test_a_resumed_run_equals_an_uninterrupted_one(folder, request, table, tmp_path, monkeypatch):
     """Dropout included: the random state is part of the checkpoint."""
 
     def encoder() -> TorchEncoder:
@@ -154,17 +154,17 @@ def test_ctrl_c_while_a_checkpoint_is_written(table, tmp_path, monkeypatch):
 def test_runs_are_not_overwritten_or_mixed(table, tmp_path):
     config = TrainingConfig(steps=4, batch_size=24, checkpoint_every=2)
     train(new_encoder(table), table, tmp_path / "run", config, progress=False)
-    with pytest.raises(DataError, match="already holds a training run"):
+    with pytest.raises(DataError, match="already contains a training run"):
         train(new_encoder(table), table, tmp_path / "run", config, progress=False)
     model = (tmp_path / "run" / "model" / "model.safetensors").read_bytes()
-    with pytest.raises(DataError, match="is finished"):
+    with pytest.raises(DataError, match="already finished"):
         train(new_encoder(table), table, tmp_path / "run", config, resume=True, progress=False)
     fewer = PairTable.from_dataset(load_facts("evaluation").only_languages(["de", "en"]))
-    with pytest.raises(DataError, match=r"other settings \(data\)"):
+    with pytest.raises(DataError, match=r"different settings \(data\)"):
         train(new_encoder(table), fewer, tmp_path / "run", config, resume=True, progress=False)
     assert (tmp_path / "run" / "model" / "model.safetensors").read_bytes() == model
     other = TrainingConfig(steps=4, batch_size=24, checkpoint_every=2, temperature=0.1)
-    with pytest.raises(DataError, match=r"other settings \(temperature\)"):
+    with pytest.raises(DataError, match=r"different settings \(temperature\)"):
         train(new_encoder(table), table, tmp_path / "run", other, resume=True, progress=False)
 
 
@@ -186,7 +186,7 @@ def test_a_damaged_checkpoint(file, table, tmp_path, monkeypatch):
         None,
     ):
         path.unlink() if damaged is None else path.write_bytes(damaged)
-        with pytest.raises(DataError, match=rf"checkpoint/{file}: .*; delete .* to start anew"):
+        with pytest.raises(DataError, match=rf"checkpoint/{file}: .*; delete .* to start again"):
             train(new_encoder(table), table, tmp_path / "run", config, resume=True, progress=False)
     path.write_bytes(good)
     train(new_encoder(table), table, tmp_path / "run", config, resume=True, progress=False)
@@ -237,7 +237,7 @@ def test_a_full_disk_while_exporting(bert_folder, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_loss_that_is_not_a_number_stops_the_run(table, tmp_path):
+def test_a_nan_loss_stops_the_run(table, tmp_path):
     encoder = new_encoder(table)
     with torch.no_grad():
         encoder.model.backbone.embedding.weight.fill_(float("nan"))
@@ -260,19 +260,19 @@ def test_bad_settings(table, tmp_path):
     ):
         with pytest.raises(DataError):
             TrainingConfig(**bad)
-    with pytest.raises(DataError, match="distinct groups"):
+    with pytest.raises(DataError, match="translation groups"):
         train(new_encoder(table), table, tmp_path / "run", TrainingConfig(batch_size=10_000))
     assert not (tmp_path / "run").exists()
 
 
-def test_no_steps_leave_the_encoder_untrained(table, tmp_path):
+def test_zero_steps_leave_the_encoder_untrained(table, tmp_path):
     encoder = new_encoder(table)
     before = encoder.encode_queries(["Paris"])
     result = train(encoder, table, tmp_path / "run", TrainingConfig(steps=0), progress=False)
     np.testing.assert_array_equal(TorchEncoder.load(result.model).encode_queries(["Paris"]), before)
 
 
-def test_documents_of_one_group_are_no_negatives(tmp_path):
+def test_documents_of_one_group_are_not_used_as_negatives(tmp_path):
     """The loss is told the groups: here nearly all rows share one, so there is nothing to learn."""
     base = load_facts("evaluation").only_languages(["en"])
     documents = [

@@ -1,4 +1,4 @@
-"""The command line: ``hybridret COMMAND``, each command a file with ``add`` and ``run``."""
+"""The command line, ``hybridret COMMAND``: one file for each command, with ``add`` and ``run``."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `hybridret search ... | head`
         sys.stderr.close()
         return 1
-    except OSError as error:  # a path that cannot be made, read or written; a full disk
+    except OSError as error:  # a path that cannot be created, read or written; a full disk
         where = f"{error.filename}: " if error.filename else ""
         print(f"hybridret: {where}{error.strerror or error}", file=sys.stderr)
         return 1
@@ -39,14 +39,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _check_isa() -> None:
     try:
         _native.isa()
-    except RuntimeError as error:  # HYBRIDRET_ISA names one this machine cannot run
+    except RuntimeError as error:  # HYBRIDRET_ISA names one that this machine cannot run
         raise DataError(str(error)) from None
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="hybridret",
-        description="Train, judge and serve multilingual dense retrievers.",
+        description="Train, evaluate and serve multilingual dense retrievers.",
         epilog="Start with: hybridret quickstart. Each command has its own --help.",
     )
     parser.add_argument("--version", action="version", version=f"hybridret {_native.__version__}")
@@ -60,5 +60,5 @@ def _resume_hint(o: argparse.Namespace) -> str:
     if o.command != "train":
         return ""
     if (o.output / "checkpoint").is_dir():
-        return f"; {o.output}/checkpoint is whole: the same command with --resume goes on from it"
+        return f"; to continue from {o.output}/checkpoint, run the same command with --resume"
     return " before the first checkpoint"

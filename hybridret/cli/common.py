@@ -1,4 +1,4 @@
-"""What the commands have in common: help, model options, loading."""
+"""Shared by the commands: the parser, help texts, model options, loading of models."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from typing import Any
 from hybridret.errors import DataError
 
 DATA_HELP = (
-    "a folder of <language>.json files (XQuAD-R, MLQA-R, SQuAD), a BEIR, MIRACL, NTREX or Tatoeba "
-    "folder, a .jsonl file of pairs, or an embedded set: facts-train, facts-evaluation, "
-    "facts-paraphrase; or of the hub: miracl/miracl, BeIR/NAME, a repository of such files"
+    "data set: a folder of <language>.json files (XQuAD-R, MLQA-R, SQuAD), a BEIR, MIRACL, NTREX "
+    "or Tatoeba folder, a .jsonl file of pairs, a built-in set (facts-train, facts-evaluation, "
+    "facts-paraphrase), or a Hugging Face hub name (miracl/miracl, BeIR/NAME, a repository of such "
+    "files)"
 )
-TORCH_MODEL_HELP = "a sentence-transformers or Hugging Face model, by folder or hub name"
+TORCH_MODEL_HELP = "a sentence-transformers or Hugging Face model (folder or hub name)"
 MODEL_HELP = "a folder written by 'hybridret export', or " + TORCH_MODEL_HELP
 
 
 class Parser(argparse.ArgumentParser):
-    """Refuses an option that is given twice, and names the option that was meant."""
+    """Rejects an option that is given twice, and suggests the nearest option for an unknown one."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
@@ -46,7 +47,7 @@ class Parser(argparse.ArgumentParser):
 
 
 class StoreOnce(argparse.Action):
-    """argparse's ``store``, where a second value would silently take the place of the first."""
+    """argparse's ``store``, but a second value is an error instead of replacing the first."""
 
     def __call__(
         self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: Any = None
@@ -59,7 +60,7 @@ class StoreOnce(argparse.Action):
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Names a default where there is one to name."""
+    """Shows the default of an option only if it has one."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         if action.default in (None, False, []) or not action.option_strings:
@@ -81,19 +82,33 @@ def add_command(commands: Any, name: str, run: Any, summary: str, more: str = ""
 
 
 def add_model_options(parser: Any, prompt_default: str) -> None:
-    group = parser.add_argument_group("text and pooling (a torch model's own unless given)")
-    group.add_argument(
-        "--query-prompt", metavar="TEXT", help=f"before every query; {prompt_default}"
+    group = parser.add_argument_group(
+        "text and pooling (for torch models; default: the model's own settings)"
     )
-    group.add_argument("--document-prompt", metavar="TEXT", help="before every document")
-    group.add_argument("--pooling", choices=("mean", "cls", "max", "lasttoken"), help="of tokens")
+    group.add_argument(
+        "--query-prompt",
+        metavar="TEXT",
+        help=f"text put before every query (default: {prompt_default})",
+    )
+    group.add_argument(
+        "--document-prompt",
+        metavar="TEXT",
+        help="text put before every document (default: see --query-prompt)",
+    )
+    group.add_argument(
+        "--pooling",
+        choices=("mean", "cls", "max", "lasttoken"),
+        help="how token vectors become one vector",
+    )
     group.add_argument(
         "--normalize",
         action=argparse.BooleanOptionalAction,
         default=None,
-        help="scale vectors to length one",
+        help="normalise vectors to length 1",
     )
-    group.add_argument("--max-length", type=int, metavar="TOKENS", help="longer texts are cut")
+    group.add_argument(
+        "--max-length", type=int, metavar="TOKENS", help="texts are truncated to this length"
+    )
 
 
 def model_options(o: argparse.Namespace) -> dict[str, Any]:
@@ -110,7 +125,9 @@ def load_encoder(source: str, o: argparse.Namespace) -> Any:
         return load_encoder(source)
     if is_exported(source):
         flags = ", ".join("--" + name.replace("_", "-") for name in given)
-        raise DataError(f"{source} is exported: {flags} had to be given to 'hybridret export'")
+        raise DataError(
+            f"{source} is an exported encoder: {flags} must be given to 'hybridret export' instead"
+        )
     return torch_encoder().load(source, **given)
 
 

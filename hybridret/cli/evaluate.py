@@ -31,9 +31,10 @@ def add(commands: Any) -> None:
         commands,
         "evaluate",
         run,
-        "judge encoders in the monolingual, cross-lingual and multilingual settings",
-        "Ranks are exact. Of several models the others are compared with the first, by a paired "
-        "test over questions. With --qrels and --run it scores a TREC run instead.",
+        "evaluate encoders in the monolingual, cross-lingual and multilingual settings",
+        "Ranks are exact. With several models, each is compared with the first by a paired "
+        "significance test over questions. With --qrels and --run, a TREC run is evaluated "
+        "instead.",
     )
     p.add_argument("models", nargs="*", metavar="MODEL", help=MODEL_HELP)
     p.add_argument("--data", help=DATA_HELP)
@@ -41,21 +42,22 @@ def add(commands: Any) -> None:
         "--query-embeddings",
         type=Path,
         metavar="NPY",
-        help="instead of a model: float array [queries, dimension], rows in the order "
-        "of load_dataset(DATA).queries",
+        help="instead of a model: a float array [queries, dimension], in the order of "
+        "load_dataset(DATA).queries",
     )
     p.add_argument(
         "--document-embeddings",
         type=Path,
         metavar="NPY",
-        help="with it: [documents, dimension], in the order of .documents",
+        help="required with --query-embeddings: a float array [documents, dimension], in the order "
+        "of load_dataset(DATA).documents",
     )
     p.add_argument(
         "--keep-embeddings",
         type=Path,
         metavar="FOLDER",
-        help="write the model's as queries.npy and documents.npy, and read them from "
-        "there: a corpus larger than memory needs it",
+        help="write the model's embeddings to FOLDER/queries.npy and FOLDER/documents.npy and "
+        "memory-map them; needed for a corpus larger than memory",
     )
     p.add_argument(
         "--metrics",
@@ -69,98 +71,120 @@ def add(commands: Any) -> None:
         nargs="*",
         choices=BASELINES,
         default=[],
-        help="judge these beside the models",
+        help="evaluate these as well",
     )
     p.add_argument(
         "--seeds",
         action="store_true",
-        help="the models are seeds of one system: print mean and deviation",
+        help="the models are the same system trained with different seeds: print mean and standard "
+        "deviation",
     )
-    p.add_argument("--languages", nargs="+", metavar="LANGUAGE", help="use only these")
+    p.add_argument(
+        "--languages",
+        nargs="+",
+        metavar="LANGUAGE",
+        help="use only queries and documents in these languages",
+    )
     p.add_argument(
         "--candidates",
         choices=("sentence", "sentence-with-context"),
         default="sentence",
-        help="documents of sets that have sentences",
+        help="what a document is, in data sets that are divided into sentences",
     )
     p.add_argument(
         "--similarity",
         choices=("cosine", "dot"),
-        help="of embeddings (default cosine); a model has its own",
+        help="similarity of the embeddings given (default: cosine); a model has its own",
     )
-    p.add_argument("--batch-size", type=int, default=64, help="texts embedded at a time")
+    p.add_argument("--batch-size", type=int, default=64, help="texts in a batch of the encoder")
     g = p.add_argument_group("conventions")
     g.add_argument(
         "--convention",
         choices=tuple(CONVENTIONS),
         default="trec_eval",
-        help="of ties, divisors and gains, by the name of the tool",
+        help="tool whose definitions the metrics follow where tools differ: order of ties, "
+        "denominator of AP@k, gain of nDCG, identical ids",
     )
     g.add_argument(
         "--ties",
         choices=("by-id", "optimistic", "pessimistic"),
         default="by-id",
-        help="documents of exactly equal scores: by id, relevant ones first, or last",
+        help="order of documents with exactly equal scores: by id, relevant first (optimistic) or "
+        "relevant last (pessimistic)",
     )
     g.add_argument(
         "--unanswerable",
         choices=("drop", "zero"),
-        help="a query without a relevant document in the pool is left out (default; the "
-        "paper's protocol) or scores 0 (default of a TREC run)",
+        help="a query without a relevant document in the pool is excluded from the mean (default; "
+        "as in arXiv 2408.10536) or scores 0 (default for a TREC run)",
     )
     g.add_argument(
         "--mix-at",
         type=int,
         default=10,
         metavar="K",
-        help="how many of the best documents the language mix looks at",
+        help="number of top-ranked documents whose languages are counted",
     )
     g = p.add_argument_group("TREC files")
-    g.add_argument("--qrels", type=Path, metavar="FILE", help="judgements: qid 0 docid grade")
+    g.add_argument(
+        "--qrels",
+        type=Path,
+        metavar="FILE",
+        help="relevance judgements, lines of: query-id 0 document-id grade",
+    )
     g.add_argument(
         "--run",
         dest="trec_run",
         type=Path,
         metavar="FILE",
-        help="a run to score by them: qid Q0 docid rank score tag",
+        help="the run to evaluate, lines of: query-id Q0 document-id rank score tag",
     )
     g.add_argument(
         "--missing",
         choices=("drop", "zero"),
         default="drop",
-        help="a judged query that the run lacks is left out, or scores 0",
+        help="a judged query that is not in the run is excluded from the mean, or scores 0",
     )
     g.add_argument(
         "--score-type",
         choices=("double", "float"),
         default="double",
-        help="of the scores: double as trec_eval 10, float as trec_eval 9",
+        help="precision in which scores are compared: double as in trec_eval 10, float as in "
+        "trec_eval 9",
     )
     g.add_argument(
         "--write-run",
         type=Path,
         metavar="FILE",
-        help="write the first system's best documents of all languages",
+        help="write the first system's ranking of the documents of all languages as a TREC run",
     )
-    g.add_argument("--depth", type=int, default=1000, metavar="K", help="documents a query in it")
+    g.add_argument(
+        "--depth",
+        type=int,
+        default=1000,
+        metavar="K",
+        help="documents per query in the file of --write-run",
+    )
     g.add_argument(
         "--write-qrels",
         type=Path,
         metavar="FILE",
-        help="write the judgements, those of translations included",
+        help="write the relevance judgements, including those that come from translations",
     )
     g = p.add_argument_group("output")
-    g.add_argument("--json", metavar="FILE", help="write all scores as JSON; - prints them")
+    g.add_argument(
+        "--json", metavar="FILE", help="write all scores as JSON; - writes to standard output"
+    )
     g.add_argument(
         "--per-query",
         action="store_true",
-        help="the JSON with the score of every query (a TREC run's has them always)",
+        help="add the scores of every query to the JSON (always there for a TREC run)",
     )
     g.add_argument(
         "--html",
         type=Path,
         metavar="FILE",
-        help="write a page with tables, heat maps and the language bias",
+        help="write a web page with tables, heat maps and the language bias",
     )
     add_model_options(p, "the model's own")
 
@@ -168,7 +192,7 @@ def add(commands: Any) -> None:
 def run(o: argparse.Namespace) -> None:
     from hybridret.evaluation.metrics import parse_metrics
 
-    # Found out before the work, not after it.
+    # Mistakes are reported before the work starts, not at its end.
     parse_metrics(o.metrics)
     _check(o)
     for name in ("html", "write_run", "write_qrels", "json"):
@@ -185,7 +209,7 @@ def run(o: argparse.Namespace) -> None:
 
 def _check(o: argparse.Namespace) -> None:
     if (o.qrels is None) != (o.trec_run is None):
-        raise DataError("--qrels and --run go together")
+        raise DataError("--qrels and --run must be given together")
     systems = bool(o.models or o.query_embeddings or o.baselines)
     if o.trec_run is not None:
         used = {
@@ -202,33 +226,34 @@ def _check(o: argparse.Namespace) -> None:
         given = sorted(o.given - used) + ["seeds"] * o.seeds
         if systems or given:
             what = given[0] if given else "models"
-            raise DataError(f"a TREC run is scored alone: --run does not go with {_flag(what)}")
+            raise DataError(f"--run (evaluate a TREC run) cannot be combined with {_flag(what)}")
         _check_per_query(o)
         return
-        return
     if o.missing != "drop" or o.score_type != "double":
-        raise DataError("--missing and --score-type are for a TREC run: they need --run")
+        raise DataError("--missing and --score-type apply to TREC runs: they need --run")
     _check_per_query(o)
     if o.data is None:
-        raise DataError("say what to judge on: --data, or --qrels and --run")
+        raise DataError("no data to evaluate on: give --data, or --qrels and --run")
     if (o.query_embeddings is None) != (o.document_embeddings is None):
-        raise DataError("--query-embeddings and --document-embeddings go together")
+        raise DataError("--query-embeddings and --document-embeddings must be given together")
     if o.models and o.query_embeddings is not None:
         raise DataError("give models or embeddings, not both")
     if not systems:
-        raise DataError("nothing to judge: give a model, embeddings or --baselines")
+        raise DataError("nothing to evaluate: give a model, embeddings or --baselines")
     if o.keep_embeddings is not None and len(o.models) != 1:
-        raise DataError(f"--keep-embeddings is for one model, got {len(o.models)}")
+        raise DataError(f"--keep-embeddings needs exactly one model, got {len(o.models)}")
     if o.seeds and len(o.models) < 2:
         raise DataError(f"--seeds needs at least two models, got {len(o.models)}")
     if o.similarity is not None and o.query_embeddings is None:
-        raise DataError("--similarity is for embeddings; a model has its own")
+        raise DataError("--similarity applies to embeddings; a model has its own")
     if o.write_run is not None and not (o.models or o.query_embeddings):
-        raise DataError("--write-run needs a model or embeddings: baselines give no list")
+        raise DataError(
+            "--write-run needs a model or embeddings: for baselines only ranks are computed"
+        )
     if o.baselines and (o.ties != "by-id" or o.convention == "beir"):
         raise DataError(
-            "baselines break ties by id and keep identical ids: they go neither with --ties nor "
-            "with --convention beir"
+            "--baselines cannot be combined with --ties or --convention beir: baselines always "
+            "break ties by id and keep documents with the query's id"
         )
     for name in ("mix_at", "depth", "batch_size"):
         if getattr(o, name) < 1:
@@ -237,7 +262,7 @@ def _check(o: argparse.Namespace) -> None:
 
 def _check_per_query(o: argparse.Namespace) -> None:
     if o.per_query and not o.json:
-        raise DataError("--per-query is of the JSON: it needs --json")
+        raise DataError("--per-query adds to the JSON: it needs --json")
 
 
 def _flag(name: str) -> str:
@@ -264,8 +289,8 @@ def _evaluate_run(o: argparse.Namespace) -> None:
     if o.json:
         report.save_json(o.json)
     print(
-        f"{report.name}: {report.n:,} queries; judged but not in the run {report.missing:,}, "
-        f"without a relevant document {report.unanswerable:,}, not judged "
+        f"{report.name}: {report.n:,} queries; judged but not in the run: {report.missing:,}, "
+        f"without a relevant document: {report.unanswerable:,}, without judgements: "
         f"{report.unjudged:,}"
     )
     print(text_table(["", "mean"], [[m, f"{v:.4f}"] for m, v in report.metrics.items()]))
@@ -324,7 +349,7 @@ def _evaluate_systems(o: argparse.Namespace) -> None:
 
 
 def _reports(o: argparse.Namespace, evaluation: Evaluation) -> list[Report]:
-    """Of every model or the embeddings, then of the baselines."""
+    """Reports of every model (or of the embeddings), then of the baselines."""
     from hybridret.evaluation.baselines import baseline_ranks
     from hybridret.evaluation.judging import embed, load_embeddings
     from hybridret.evaluation.trec import write_run
@@ -359,7 +384,7 @@ def _reports(o: argparse.Namespace, evaluation: Evaluation) -> list[Report]:
 
 
 def _system_names(models: Sequence[str]) -> list[str]:
-    """The last part of a path that says something: RUN of RUN/model; whole where two are alike."""
+    """Short names: the folder's name, RUN for RUN/model; the full path where two are the same."""
     names = []
     for model in models:
         path = Path(model).resolve()

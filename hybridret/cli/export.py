@@ -19,12 +19,20 @@ from hybridret.cli.common import (
 
 def add(commands: Any) -> None:
     p = add_command(
-        commands, "export", run, "write an encoder as ONNX, pooling and normalisation inside",
-        "The result is checked against torch and needs neither torch nor transformers.",
-    )  # fmt: skip
+        commands,
+        "export",
+        run,
+        "write an encoder as ONNX, including pooling and normalisation",
+        "The result is checked against torch. Running it needs neither torch nor transformers.",
+    )
     p.add_argument("model", help=TORCH_MODEL_HELP)
     p.add_argument("output", type=Path, help="folder to write")
-    p.add_argument("--overwrite", action="store_true", help="replace OUTPUT")
+    p.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace the encoder in the output folder; its index is kept if the new encoder is "
+        "the same",
+    )
     add_model_options(p, "the model's own")
     p.add_argument("--json", action="store_true", help="print the result as JSON")
 
@@ -40,6 +48,6 @@ def run(o: argparse.Namespace) -> None:
         print(json.dumps(asdict(result) | {"folder": str(result.folder)}))
         return
     print(
-        f"{result.folder}: {result.dimension} dimensions, {result.megabytes:.1f} MB, differs from "
-        f"torch by {result.parity:.1e} at most"
+        f"{result.folder}: {result.dimension} dimensions, {result.megabytes:.1f} MB, largest "
+        f"relative difference from torch {result.parity:.1e}"
     )

@@ -12,16 +12,19 @@ from hybridret.cli.common import add_command, interactive
 
 def add(commands: Any) -> None:
     p = add_command(
-        commands, "index", run, "embed documents and put them into an encoder's index",
-        'A line of DOCUMENTS is {"id": ..., "text": ..., "language": ..., "title": ...}; only text '
-        "is required. The index is written into the encoder's folder.",
-    )  # fmt: skip
+        commands,
+        "index",
+        run,
+        "embed documents and write them to an encoder's index",
+        'Each line of the file is {"id": ..., "text": ..., "language": ..., "title": ...}; only '
+        "text is required. The index is written into the encoder's folder.",
+    )
     p.add_argument("encoder", type=Path, help="folder written by 'hybridret export'")
     p.add_argument("documents", type=Path, help="a .jsonl or .jsonl.gz file")
-    there = p.add_mutually_exclusive_group()
-    there.add_argument("--add", action="store_true", help="add to the index that is there")
-    there.add_argument("--overwrite", action="store_true", help="replace the index that is there")
-    p.add_argument("--batch-size", type=int, default=32, help="texts embedded at a time")
+    existing = p.add_mutually_exclusive_group()
+    existing.add_argument("--add", action="store_true", help="add to the existing index")
+    existing.add_argument("--overwrite", action="store_true", help="replace the existing index")
+    p.add_argument("--batch-size", type=int, default=32, help="texts in a batch of the encoder")
     p.add_argument("--json", action="store_true", help="print the result as JSON")
 
 

@@ -1,4 +1,4 @@
-"""``hybridret info``: what this build is and what is installed."""
+"""``hybridret info``: version, build and installed packages."""
 
 from __future__ import annotations
 
@@ -12,12 +12,22 @@ from hybridret.cli.common import add_command
 
 
 def add(commands: Any) -> None:
-    p = add_command(commands, "info", run, "version, build, instruction set, installed parts", "")
+    p = add_command(
+        commands, "info", run, "show version, build, instruction set and installed packages", ""
+    )
     p.add_argument("--json", action="store_true", help="print it as JSON")
 
 
-_PARTS = ("numpy", "torch", "transformers", "tokenizers", "onnx", "onnxruntime",
-          "onnxruntime-gpu", "bm25s")  # fmt: skip
+_PARTS = (
+    "numpy",
+    "torch",
+    "transformers",
+    "tokenizers",
+    "onnx",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "bm25s",
+)
 
 
 def info() -> dict[str, Any]:
@@ -46,13 +56,15 @@ def run(o: argparse.Namespace) -> None:
     if o.json:
         print(json.dumps(found))
         return
-    print(f"hybridret {found['version']} ({found['build']['compiler']}, hnswlib "
-          f"{found['build']['hnswlib']})")  # fmt: skip
-    print(f"instruction set {found['isa']} (usable: {', '.join(found['usable_isas'])}; "
-          f"HYBRIDRET_ISA forces one)")  # fmt: skip
+    build = found["build"]
+    print(f"hybridret {found['version']} ({build['compiler']}, hnswlib {build['hnswlib']})")
+    print(
+        f"instruction set {found['isa']} (usable: {', '.join(found['usable_isas'])}; "
+        f"set HYBRIDRET_ISA to choose one)"
+    )
     print(f"threads {found['threads']}")
     cuda = found["cuda"]
     built = f"kernels for {', '.join(cuda['architectures'])}" if cuda["compiled"] else "no kernels"
-    print(f"CUDA {built}; {'a device is there' if cuda['available'] else cuda['reason']}")
+    print(f"CUDA {built}; {'GPU available' if cuda['available'] else cuda['reason']}")
     for name, version in found["parts"].items():
         print(f"{name} {version or 'not installed'}")

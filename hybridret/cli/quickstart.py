@@ -1,4 +1,4 @@
-"""``hybridret quickstart``: the whole job on embedded data."""
+"""``hybridret quickstart``: all steps from training to search on built-in data."""
 
 from __future__ import annotations
 
@@ -11,14 +11,18 @@ from hybridret.cli.common import add_command
 
 def add(commands: Any) -> None:
     p = add_command(
-        commands, "quickstart", run,
-        "the whole job on embedded data: train, judge, export, index, search",
+        commands,
+        "quickstart",
+        run,
+        "run all steps on built-in data: train, evaluate, export, index, search",
         "Needs no network and no GPU, and takes about two minutes on two cores.",
-    )  # fmt: skip
+    )
     p.add_argument("--output", type=Path, default=Path("quickstart"), help="folder to write to")
     p.add_argument("--steps", type=int, default=1500, help="training steps of each sampler")
-    p.add_argument("--seed", type=int, default=0, help="of initial weights and batches")
-    p.add_argument("--overwrite", action="store_true", help="replace an earlier quick start")
+    p.add_argument("--seed", type=int, default=0, help="random seed of initial weights and batches")
+    p.add_argument(
+        "--overwrite", action="store_true", help="replace the output of an earlier quick start"
+    )
 
 
 def run(o: argparse.Namespace) -> None:

@@ -12,12 +12,20 @@ from hybridret.cli.common import add_command
 
 
 def add(commands: Any) -> None:
-    p = add_command(commands, "search", run, "search an encoder's index", "")
-    p.add_argument("encoder", type=Path, help="folder with an index, see 'hybridret index'")
-    p.add_argument("query", help="in any language the encoder knows")
-    p.add_argument("-k", type=int, default=10, help="number of documents")
-    p.add_argument("--languages", nargs="+", metavar="LANGUAGE", help="only documents in these")
-    p.add_argument("--exact", action="store_true", help="compare with every document")
+    p = add_command(commands, "search", run, "search the index of an encoder", "")
+    p.add_argument(
+        "encoder", type=Path, help="folder of an exported encoder with an index ('hybridret index')"
+    )
+    p.add_argument("query", help="text, in any language the encoder supports")
+    p.add_argument("-k", type=int, default=10, help="number of documents to return")
+    p.add_argument(
+        "--languages", nargs="+", metavar="LANGUAGE", help="only documents in these languages"
+    )
+    p.add_argument(
+        "--exact",
+        action="store_true",
+        help="compare the query with every document instead of searching the HNSW graph",
+    )
     p.add_argument("--json", action="store_true", help="print the documents as JSON")
 
 

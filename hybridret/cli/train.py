@@ -24,36 +24,87 @@ def add(commands: Any) -> None:
 
     d = TrainingConfig()
     p = add_command(
-        commands, "train", run, "train an encoder with batches of chosen languages",
+        commands,
+        "train",
+        run,
+        "train an encoder with monolingual, cross-lingual, mixed or hybrid batches",
         "Writes OUTPUT/model (a sentence-transformers folder), OUTPUT/log.jsonl and "
         "OUTPUT/training.json.",
-    )  # fmt: skip
+    )
     p.add_argument("--data", required=True, help=DATA_HELP)
-    p.add_argument("--output", type=Path, required=True, help="folder of the run")
+    p.add_argument("--output", type=Path, required=True, help="folder for the results of the run")
     p.add_argument(
         "--model",
         default="static",
-        help="'static' for a new static-embedding encoder, or " + TORCH_MODEL_HELP,
+        help="'static' for a new encoder with static embeddings, or " + TORCH_MODEL_HELP,
     )
-    p.add_argument("--sampler", choices=SAMPLERS, default=d.sampler, help="languages of a batch")
-    p.add_argument("--alpha", type=float, default=d.alpha,
-                   help="share of monolingual batches of the hybrid sampler")  # fmt: skip
-    p.add_argument("--languages", nargs="+", metavar="LANGUAGE", help="use only these")
-    p.add_argument("--hold-out", type=float, metavar="SHARE",
-                   help="keep this share of the documents out of training and judge the trained "
-                   "encoder on it, by the first question of each held-out document")  # fmt: skip
-    p.add_argument("--steps", type=int, default=d.steps, help="batches to train on")
-    p.add_argument("--batch-size", type=int, default=d.batch_size, help="pairs in a batch")
-    p.add_argument("--learning-rate", type=float, help="peak; by default 0.02 static, 3e-5 other")
-    p.add_argument("--temperature", type=float, default=d.temperature, help="of the loss")
-    p.add_argument("--weight-decay", type=float, default=d.weight_decay, help="AdamW's")
-    p.add_argument("--seed", type=int, default=d.seed, help="of initial weights and batches")
-    p.add_argument("--checkpoint-every", type=int, default=d.checkpoint_every, metavar="STEPS",
-                   help="0 for none")  # fmt: skip
-    p.add_argument("--resume", action="store_true", help="go on from OUTPUT's last checkpoint")
-    p.add_argument("--dimension", type=int, default=256, help="of a new static encoder")
-    p.add_argument("--vocabulary-size", type=int, default=8192, help="of a new static encoder")
-    add_model_options(p, "Query: / Passage: for a Hugging Face model that names none")
+    p.add_argument(
+        "--sampler",
+        choices=SAMPLERS,
+        default=d.sampler,
+        help="how the languages of a batch are chosen",
+    )
+    p.add_argument(
+        "--alpha",
+        type=float,
+        default=d.alpha,
+        help="hybrid sampler: probability that a batch is monolingual",
+    )
+    p.add_argument(
+        "--languages",
+        nargs="+",
+        metavar="LANGUAGE",
+        help="use only queries and documents in these languages",
+    )
+    p.add_argument(
+        "--hold-out",
+        type=float,
+        metavar="SHARE",
+        help="keep this share of the documents out of training and evaluate the trained encoder "
+        "on them, with the first question of each held-out document",
+    )
+    p.add_argument("--steps", type=int, default=d.steps, help="number of training steps (batches)")
+    p.add_argument("--batch-size", type=int, default=d.batch_size, help="pairs per batch")
+    p.add_argument(
+        "--learning-rate",
+        type=float,
+        help="peak learning rate (default: 0.02 for a static encoder, otherwise 3e-5)",
+    )
+    p.add_argument(
+        "--temperature", type=float, default=d.temperature, help="temperature of the loss"
+    )
+    p.add_argument(
+        "--weight-decay", type=float, default=d.weight_decay, help="weight decay of AdamW"
+    )
+    p.add_argument(
+        "--seed",
+        type=int,
+        default=d.seed,
+        help="random seed of initial weights, dropout and batches",
+    )
+    p.add_argument(
+        "--checkpoint-every",
+        type=int,
+        default=d.checkpoint_every,
+        metavar="STEPS",
+        help="steps between checkpoints; 0: no checkpoints",
+    )
+    p.add_argument(
+        "--resume", action="store_true", help="continue from the last checkpoint in OUTPUT"
+    )
+    p.add_argument(
+        "--dimension", type=int, default=256, help="vector dimension of a new static encoder"
+    )
+    p.add_argument(
+        "--vocabulary-size",
+        type=int,
+        default=8192,
+        help="number of tokens of a new static encoder",
+    )
+    add_model_options(
+        p,
+        "the model's own; for a plain Hugging Face model 'Query: ', and 'Passage: ' for documents",
+    )
     p.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
@@ -72,8 +123,17 @@ def run(o: argparse.Namespace) -> None:
     if o.hold_out is not None:
         dataset, development = hold_out(dataset, o.hold_out)
     table = PairTable.from_dataset(dataset)
-    names = ("sampler", "alpha", "steps", "batch_size", "learning_rate", "temperature",
-             "weight_decay", "seed", "checkpoint_every")  # fmt: skip
+    names = (
+        "sampler",
+        "alpha",
+        "steps",
+        "batch_size",
+        "learning_rate",
+        "temperature",
+        "weight_decay",
+        "seed",
+        "checkpoint_every",
+    )
     config = TrainingConfig(**{name: getattr(o, name) for name in names})
     given = model_options(o)
     checkpoint = o.output / "checkpoint"
@@ -92,7 +152,7 @@ def run(o: argparse.Namespace) -> None:
 
         folder = local_folder(o.model)
         if not (folder / MODULES_FILE).is_file():
-            # The paper's prefixes and cosine for an encoder that says nothing of either.
+            # arXiv 2408.10536's prompts and cosine, for a model that defines neither.
             paper = {"query_prompt": "Query: ", "document_prompt": "Passage: ", "normalize": True}
             given = paper | given
         encoder = encoder_class.load(folder, **given)
@@ -114,4 +174,4 @@ def run(o: argparse.Namespace) -> None:
         from hybridret.evaluation.metrics import DEFAULT_METRICS
         from hybridret.evaluation.text import summary_text
 
-        print(f"on the documents held out:\n{summary_text([report], DEFAULT_METRICS)}")
+        print(f"on the held-out documents:\n{summary_text([report], DEFAULT_METRICS)}")

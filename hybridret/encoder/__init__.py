@@ -1,5 +1,5 @@
-"""Text to vectors: encoders that serve queries without torch, and the torch models behind them.
+"""Encoders, text to vectors: exported ones that run without torch, and torch models for training.
 
-Free of torch: ``base``, ``tokenization``, ``onnx``, ``manifest``, ``loading``. With torch:
-``model``, ``model_folder``, ``torch_encoder``, ``exporting``.
+Without torch: ``base``, ``tokenization``, ``onnx``, ``manifest``, ``loading``. With torch:
+``model``, ``model_folder``, ``weights``, ``torch_encoder``, ``exporting``.
 """

@@ -1,4 +1,4 @@
-"""What evaluation, index and retriever ask of an encoder: :class:`TextEncoder`.
+"""The interface of an encoder that evaluation, index and retriever use: :class:`TextEncoder`.
 
 :class:`hybridret.OnnxEncoder` runs a folder written by ``hybridret export``, without torch;
 :class:`hybridret.TorchEncoder` a Hugging Face, sentence-transformers or static model.
@@ -20,17 +20,17 @@ from hybridret.encoder.tokenization import Tokenizer
 from hybridret.errors import DataError, ModelError
 
 CHUNK = 65_536
-"""Texts that are tokenised, and sorted by length, at a time."""
+"""Number of texts that are tokenised and sorted by length together."""
 
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """What turns a text into the model's input, and its output into a score.
+    """How a text becomes the model's input, and how vectors are compared.
 
     Attributes:
-        query_prompt, document_prompt: put before every query and document, as they stand.
-        max_length: tokens, special ones included; longer texts are cut.
-        pad_id: token id that fills up a batch.
+        query_prompt, document_prompt: put before every query and document, unchanged.
+        max_length: tokens, including special tokens; longer texts are truncated.
+        pad_id: token id used for padding.
         special_tokens: whether the tokenizer adds its special tokens.
         similarity: ``cosine`` or ``dot``.
     """
@@ -44,7 +44,7 @@ class EncoderConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any], where: str) -> EncoderConfig:
-        """Reads :meth:`to_dict`'s form.
+        """The configuration from the result of :meth:`to_dict`.
 
         Raises:
             ModelError: a field is missing or has the wrong type.
@@ -65,7 +65,7 @@ class EncoderConfig:
 
 
 class TextEncoder(ABC):
-    """Maps queries and documents to vectors of one space."""
+    """Maps queries and documents to vectors in one space."""
 
     tokenizer: Tokenizer
     config: EncoderConfig
@@ -78,7 +78,7 @@ class TextEncoder(ABC):
     def encode_queries(
         self, texts: Sequence[str], *, batch_size: int = 32, progress: bool = False
     ) -> Vectors:
-        """float32 [N, dimension]; each text gets the query prompt."""
+        """float32 [N, dimension]; the query prompt is put before each text."""
         return self._encode(texts, self.config.query_prompt, batch_size, progress, "queries")
 
     def encode_documents(
@@ -89,11 +89,15 @@ class TextEncoder(ABC):
         progress: bool = False,
         out: Vectors | None = None,
     ) -> Vectors:
-        """float32 [N, dimension]; each text gets the document prompt.
+        """float32 [N, dimension]; the document prompt is put before each text.
 
         Args:
-            out: written to and returned, a memory map, say: then ``texts`` may be a stream of its
-                length, of which :data:`CHUNK` texts are in memory at a time.
+            out: float32 [N, dimension], for example a memory map; the vectors are written to it and
+                it is returned. ``texts`` may then be an iterator of N texts, of which only
+                :data:`CHUNK` are in memory at a time.
+
+        Raises:
+            DataError: ``out`` has more or fewer rows than there are texts.
         """
         prompt = self.config.document_prompt
         return self._encode(texts, prompt, batch_size, progress, "documents", out)
@@ -108,7 +112,7 @@ class TextEncoder(ABC):
         out: Vectors | None = None,
     ) -> Vectors:
         if isinstance(texts, str):
-            raise TypeError(f"expected a list of {what}, got one text; put it into a list")
+            raise TypeError(f"expected a list of {what}, got a single string; put it into a list")
         if batch_size < 1:
             raise DataError(f"batch_size must be at least 1, got {batch_size}")
         if out is None:
@@ -118,9 +122,9 @@ class TextEncoder(ABC):
         with progress_bar(len(out), f"Encoding {what}", enabled=progress) as bar:
             while chunk := list(islice(stream, CHUNK)):
                 if done + len(chunk) > len(out):
-                    raise DataError(f"more than the {len(out)} {what} that there is room for")
+                    raise DataError(f"more {what} than the {len(out)} rows of the output array")
                 ids = self.tokenizer.ids([prompt + text for text in chunk])
-                # Texts of like length share a batch, so that little of it is padding.
+                # Texts of similar length share a batch: this reduces padding.
                 order = np.argsort([len(i) for i in ids], kind="stable")[::-1]
                 for start in range(0, len(ids), batch_size):
                     rows = order[start : start + batch_size]
@@ -129,5 +133,5 @@ class TextEncoder(ABC):
                     bar.update(len(rows))
                 done += len(chunk)
         if done < len(out):
-            raise DataError(f"{done} {what}, but room for {len(out)}")
+            raise DataError(f"{done} {what}, but the output array has {len(out)} rows")
         return out

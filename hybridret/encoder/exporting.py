@@ -1,11 +1,11 @@
-"""An encoder as one ONNX file with pooling and normalisation inside, checked against torch.
+"""Export of an encoder to ONNX, including pooling and normalisation, checked against torch.
 
 The folder is in the sentence-transformers layout without the torch weights::
 
-    hybridret.json      what OnnxEncoder needs: prompts, lengths, similarity, fingerprint, parity
+    hybridret.json      the manifest: prompts, lengths, similarity, checksums, fingerprint, parity
     tokenizer.json
     onnx/model.onnx     input_ids, attention_mask -> last_hidden_state, sentence_embedding
-    config.json, modules.json, 1_Pooling/, ...   for other readers of that layout
+    config.json, modules.json, 1_Pooling/, ...   for other programs that read this layout
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ from hybridret.errors import ModelError
 
 OPSET = 18
 PARITY_BOUND = 1e-4
-"""Largest difference between ONNX and torch that is let out, relative to the largest value."""
+"""Largest difference allowed between ONNX and torch, relative to the largest value."""
 
-# Texts of several scripts and lengths, the empty one among them: what parity is checked on.
+# Parity is checked on these texts: several scripts and lengths, and an empty text.
 PROBE_TEXTS = (
     "What is the capital of France?",
     "Париж — столица Франции.",
@@ -55,7 +55,7 @@ PROBE_TEXTS = (
 
 @dataclass(frozen=True)
 class ExportResult:
-    """Where the encoder is, and the largest relative difference to torch on the probe texts."""
+    """The exported encoder; ``parity``: largest relative difference from torch on probe texts."""
 
     folder: Path
     dimension: int
@@ -84,14 +84,14 @@ def export(
     """Writes ``encoder`` (or the model of a folder or hub name) to the folder ``output``.
 
     Args:
-        overwrite: replace an encoder that was exported to ``output``. An index beside it is kept
-            where the new encoder gives the same vectors; otherwise nothing is replaced.
-        source: what the manifest names as the model's origin.
+        overwrite: replace an encoder that was exported to ``output``. Its index is kept if the new
+            encoder has the same fingerprint; otherwise nothing is replaced.
+        source: the model's origin, for the manifest.
 
     Raises:
-        ModelError: the model cannot be loaded or exported, or ONNX and torch differ by more than
-            ``PARITY_BOUND``; ``output`` exists and ``overwrite`` is not set, or holds an index of
-            other vectors. Nothing is written then.
+        ModelError: the model cannot be loaded or exported; ONNX and torch differ by more than
+            ``PARITY_BOUND``; ``output`` exists and ``overwrite`` is not set; or ``output`` has an
+            index made with another encoder. Nothing is written then.
         MissingExtraError: onnx, onnxscript or onnxruntime is not installed.
     """
     for module in ("onnx", "onnxscript", "onnxruntime"):
@@ -122,7 +122,7 @@ def export(
         if not parity <= PARITY_BOUND:
             raise ModelError(
                 f"the ONNX model differs from torch by {parity:.2e} of the largest value "
-                f"(bound {PARITY_BOUND:g}); nothing was written"
+                f"(at most {PARITY_BOUND:g} is allowed); nothing was written"
             )
         write_json(folder / MANIFEST_FILE, manifest | {"parity": parity})
         _keep_index(output, folder, str(manifest["fingerprint"]))
@@ -131,26 +131,35 @@ def export(
 
 
 def check_output(output: Path, encoder: TorchEncoder | str | Path, overwrite: bool) -> None:
-    """Raises ModelError where an export to ``output`` would destroy something else."""
+    """Raises ModelError if an export to ``output`` would overwrite anything but an export."""
     if not output.exists() or (output.is_dir() and not any(output.iterdir())):
         return
     if not overwrite:
-        raise ModelError(f"{output} already exists; choose another folder, or pass --overwrite")
+        raise ModelError(
+            f"{output} already exists; choose another folder, or pass --overwrite (overwrite=True)"
+        )
     same = not isinstance(encoder, TorchEncoder) and Path(encoder).resolve() == output.resolve()
     if same or not is_exported(output):
-        raise ModelError(f"{output} is not an exported encoder; only those are overwritten")
+        raise ModelError(
+            f"{output} is not an exported encoder; only exported encoders are overwritten"
+        )
 
 
 def _keep_index(old: Path, new: Path, fingerprint: str) -> None:
-    """The index of the encoder that is replaced goes along where the vectors stay the same."""
+    """Copies the old encoder's index if the new encoder gives the same vectors.
+
+    Raises:
+        ModelError: it does not; the index would no longer match.
+    """
     index = old / INDEX_FOLDER
     if not index.is_dir() or not any(index.iterdir()):
         return
     before = read_json(old / MANIFEST_FILE, ModelError).get("fingerprint")
     if before != fingerprint:
         raise ModelError(
-            f"{index} was made with the encoder that is to be replaced, and the new one gives "
-            f"other vectors: export to another folder, or remove {index} first; nothing was written"
+            f"{index} was made with the encoder that would be replaced, and the new one gives "
+            f"different vectors: export to another folder, or remove {index} first; nothing was "
+            f"written"
         )
     shutil.copytree(index, new / INDEX_FOLDER)
 
@@ -159,7 +168,7 @@ def _write_onnx(model: EncoderModel, path: Path) -> None:
     training = model.training
     model.eval()
     graph = _Graph(model)
-    # Two rows and several tokens: an axis of length one would be taken for a constant.
+    # Several texts and tokens: the exporter would treat an axis of length 1 as a constant.
     example = (torch.ones(2, 7, dtype=torch.long), torch.ones(2, 7, dtype=torch.long))
     axes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("sequence")}
     for name in ("onnxscript", "torch.onnx"):
@@ -177,7 +186,7 @@ def _write_onnx(model: EncoderModel, path: Path) -> None:
                 dynamic_shapes=(axes, axes),
                 verbose=False,
             )
-        # One file where protobuf's 2 GiB allow it.
+        # One file, unless it would exceed protobuf's limit of 2 GiB.
         weights = sum(p.numel() * p.element_size() for p in model.parameters())
         program.save(str(path), external_data=weights > 1.8e9)
     except (RuntimeError, torch.onnx.OnnxExporterError) as error:

@@ -1,4 +1,4 @@
-"""An encoder by folder or name, whatever it runs on."""
+"""Loading of an encoder by folder or hub name, for ONNX Runtime or torch."""
 
 from __future__ import annotations
 
@@ -13,9 +13,12 @@ from hybridret.encoder.onnx import OnnxEncoder
 def load_encoder(source: str | Path, *, threads: int = 0) -> TextEncoder:
     """An encoder by folder or hub name: exported ones run on ONNX Runtime, others on torch.
 
+    Args:
+        threads: for ONNX Runtime; 0 for its default (all cores).
+
     Raises:
         ModelError: the model cannot be found or used.
-        MissingExtraError: the part that runs it is not installed.
+        MissingExtraError: the package that runs it is not installed.
     """
     if is_exported(source):
         return OnnxEncoder(source, threads=threads)

@@ -1,4 +1,4 @@
-"""``hybridret.json``: what an exported encoder's folder says of itself."""
+"""``hybridret.json``, the manifest of an exported encoder: settings, checksums, fingerprint."""
 
 from __future__ import annotations
 
@@ -22,16 +22,17 @@ def is_exported(folder: str | Path) -> bool:
 
 
 def seal(folder: Path, encoder: dict[str, Any]) -> dict[str, Any]:
-    """The manifest's ``files`` and ``fingerprint`` of an encoder that was just written."""
+    """The entries ``files`` (checksums) and ``fingerprint`` for the files now in a folder."""
     files = checksums(folder)
     return {"files": files, "fingerprint": _fingerprint(files, encoder)}
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of an exported encoder, all of whose files were compared with it.
+    """The manifest of an exported encoder, after comparing all files with their checksums.
 
     Raises:
-        ModelError: missing, damaged, of a newer schema, or a file differs from its checksum.
+        ModelError: the manifest is missing, damaged or of another schema, or a file differs from
+            its checksum.
     """
     path = folder / MANIFEST_FILE
     if not path.is_file():
@@ -43,7 +44,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if not isinstance(manifest, dict):
         raise ModelError(f"{path}: damaged: expected an object, got {type(manifest).__name__}")
     if manifest.get("schema") != 1:
-        raise ModelError(f"{path}: not an encoder manifest this version reads (schema 1)")
+        raise ModelError(
+            f"{path}: schema {manifest.get('schema')!r:.60}, but this version reads schema 1"
+        )
     for name, kind in (("dimension", int), ("fingerprint", str), ("encoder", dict)):
         if type(manifest.get(name)) is not kind:
             raise ModelError(f"{path}: damaged: {name!r} is {manifest.get(name)!r:.60}")
@@ -52,7 +55,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if "files" in manifest:
         check_files(folder, manifest["files"], ModelError)
         files = manifest["files"]
-    else:  # hybridret 0.1 listed none
+    else:  # written by hybridret 0.1, which had no list of files
         files = {
             file.relative_to(folder).as_posix(): {"sha256": sha256(file)}
             for file in (folder / TOKENIZER_FILE, *(folder / ONNX_FILE).parent.glob("*"))
@@ -63,13 +66,13 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             raise ModelError(f"{folder}: no {name} in this encoder folder")
     if _fingerprint(files, manifest["encoder"]) != manifest["fingerprint"]:
         raise ModelError(
-            f"{folder}: damaged: tokenizer, model or {MANIFEST_FILE} were changed after the export"
+            f"{folder}: damaged: tokenizer, model or {MANIFEST_FILE} was changed after the export"
         )
     return manifest
 
 
 def _fingerprint(files: dict[str, dict[str, Any]], encoder: dict[str, Any]) -> str:
-    """Changes with anything that changes a vector: weights, tokenizer, prompts, lengths."""
+    """A hash of everything that determines the vectors: weights, tokenizer, prompts, lengths."""
     parent = Path(ONNX_FILE).parent.as_posix()
     model = sorted(name for name in files if name.startswith(f"{parent}/"))
     names = [TOKENIZER_FILE, *model]

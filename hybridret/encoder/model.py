@@ -1,4 +1,4 @@
-"""The torch modules of an encoder: static embeddings or a Hugging Face backbone, pooled."""
+"""The torch modules of an encoder: static embeddings or a Hugging Face backbone, and pooling."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ACTIVATIONS = {"Identity": nn.Identity, "Tanh": nn.Tanh, "ReLU": nn.ReLU, "GELU"
 
 
 class StaticEmbeddings(nn.Module):
-    """One vector a token, no context: the encoder that trains in seconds."""
+    """One vector per token, without context; trains in seconds."""
 
     def __init__(self, vocabulary_size: int, dimension: int) -> None:
         super().__init__()
@@ -25,7 +25,7 @@ class StaticEmbeddings(nn.Module):
         return self.embedding(input_ids)  # type: ignore[no-any-return]
 
     def mean(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """The pooled mean without a [B, S, D] tensor in between."""
+        """The mean over tokens [B, D], without an intermediate [B, S, D] tensor."""
         weights = attention_mask.to(self.embedding.weight.dtype)
         total = nn.functional.embedding_bag(
             input_ids, self.embedding.weight, per_sample_weights=weights, mode="sum"
@@ -86,7 +86,7 @@ class EncoderModel(nn.Module):
         return output if self.is_static else output[0]  # type: ignore[no-any-return]
 
     def pool(self, tokens: Tensor, attention_mask: Tensor) -> Tensor:
-        """[B, S, width] -> [B, dimension]; masked tokens take no part."""
+        """[B, S, width] -> [B, dimension]; masked tokens are ignored."""
         mask = attention_mask.unsqueeze(-1).to(tokens.dtype)
         if self.pooling == "cls":
             pooled = tokens[:, 0]

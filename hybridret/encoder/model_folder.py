@@ -1,6 +1,7 @@
-"""Encoder folders in the sentence-transformers layout, and plain Hugging Face ones: read and write.
+"""Reading and writing of encoder folders: sentence-transformers layout or plain Hugging Face.
 
-Weights are safetensors, everything else is JSON: nothing is unpickled, and no code of a model runs.
+Weights are safetensors, everything else is JSON: pickle is not used and a model's own code is never
+run.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ _POOLING_KEYS = {
     "pooling_mode_max_tokens": "max",
     "pooling_mode_lasttoken": "lasttoken",
 }
-# What an encoder may be made of, in this order and no other.
+# The supported modules of an encoder, in the supported order.
 _PIPELINE = re.compile(r"(Transformer Pooling|StaticEmbedding)( Dense)*( Normalize)?")
 MODULES_FILE = "modules.json"
 _DOWNLOADS = ["*.json", "*.safetensors", "*.txt", "*.model"]
@@ -50,7 +51,7 @@ def write(folder: Path, model: EncoderModel, tokenizer: Tokenizer, config: Encod
     """Writes a sentence-transformers model into an existing folder.
 
     Raises:
-        OSError: it could not be written (a full disk).
+        OSError: it could not be written (e.g. the disk is full).
     """
     write_description(folder, model, tokenizer, config)
     if isinstance(model.backbone, StaticEmbeddings):
@@ -73,11 +74,11 @@ def _dense_folder(position: int) -> str:
 def write_description(
     folder: Path, model: EncoderModel, tokenizer: Tokenizer, config: EncoderConfig
 ) -> None:
-    """Everything of :func:`write` but the weights: configuration, tokenizer, module list."""
+    """Writes everything except the weights: configuration, tokenizer, module list."""
     _write_tokenizer(folder, tokenizer)
     namespace = "sentence_transformers.models"
     modules = [("", f"{namespace}.{'StaticEmbedding' if model.is_static else 'Transformer'}")]
-    if not model.is_static:  # a static model of sentence-transformers pools by itself
+    if not model.is_static:  # sentence-transformers' StaticEmbedding includes mean pooling
         model.backbone.config.save_pretrained(folder)  # type: ignore[union-attr,operator]
         modules.append(("1_Pooling", f"{namespace}.Pooling"))
         pooling = {key: model.pooling == name for key, name in _POOLING_KEYS.items()}
@@ -139,10 +140,10 @@ def _dense_config(layer: Dense) -> dict[str, Any]:
 
 
 def local_folder(source: str | Path) -> Path:
-    """The folder of a model; one that is named by its hub name is downloaded.
+    """The folder of a model; a model given by its hub name is downloaded.
 
     Raises:
-        ModelError: neither a folder nor a model that the hub gives.
+        ModelError: no such folder, and the model could not be downloaded from the hub.
     """
     folder = Path(source)
     if folder.is_dir():
@@ -155,7 +156,8 @@ def local_folder(source: str | Path) -> Path:
         return Path(huggingface_hub.snapshot_download(str(source), allow_patterns=_DOWNLOADS))
     except Exception as error:  # offline, gated, unknown name
         raise ModelError(
-            f"{source}: no such folder, and the hub gave no model of this name: {hub_reason(error)}"
+            f"{source}: no such folder, and it could not be downloaded from the Hugging Face hub: "
+            f"{hub_reason(error)}"
         ) from None
 
 
@@ -177,11 +179,11 @@ def _load_transformer(folder: Path, max_length: int | None) -> tuple[nn.Module, 
     if not (folder / "config.json").is_file():
         raise ModelError(f"{folder}: not a model folder (no config.json and no modules.json)")
     if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
-        raise ModelError(f"{folder}: this model folder has no tokenizer (no {TOKENIZER_FILE})")
+        raise ModelError(f"{folder}: this model folder has no tokenizer (such as {TOKENIZER_FILE})")
     logging = transformers.utils.logging
     logging.disable_progress_bar()
     verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # missing weights are looked for below
+    logging.set_verbosity_error()  # missing weights are checked below
     try:
         config = transformers.AutoConfig.from_pretrained(folder)
         loader: Any = transformers.AutoModel
@@ -199,13 +201,18 @@ def _load_transformer(folder: Path, max_length: int | None) -> tuple[nn.Module, 
         raise ModelError(f"{folder}: cannot be loaded: {str(error).strip()}") from None
     finally:
         logging.set_verbosity(verbosity)
-    # A pooler of BERT's next-sentence head is not part of a sentence encoder.
+    # The pooler belongs to BERT's next-sentence head and is not used here.
     missing = sorted(k for k in info["missing_keys"] if "pooler." not in k)
     if missing:
-        raise ModelError(f"{folder}: the weights lack {len(missing)} tensors, {missing[0]!r} first")
+        raise ModelError(
+            f"{folder}: {len(missing)} tensors are missing in the weights, the first is "
+            f"{missing[0]!r}"
+        )
     backend = getattr(fast, "backend_tokenizer", None)
     if backend is None:
-        raise ModelError(f"{folder}: no fast tokenizer ({TOKENIZER_FILE}) can be made of this one")
+        raise ModelError(
+            f"{folder}: the tokenizer cannot be converted to a fast tokenizer ({TOKENIZER_FILE})"
+        )
     settings = _read_json(folder / "sentence_bert_config.json", {})
     if settings.get("do_lower_case"):
         import tokenizers
@@ -224,7 +231,7 @@ def _load_transformer(folder: Path, max_length: int | None) -> tuple[nn.Module, 
 
 
 def _positions(backbone: nn.Module) -> int:
-    """Tokens that the position table has room for; RoBERTa's begins after the padding id."""
+    """The longest input of the model's position table; RoBERTa's starts after the padding id."""
     positions = int(getattr(backbone.config, "max_position_embeddings", 0) or 1 << 20)
     table = getattr(getattr(backbone, "embeddings", None), "position_embeddings", None)
     padding = getattr(table, "padding_idx", None)
@@ -239,8 +246,8 @@ def read(folder: Path, max_length: int | None = None) -> Parts:
     """
     if is_exported(folder):
         raise ModelError(
-            f"{folder} is an exported encoder: it holds ONNX and no weights for torch; take the "
-            f"model it was made from"
+            f"{folder} is an exported encoder: it has an ONNX model and no torch weights; use the "
+            f"model it was exported from"
         )
     if (folder / MODULES_FILE).is_file():
         return _load_sentence_transformers(folder, max_length)
@@ -257,26 +264,27 @@ def _load_sentence_transformers(folder: Path, max_length: int | None) -> Parts:
     pipeline = " ".join(kind for kind, _ in modules if kind != "Dropout")
     if not _PIPELINE.fullmatch(pipeline):
         raise ModelError(
-            f"{folder}: made of {pipeline.replace(' ', ', ') or 'nothing'}; expected Transformer "
-            f"and Pooling, or StaticEmbedding, then any Dense, then Normalize or nothing"
+            f"{folder}: unsupported modules: {pipeline.replace(' ', ', ') or 'none'}; supported "
+            f"are Transformer and Pooling, or StaticEmbedding, then any number of Dense, then at "
+            f"most one Normalize"
         )
-    places = dict(modules)
+    folders = dict(modules)
     backbone: nn.Module
-    if "StaticEmbedding" in places:
-        backbone, tokenizer = _load_static(places["StaticEmbedding"], max_length)
+    if "StaticEmbedding" in folders:
+        backbone, tokenizer = _load_static(folders["StaticEmbedding"], max_length)
         width, pooling = backbone.embedding.embedding_dim, "mean"
     else:
-        backbone, tokenizer = _load_transformer(places["Transformer"], max_length)
-        width, pooling = _width(backbone), _read_pooling(places["Pooling"] / "config.json")
+        backbone, tokenizer = _load_transformer(folders["Transformer"], max_length)
+        width, pooling = _width(backbone), _read_pooling(folders["Pooling"] / "config.json")
     dense = [_load_dense(path) for kind, path in modules if kind == "Dense"]
-    normalize = "Normalize" in places
+    normalize = "Normalize" in folders
     settings = _read_json(folder / "config_sentence_transformers.json", {})
     prompts = settings.get("prompts") or {}
     default = prompts.get(settings.get("default_prompt_name") or "", "")
     similarity: Any = settings.get("similarity_fn_name") or "cosine"
     if similarity not in ("cosine", "dot"):
         raise ModelError(f"{folder}: similarity {similarity!r} is not cosine or dot")
-    # sentence-transformers saves an empty "document" beside an author's "passage".
+    # sentence-transformers adds an empty "document" to a model that defines "passage".
     named = [prompts[name] for name in ("document", "passage", "corpus") if prompts.get(name)]
     document = named[0] if named else default
     model = EncoderModel(
@@ -308,8 +316,8 @@ def _load_static(folder: Path, max_length: int | None) -> tuple[StaticEmbeddings
     )
     if tokenizer.vocabulary_size > table.shape[0]:
         raise ModelError(
-            f"{folder}: the tokenizer has {tokenizer.vocabulary_size} tokens, "
-            f"the model {table.shape[0]} vectors"
+            f"{folder}: the tokenizer has {tokenizer.vocabulary_size} tokens, but the model has "
+            f"only {table.shape[0]} vectors"
         )
     return backbone, tokenizer
 
@@ -318,15 +326,15 @@ def _read_pooling(path: Path) -> str:
     config = _read_json(path)
     modes = config.get("pooling_mode")
     if modes is None:
-        asked = [key for key in config if key.startswith("pooling_mode_") and config[key]]
-        modes = [_POOLING_KEYS.get(key, key.removeprefix("pooling_mode_")) for key in asked]
+        keys = [key for key in config if key.startswith("pooling_mode_") and config[key]]
+        modes = [_POOLING_KEYS.get(key, key.removeprefix("pooling_mode_")) for key in keys]
     modes = [modes] if isinstance(modes, str) else modes
     if len(modes) != 1 or modes[0] not in POOLINGS:
         raise ModelError(
             f"{path}: pooling {'+'.join(modes) or 'none'} is not one of {', '.join(POOLINGS)}"
         )
     if config.get("include_prompt") is False:
-        raise ModelError(f"{path}: pooling that leaves out the prompt is not supported")
+        raise ModelError(f"{path}: pooling without the prompt's tokens is not supported")
     return str(modes[0])
 
 

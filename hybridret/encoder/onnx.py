@@ -18,8 +18,8 @@ class OnnxEncoder(TextEncoder):
     """An encoder written by :func:`hybridret.export`, run by ONNX Runtime.
 
     Args:
-        folder: holds ``hybridret.json``, ``tokenizer.json`` and ``onnx/model.onnx``.
-        threads: of one call; 0 leaves it to ONNX Runtime (all cores).
+        folder: contains ``hybridret.json``, ``tokenizer.json`` and ``onnx/model.onnx``.
+        threads: per call; 0 for ONNX Runtime's default (all cores).
 
     Raises:
         ModelError: a file is missing or damaged, or the folder was not written by export.
@@ -54,7 +54,7 @@ class OnnxEncoder(TextEncoder):
             if output.name == "sentence_embedding" and output.shape[-1] != self.dimension:
                 raise ModelError(
                     f"{folder / MANIFEST_FILE}: damaged: 'dimension' is {self.dimension}, but the "
-                    f"model gives {output.shape[-1]}"
+                    f"model's output has {output.shape[-1]}"
                 )
 
     def embed_tokens(self, input_ids: Ints, attention_mask: Ints) -> Vectors:

@@ -1,7 +1,7 @@
-"""Text -> padded token ids, by one code path in training, export and service.
+"""Text -> padded token ids, the same code for training, export and serving.
 
-Everything a model expects of its text is in its ``tokenizer.json``; only the maximum length and the
-padding are settings of ours. Free of torch and transformers.
+All text processing of a model is in its ``tokenizer.json``; only maximum length and padding are
+set here. Imports neither torch nor transformers.
 """
 
 from __future__ import annotations
@@ -24,7 +24,11 @@ TOKENIZER_FILE = "tokenizer.json"
 
 
 class Tokenizer:
-    """A ``tokenizers.Tokenizer`` cut at ``max_length`` tokens, special ones included."""
+    """A ``tokenizers.Tokenizer`` that truncates at ``max_length`` tokens, including special ones.
+
+    Raises:
+        ModelError: ``max_length`` is below 1.
+    """
 
     def __init__(
         self,
@@ -48,7 +52,7 @@ class Tokenizer:
         """Reads a ``tokenizer.json``.
 
         Raises:
-            ModelError: the file is missing or is no tokenizer.
+            ModelError: the file is missing or not a tokenizer.
         """
         library = require("tokenizers", "serve", "reading a tokenizer")
         path = Path(path)
@@ -62,7 +66,7 @@ class Tokenizer:
 
     @classmethod
     def train(cls, texts: Iterable[str], *, vocabulary_size: int, max_length: int) -> Tokenizer:
-        """A new BPE vocabulary: NFKC, lower case, no special tokens around a text."""
+        """A new BPE tokenizer trained on ``texts``: NFKC, lower case, no special tokens added."""
         library = require("tokenizers", "train", "training a tokenizer")
         backend = library.Tokenizer(library.models.BPE(unk_token="[UNK]"))
         backend.normalizer = library.normalizers.Sequence(
@@ -87,7 +91,7 @@ class Tokenizer:
         return [np.array(e.ids, dtype=np.int32) for e in encodings]
 
     def pad(self, ids: Sequence[NDArray[np.int32]]) -> tuple[Ints, Ints]:
-        """(input_ids, attention_mask), int64 [B, S]; S is the longest of the batch, at least 1."""
+        """(input_ids, attention_mask), int64 [B, S]; S is the longest length, at least 1."""
         lengths = np.array([len(i) for i in ids], dtype=np.int64)
         width = max(1, int(lengths.max(initial=1)))
         mask = (np.arange(width) < lengths[:, None]).astype(np.int64)

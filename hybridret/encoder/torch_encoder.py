@@ -1,4 +1,4 @@
-"""The trainable encoder: a torch model, its tokenizer, and its text settings."""
+"""The trainable encoder: a torch model, its tokenizer and its configuration."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _VOCABULARY_CHARACTERS = 20_000_000
 
 
 class TorchEncoder(TextEncoder):
-    """A trainable encoder: model, tokenizer and text settings."""
+    """A trainable encoder: model, tokenizer and configuration."""
 
     def __init__(self, model: EncoderModel, tokenizer: Tokenizer, config: EncoderConfig) -> None:
         self.model = model
@@ -53,9 +53,14 @@ class TorchEncoder(TextEncoder):
         max_length: int = 256,
         seed: int = 0,
     ) -> TorchEncoder:
-        """An untrained static encoder: a BPE vocabulary of ``texts``, random vectors, mean, L2.
+        """An untrained static encoder: BPE vocabulary from ``texts``, random vectors, mean
+        pooling, L2 normalisation.
 
-        The vocabulary is made of every n-th text where there are more than 20 million characters.
+        If ``texts`` have more than 20 million characters, the vocabulary is made from every n-th
+        text only.
+
+        Raises:
+            ModelError: seed, dimension or vocabulary size is out of range.
         """
         if not 0 <= seed < 2**63:
             raise ModelError(f"seed must be at least 0 and below 2^63, got {seed}")
@@ -90,20 +95,22 @@ class TorchEncoder(TextEncoder):
     ) -> TorchEncoder:
         """A sentence-transformers or Hugging Face model, by folder or hub name.
 
-        The model's own pooling, normalisation, dense layers, prompts and length are honoured; the
-        arguments override them. A plain Hugging Face encoder says nothing of these: mean pooling,
-        no normalisation, no prompts, as sentence-transformers reads it.
+        The model's own pooling, normalisation, dense layers, prompts and length are used unless an
+        argument overrides them. A plain Hugging Face encoder defines none of them and gets the
+        defaults of sentence-transformers: mean pooling, no normalisation, no prompts.
 
         Raises:
-            ModelError: nothing there, no tokenizer, weights that are missing or only pickled, or a
-                part that this library does not know.
+            ModelError: no such model, no tokenizer, weights that are missing or only pickled, or an
+                unsupported module or option.
         """
         encoder = cls(*model_folder.read(model_folder.local_folder(source), max_length))
         if pooling is not None:
             if pooling not in POOLINGS:
                 raise ModelError(f"unknown pooling {pooling!r}; expected {', '.join(POOLINGS)}")
             if encoder.model.is_static and pooling != "mean":
-                raise ModelError(f"{source}: a static encoder takes the mean, not {pooling!r}")
+                raise ModelError(
+                    f"{source}: a static encoder supports only mean pooling, got {pooling!r}"
+                )
             encoder.model.pooling = pooling
         if normalize is not None:
             encoder.model.normalize = normalize
@@ -113,5 +120,5 @@ class TorchEncoder(TextEncoder):
         return encoder
 
     def save(self, folder: str | Path) -> None:
-        """Writes a sentence-transformers model (weights as safetensors) into an existing folder."""
+        """Writes a sentence-transformers model (safetensors weights) to an existing folder."""
         model_folder.write(Path(folder), self.model, self.tokenizer, self.config)

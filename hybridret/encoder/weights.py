@@ -1,4 +1,4 @@
-"""Tensors in safetensors files: nothing is unpickled."""
+"""Reading and writing tensors in safetensors files; pickle is never used."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ WEIGHTS_FILE = "model.safetensors"
 
 
 def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
-    """Writes tensors, which need not be contiguous.
+    """Writes tensors, contiguous or not.
 
     Raises:
-        OSError: the file could not be written (a full disk).
+        OSError: the file could not be written (e.g. the disk is full).
     """
     try:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
@@ -26,19 +26,19 @@ def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
-    """Reads what :func:`save_tensors` or another library wrote.
+    """Reads a safetensors file.
 
     Raises:
-        ModelError: missing or damaged.
+        ModelError: the file is missing or damaged.
     """
     if not path.is_file():
-        raise ModelError(f"{path.parent}: no {path.name}; pickled weights are not loaded")
+        raise ModelError(f"{path.parent}: no {path.name} (pickled weights are not loaded)")
     try:
         return dict(load_file(path))
     except SafetensorError as error:
-        raise ModelError(f"{path}: damaged or cut short: {error}") from None
+        raise ModelError(f"{path}: damaged or truncated: {error}") from None
 
 
 def cannot_write(path: Path, error: SafetensorError) -> OSError:
-    """safetensors reports a full disk by an error of its own."""
+    """An OSError for safetensors' own error, which it raises for a full disk, for example."""
     return OSError(f"{path}: cannot be written: {error}")

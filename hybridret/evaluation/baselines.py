@@ -1,4 +1,4 @@
-"""What a model has to beat: chance, and word matching."""
+"""Baselines that a model should beat: random vectors and BM25."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from hybridret.evaluation.ranking import Pool, Ranks, rank_embeddings
 from hybridret.evaluation.report import Report
 
 BASELINES = ("random", "bm25")
-# Scripts written without spaces have no words to match: there a term is a pair of characters.
+# Scripts written without spaces between words: there a term is a pair of adjacent characters.
 _UNSPACED = r"\u0E00-\u0EFF\u1000-\u109F\u1780-\u17FF\u3040-\u30FF\u3400-\u4DBF\u4E00-\u9FFF"
 _FIRST_UNSPACED = re.compile(rf"[{_UNSPACED}]")
-# Short vowels and the stretching stroke, which Arabic writes or leaves out as it likes.
+# Arabic's short vowels and tatweel (the stretching stroke) are optional in writing.
 _ARABIC_OPTIONAL = dict.fromkeys([0x0640, *range(0x064B, 0x0653)])
 
 
 @cache
-def _runs() -> re.Pattern[str]:
-    r"""Words. Python's \w leaves out combining marks, without which Hindi is single consonants."""
+def _word_pattern() -> re.Pattern[str]:
+    r"""Words. Python's \w excludes combining marks and would split Hindi into single consonants."""
     marks = [chr(c) for c in range(0x300, 0x20000) if unicodedata.category(chr(c))[0] == "M"]
     letters = rf"(?:[^\W{_UNSPACED}]|[{re.escape(''.join(marks))}])"
     return re.compile(rf"[{_UNSPACED}]+|{letters}+")
@@ -56,7 +56,7 @@ def evaluate_baseline(
     seed: int = 0,
     progress: bool = False,
 ) -> Report:
-    """Judges a baseline on a data set; see :func:`baseline_ranks`."""
+    """Evaluates a baseline on a data set; see :func:`baseline_ranks`."""
     evaluation = Evaluation(dataset, metrics=metrics)
     ranks = baseline_ranks(name, evaluation.pool, seed=seed, progress=progress)
     return evaluation.judge(ranks, name)
@@ -73,19 +73,19 @@ def _random_ranks(pool: Pool, seed: int) -> Ranks:
 
 
 def terms(text: str) -> list[str]:
-    """Lower-case words; pairs of neighbouring characters in Thai, Lao, Burmese, Khmer, CJK."""
+    """Lower-case words; pairs of adjacent characters in Thai, Lao, Burmese, Khmer, CJK."""
     found = []
     normal = unicodedata.normalize("NFC", text.lower()).translate(_ARABIC_OPTIONAL)
-    for run in _runs().findall(normal):
-        if _FIRST_UNSPACED.match(run) and len(run) > 1:
-            found += [run[i : i + 2] for i in range(len(run) - 1)]
+    for word in _word_pattern().findall(normal):
+        if _FIRST_UNSPACED.match(word) and len(word) > 1:
+            found += [word[i : i + 2] for i in range(len(word) - 1)]
         else:
-            found.append(run)
+            found.append(word)
     return found
 
 
 def _bm25_ranks(pool: Pool, progress: bool) -> Ranks:
-    """BM25 (k1 1.5, b 0.75; Lucene's form) with statistics of the pool that is searched."""
+    """BM25 (k1 1.5, b 0.75; Lucene's variant); term statistics are those of the pool searched."""
     dataset = pool.dataset
     documents = [terms(d.full_text) for d in dataset.documents]
     queries = [terms(q.text) for q in dataset.queries]
@@ -101,15 +101,15 @@ def _bm25_ranks(pool: Pool, progress: bool) -> Ranks:
     with progress_bar(len(work) * len(queries), "BM25", enabled=progress) as bar:
         for members, ranks, wanted in work:
             index = _index([documents[m] for m in members])
-            place = np.full(len(documents), -1, dtype=np.int64)
-            place[members] = np.arange(len(members))
+            position = np.full(len(documents), -1, dtype=np.int64)
+            position[members] = np.arange(len(members))
             ties = pool.tie_order[members]
             for q, words in enumerate(queries):
                 span = slice(pool.target_begin[q], pool.target_begin[q + 1])
                 targets = np.flatnonzero(wanted[span]) + span.start
                 if len(targets):
                     scores = _scores(index, words, len(members))
-                    ranks[targets] = _ranks(scores, place[pool.targets[targets]], ties)
+                    ranks[targets] = _ranks(scores, position[pool.targets[targets]], ties)
                 bar.update(1)
     return Ranks(in_language, in_all)
 

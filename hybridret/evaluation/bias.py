@@ -1,25 +1,25 @@
 """Language bias of the ranking in the pool of all languages.
 
-A fair multilingual ranking puts the parallel answers of a question, which say the same in different
-languages, side by side; a biased one sorts by language.
+A relevant document of a query is called an answer here; its translations are parallel answers. An
+unbiased multilingual ranking puts parallel answers side by side; a biased one sorts by language.
 
 ======================== =========================================================================
 rank distance            worst minus best rank of a query's parallel answers (Huang et al. 2023, as
-                         arXiv 2408.10536 uses it); of L answers side by side L - 1. Normalised: in
-                         units of the pool's size less one
-Max@R                    worst rank of a query's answers: how deep one has to read to have them all
-preference rate          share of the queries whose best-ranked answer is in their own language,
-                         among those that have one there and one elsewhere (arXiv 2605.07249)
-same language first      share of the queries whose very first document is in their own language
-mix of the top k         share of each language among the first k documents, beside its share of
-                         the pool
-mean rank                of the answers in each language, for the queries of each
-outranks                 for each language of queries and of answers, how many documents of each
-                         language stand before the answer, in the mean
+                         used by arXiv 2408.10536); at best L - 1 for L answers. Normalised: divided
+                         by the pool's size minus one
+Max@R                    worst rank of a query's answers: the depth at which all have been found
+preference rate          share of the queries whose best-ranked answer is in the query's language,
+                         among queries with an answer in it and one in another (arXiv 2605.07249)
+same language first      share of the queries whose top document is in the query's language
+mix of the top k         share of each language among the first k documents, shown with its share
+                         of the pool
+mean rank                mean rank of the answers, for each query language and answer language
+outranks                 mean number of documents of each language ranked before an answer, for each
+                         query language and answer language
 ======================== =========================================================================
 
-Means are over queries, then over the languages of queries. A query with fewer than two answers has
-no rank distance; every figure comes with the number of queries behind it.
+Means are over queries, then over query languages. A query with fewer than two answers has no rank
+distance; every value comes with the number of queries in it.
 """
 
 from __future__ import annotations
@@ -37,14 +37,19 @@ from hybridret.evaluation.ranking import Pool, Ranks
 
 @dataclass(frozen=True)
 class ByLanguage:
-    """A figure's mean for each language of queries, NaN where it has none, float64 [L]."""
+    """Mean of one bias metric for each query language.
+
+    Attributes:
+        values: float64 [L], NaN for a language without queries.
+        counts: int64 [L], queries in each mean.
+    """
 
     values: Floats
     counts: Ints
 
     @property
     def mean(self) -> float | None:
-        """Over the languages that have one; None if none has."""
+        """Mean over the languages that have queries; None if there are none."""
         known = self.counts > 0
         return float(self.values[known].mean()) if known.any() else None
 
@@ -63,16 +68,15 @@ class ByLanguage:
 
 @dataclass(frozen=True)
 class LanguageBias:
-    """The figures of the module's table; None where a system does not tell (no list, no counts).
+    """The bias metrics of the module's table; None if a system's ranks lack what they need.
 
     Attributes:
-        mean_rank: float64 [L, L], of the answers in a language (column) for the queries of a
-            language (row); NaN where there are none.
-        mix: float64 [L, L], share of language (column) in the first ``mix_at`` documents of the
-            queries of a language (row).
-        pool_share: float64 [L], of each language among the documents.
-        outranks: float64 [L, L, L], language of the query, of the answer, of the documents before
-            it; NaN where there is no such answer.
+        mean_rank: float64 [L, L], [query language, answer language]; NaN if there are no answers.
+        mix: float64 [L, L], [query language, document language]: share of the document language
+            among the first ``mix_at`` documents; needs the best documents.
+        pool_share: float64 [L], share of each language among all documents.
+        outranks: float64 [L, L, L], [query language, answer language, language of the documents
+            before the answer]; NaN if there is no such answer; needs the counts by language.
     """
 
     languages: list[str]
@@ -127,10 +131,10 @@ class LanguageBias:
 
 
 def language_bias(pool: Pool, ranks: Ranks, *, mix_at: int = 10) -> LanguageBias:
-    """Every figure that the ranks tell."""
+    """Every bias metric that can be computed from these ranks."""
     size, languages = len(pool.document_language), len(pool.languages)
-    there = ranks.in_all < NEVER
-    query, in_all = pool.target_query[there], ranks.in_all[there]
+    retrieved = ranks.in_all < NEVER
+    query, in_all = pool.target_query[retrieved], ranks.in_all[retrieved]
     counts = np.bincount(query, minlength=len(pool.query_language))
     answered, several = counts > 0, counts > 1
     worst, best = np.zeros(len(counts), dtype=np.int64), np.full(len(counts), NEVER)
@@ -141,16 +145,16 @@ def language_bias(pool: Pool, ranks: Ranks, *, mix_at: int = 10) -> LanguageBias
     def by_language(values: Floats | Ints, known: NDArray[np.bool_]) -> ByLanguage:
         return _by_language(pool, values, known)
 
-    own, prefers = _preference(pool, ranks)
+    has_both, prefers = _preference(pool, ranks)
     share = np.bincount(pool.document_language, minlength=languages) / size
     bias = LanguageBias(
         languages=pool.languages,
         rank_distance=by_language(distance, several),
         normalized_rank_distance=by_language(distance / max(size - 1, 1), several),
         max_rank=by_language(worst, answered),
-        preference_rate=by_language(prefers, own),
+        preference_rate=by_language(prefers, has_both),
         pool_share=share,
-        mean_rank=_by_pair(pool, ranks.in_all[:, None], there)[..., 0],
+        mean_rank=_by_pair(pool, ranks.in_all[:, None], retrieved)[..., 0],
     )
     extra: dict[str, Any] = {}
     if ranks.best is not None and ranks.best.shape[1]:
@@ -161,7 +165,7 @@ def language_bias(pool: Pool, ranks: Ranks, *, mix_at: int = 10) -> LanguageBias
         extra["mix_at"] = mix_at
         extra["mix"] = _mix(pool, language)
     if ranks.above is not None:
-        extra["outranks"] = _by_pair(pool, ranks.above, there)
+        extra["outranks"] = _by_pair(pool, ranks.above, retrieved)
     return LanguageBias(**(vars(bias) | extra))
 
 
@@ -174,22 +178,21 @@ def _by_language(pool: Pool, values: Floats | Ints, known: NDArray[np.bool_]) ->
 
 
 def _preference(pool: Pool, ranks: Ranks) -> tuple[NDArray[np.bool_], Floats]:
-    """Queries with an answer in their own language and one in another; whether theirs is best."""
+    """(query has an answer in its own language and in another; the own one is ranked first)."""
     query = pool.target_query
     own = pool.target_language == pool.query_language[query]
-    far = NEVER
     best = {}
     for which in (True, False):
-        best[which] = np.full(len(pool.query_language), far)
+        best[which] = np.full(len(pool.query_language), NEVER)
         np.minimum.at(best[which], query[own == which], ranks.in_all[own == which])
-    known = (best[True] < far) & (best[False] < far)
-    return known, (best[True] < best[False]).astype(np.float64)
+    has_both = (best[True] < NEVER) & (best[False] < NEVER)
+    return has_both, (best[True] < best[False]).astype(np.float64)
 
 
 def _mix(pool: Pool, language: Ints) -> Floats:
     size = len(pool.languages)
-    there = language >= 0
-    pair = (pool.query_language[:, None] * size + language)[there]
+    is_document = language >= 0
+    pair = (pool.query_language[:, None] * size + language)[is_document]
     counts = np.bincount(pair, minlength=size * size).reshape(size, size).astype(np.float64)
     totals = counts.sum(1, keepdims=True)
     shares = np.full_like(counts, np.nan)
@@ -197,11 +200,11 @@ def _mix(pool: Pool, language: Ints) -> Floats:
     return shares
 
 
-def _by_pair(pool: Pool, values: Ints, there: NDArray[np.bool_]) -> Floats:
-    """Means of a target's values [T, N] by languages of query and target, [L, L, N]."""
+def _by_pair(pool: Pool, values: Ints, retrieved: NDArray[np.bool_]) -> Floats:
+    """Means of the targets' values [T, N] by query language and target language, [L, L, N]."""
     size = len(pool.languages)
-    pair = (pool.query_language[pool.target_query] * size + pool.target_language)[there]
-    values = values[there]
+    pair = (pool.query_language[pool.target_query] * size + pool.target_language)[retrieved]
+    values = values[retrieved]
     counts = np.bincount(pair, minlength=size * size)[:, None]
     columns = [np.bincount(pair, weights=column, minlength=size * size) for column in values.T]
     sums = np.stack(columns, axis=1)

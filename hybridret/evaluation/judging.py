@@ -24,7 +24,7 @@ EMBEDDING_FILES = ("queries.npy", "documents.npy")
 
 
 class Evaluation:
-    """A data set and how systems are judged on it; the pool is built once for all of them.
+    """A data set and how systems are evaluated on it; the pool is built once for all of them.
 
     Args: see :func:`evaluate`.
 
@@ -55,7 +55,7 @@ class Evaluation:
         )
 
     def judge(self, ranks: Ranks, name: str) -> Report:
-        """The report of a system from the ranks of the pool's targets."""
+        """The report of one system, from the ranks of the pool's targets."""
         return score(
             self.pool,
             ranks,
@@ -74,7 +74,7 @@ class Evaluation:
         *,
         best: int | None = None,
     ) -> Ranks:
-        """The ranks of embeddings; ``best`` documents of each query are kept, by default mix_at."""
+        """The targets' ranks; keeps the ``best`` top documents of each query (default: mix_at)."""
         return rank_embeddings(
             self.pool,
             query_embeddings,
@@ -94,11 +94,12 @@ def embed(
     progress: bool = False,
     folder: str | Path | None = None,
 ) -> tuple[Vectors, Vectors]:
-    """Queries [Q, D] and documents [P, D] of a data set, in its order.
+    """Embeddings of a data set's queries [Q, D] and documents [P, D], float32, in its order.
 
     Args:
-        folder: written there as ``queries.npy`` and ``documents.npy``, and given as memory maps:
-            neither the texts of a streamed corpus nor its embeddings need to fit into memory.
+        folder: the embeddings are written there as ``queries.npy`` and ``documents.npy`` and
+            returned as memory maps: neither the texts of a streamed corpus nor its embeddings have
+            to fit into memory.
     """
     size = (len(dataset.documents), encoder.dimension)
     queries = encoder.encode_queries(
@@ -112,7 +113,7 @@ def embed(
     files = [Path(folder) / name for name in EMBEDDING_FILES]
     with atomic_file(files[1]) as temporary:
         mapped = np.lib.format.open_memmap(temporary, "w+", dtype=np.float32, shape=size)
-        with temporary.open("r+b") as file:  # a full disk is an error now, a crash later
+        with temporary.open("r+b") as file:  # a full disk: an error here instead of SIGBUS later
             os.posix_fallocate(file.fileno(), 0, max(temporary.stat().st_size, 1))
         encoder.encode_documents(texts, batch_size=batch_size, progress=progress, out=mapped)
         mapped.flush()
@@ -126,19 +127,19 @@ def load_embeddings(path: str | Path) -> NDArray[Any]:
     """The array of a ``.npy`` file, as a memory map.
 
     Raises:
-        DataError: no such file, or anything but one whole array of numbers.
+        DataError: no such file, or it is not exactly one complete array of numbers.
     """
     path = Path(path)
     if not path.is_file():
         raise DataError(f"{path}: no such file")
     try:
         array = np.lib.format.open_memmap(path, mode="r")
-    except Exception:  # a header is a Python literal, and fails in as many ways
-        # numpy's own words advise unpickling, which is never done here.
-        raise DataError(f"{path}: not a whole .npy file of numbers") from None
+    except Exception:  # the header is a Python literal: parsing it can raise many exceptions
+        # numpy's own message suggests allow_pickle, which is never used here.
+        raise DataError(f"{path}: not a complete .npy file of numbers") from None
     extra = path.stat().st_size - array.offset - array.nbytes
     if extra:
-        raise DataError(f"{path}: {extra} bytes behind the array: more than one array, or damaged")
+        raise DataError(f"{path}: {extra} bytes after the array: more than one array, or damaged")
     return array
 
 
@@ -156,17 +157,17 @@ def evaluate(
     folder: str | Path | None = None,
     name: str = "model",
 ) -> Report:
-    """Embeds a data set and judges the encoder in every setting.
+    """Embeds a data set and evaluates the encoder in every setting.
 
     Args:
-        convention: whose conventions the metrics follow, see
+        convention: the tool whose definitions the metrics follow, a name in
             :data:`hybridret.evaluation.metrics.CONVENTIONS`.
-        unanswerable: what becomes of a query without a relevant document in the pool: left out
-            (the paper's protocol), or 0.
-        ties: how documents of exactly the same score count, see :func:`rank_embeddings`.
-        mix_at: how many of the best documents the language mix looks at.
-        batch_size: texts embedded at a time.
-        folder: where the embeddings are kept, see :func:`embed`.
+        unanswerable: a query without a relevant document in the pool is excluded from the mean
+            (``drop``, as in arXiv 2408.10536) or scores 0 (``zero``).
+        ties: order of documents with exactly equal scores, see :func:`rank_embeddings`.
+        mix_at: number of top-ranked documents whose languages are counted.
+        batch_size: texts in a batch of the encoder.
+        folder: where the embeddings are written, see :func:`embed`.
 
     Raises:
         DataError: empty data set, unknown metric or convention, or an embedding that cannot be
@@ -197,7 +198,7 @@ def evaluate_embeddings(
     mix_at: int = 10,
     name: str = "embeddings",
 ) -> Report:
-    """Judges embeddings [Q, D] and [P, D] in the order of the data set's queries and documents.
+    """Evaluates embeddings [Q, D] and [P, D], in the order of the data's queries and documents.
 
     Raises:
         DataError: see :func:`hybridret.evaluation.ranking.rank_embeddings` and :func:`evaluate`.

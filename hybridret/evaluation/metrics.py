@@ -1,18 +1,18 @@
 """Retrieval metrics from exact ranks; by trec_eval's conventions unless another is named.
 
-Everything follows from the ranks of a query's relevant documents (first is 1), their grades and
-their number: no ranked list is needed, and no cutoff is imposed. Per query, R being the number:
+A metric needs only the ranks of a query's relevant documents (the first rank is 1), their grades
+and their number R; no ranked list is needed. Per query:
 
 ========== ======================================================================================
-AP, AP@k   sum over relevant documents (of rank <= k) of precision at their rank, divided by R
-RR, RR@k   reciprocal of the best rank (0 past k)
+AP, AP@k   sum over relevant documents (of rank <= k) of the precision at their rank, divided by R
+RR, RR@k   1 / rank of the first relevant document (0 if that rank is above k)
 nDCG@k     gain = grade, discount 1 / log2(rank + 1), ideal over all judged documents
-recall@k   share of the R with rank <= k
-P@k        their number divided by k
-success@k  whether there is one
+recall@k   share of the R relevant documents with rank <= k
+P@k        number of relevant documents with rank <= k, divided by k
+success@k  1 if a relevant document has rank <= k, otherwise 0
 Rprec      P@R
-bpref      mean over relevant documents of 1 - n / min(R, N), n of the N documents judged not
-           relevant standing before it (R at most): what was not judged counts nowhere
+bpref      mean over relevant documents of 1 - n / min(R, N), where N documents are judged not
+           relevant and n of them (R at most) are ranked before it; unjudged documents are ignored
 ========== ======================================================================================
 """
 
@@ -30,21 +30,22 @@ from hybridret._types import Floats, Ints, TieOrder, Unanswerable
 from hybridret.errors import DataError
 
 NEVER = 2**61
-"""Rank of a relevant document that a run does not hold."""
+"""Rank of a relevant document that was not retrieved."""
 
 DEFAULT_METRICS = ("AP", "nDCG@10", "recall@10", "recall@100", "RR")
 
 
 @dataclass(frozen=True)
 class Convention:
-    """Where evaluation tools disagree.
+    """Definitions in which evaluation tools differ.
 
     Attributes:
-        tie_order: of the ids of documents with equal scores.
+        tie_order: documents with equal scores are in this order of their ids.
         capped_ap: AP@k is divided by min(R, k), not by R.
-        binary_gain: nDCG counts every relevant document as 1, whatever its grade.
-        unanswerable: a query without a relevant document scores ``zero`` or is left out.
-        ignore_identical_ids: a document with the query's own id is left out.
+        binary_gain: in nDCG the gain of every relevant document is 1, whatever its grade.
+        unanswerable: a query without a relevant document scores 0 (``zero``) or is excluded from
+            the mean (``drop``).
+        ignore_identical_ids: a document with the query's own id is excluded from the ranking.
     """
 
     tie_order: TieOrder = "descending"
@@ -67,7 +68,7 @@ CONVENTIONS = {
 
 
 def find_convention(name: str) -> Convention:
-    """The conventions of a tool, by its name in :data:`CONVENTIONS`.
+    """The convention of a tool, by its name in :data:`CONVENTIONS`.
 
     Raises:
         DataError: no such convention.
@@ -79,13 +80,14 @@ def find_convention(name: str) -> Convention:
 
 @dataclass(frozen=True)
 class RankedRelevant:
-    """Relevant documents of Q queries: flat arrays [T], those of a query together, by rank.
+    """Relevant documents of Q queries: flat arrays [T], grouped by query, sorted by rank.
 
     Attributes:
-        begin: int64 [Q + 1], where each query's documents stand.
-        ranks: int64 [T], ascending within a query, from 1; :data:`NEVER` for one not retrieved.
+        begin: int64 [Q + 1], query q's documents are at begin[q] ... begin[q + 1] - 1.
+        ranks: int64 [T], ascending within a query, from 1; :data:`NEVER` if not retrieved.
         grades: int64 [T], above zero.
-        nonrelevant_begin: int64 [Q + 1], nonrelevant_ranks: the same for those judged not relevant.
+        nonrelevant_begin: int64 [Q + 1], like ``begin``, for ``nonrelevant_ranks``.
+        nonrelevant_ranks: int64, ranks of the documents judged not relevant.
     """
 
     begin: Ints
@@ -96,7 +98,7 @@ class RankedRelevant:
 
     @classmethod
     def perfect(cls, counts: Ints) -> RankedRelevant:
-        """The relevant documents before all others, with equal grades."""
+        """The best possible ranking: relevant documents first, all with the same grade."""
         begin = np.cumsum(np.r_[0, counts])
         ranks = np.arange(begin[-1]) - np.repeat(begin[:-1], counts) + 1
         return cls(begin, ranks, np.ones_like(ranks), np.zeros_like(begin), ranks[:0])
@@ -111,7 +113,7 @@ class RankedRelevant:
         """Which query each document belongs to, int64 [T]."""
         return np.repeat(np.arange(len(self.begin) - 1), self.counts)
 
-    def place(self) -> Ints:
+    def position(self) -> Ints:
         """1, 2, ... within each query, int64 [T]."""
         return np.arange(len(self.ranks)) - self.begin[:-1][self.query] + 1
 
@@ -123,15 +125,15 @@ class RankedRelevant:
 
 @dataclass(frozen=True)
 class Measure:
-    """A kind of metric: what the registry :data:`MEASURES` holds.
+    """A metric without its cut-off: an entry of the table :data:`MEASURES`.
 
     Attributes:
-        name: how it is written; ``spellings`` are read, too, in any case.
-        cutoff: whether ``@k`` may, must or must not follow the name.
-        summary: one line for people.
-        score: (relevant documents, cutoff, convention) -> float64 [Q]; without a cutoff it is
-            larger than every rank. A query without relevant documents scores 0.
-        needs_judged: whether the ranks of documents judged not relevant matter.
+        name: how it is written in results; ``spellings`` are accepted too, in upper or lower case.
+        cutoff: whether the cut-off ``@k`` is optional, required or not allowed.
+        summary: a one-line description.
+        score: (relevant documents, cut-off, convention) -> float64 [Q]; a missing cut-off is passed
+            as a number larger than every rank. A query without relevant documents scores 0.
+        needs_judged: whether it needs the ranks of documents judged not relevant.
     """
 
     name: str
@@ -143,20 +145,20 @@ class Measure:
 
     @property
     def forms(self) -> str:
-        """How it is asked for, such as ``AP, AP@k``."""
+        """How it is requested, such as ``AP, AP@k``."""
         forms = {"optional": f"{self.name}, {self.name}@k", "required": f"{self.name}@k"}
         return forms.get(self.cutoff, self.name)
 
 
 def _average_precision(relevant: RankedRelevant, cutoff: int, convention: Convention) -> Floats:
     within = relevant.ranks <= cutoff
-    total = relevant.sum(np.where(within, relevant.place() / relevant.ranks, 0.0))
+    total = relevant.sum(np.where(within, relevant.position() / relevant.ranks, 0.0))
     count = _at_least_one(relevant)
     return total / (np.minimum(count, cutoff) if convention.capped_ap else count)
 
 
 def _reciprocal_rank(relevant: RankedRelevant, cutoff: int, _: Convention) -> Floats:
-    first = (relevant.ranks <= cutoff) & (relevant.place() == 1)
+    first = (relevant.ranks <= cutoff) & (relevant.position() == 1)
     return relevant.sum(np.where(first, 1.0 / relevant.ranks, 0.0))
 
 
@@ -165,8 +167,8 @@ def _ndcg(relevant: RankedRelevant, cutoff: int, convention: Convention) -> Floa
     within = relevant.ranks <= cutoff
     gain = relevant.sum(np.where(within, gains / np.log2(relevant.ranks + 1), 0.0))
     order = np.lexsort((-gains, relevant.query))
-    place = relevant.place()
-    ideal = relevant.sum(np.where(place <= cutoff, gains[order] / np.log2(place + 1), 0.0))
+    position = relevant.position()
+    ideal = relevant.sum(np.where(position <= cutoff, gains[order] / np.log2(position + 1), 0.0))
     return np.divide(gain, ideal, out=np.zeros_like(gain), where=ideal > 0)
 
 
@@ -189,7 +191,7 @@ def _r_precision(relevant: RankedRelevant, _: int, __: Convention) -> Floats:
 
 def _bpref(relevant: RankedRelevant, _: int, __: Convention) -> Floats:
     others = np.diff(relevant.nonrelevant_begin)
-    # All judged documents of a query by rank, and how many before each are not relevant.
+    # Judged documents of each query by rank; `before`: those judged not relevant before each.
     query = np.r_[relevant.query, np.repeat(np.arange(len(others)), others)]
     order = np.lexsort((np.r_[relevant.ranks, relevant.nonrelevant_ranks], query))
     bad = np.r_[np.zeros_like(relevant.ranks), np.ones_like(relevant.nonrelevant_ranks)][order]
@@ -211,13 +213,13 @@ MEASURES = {
     measure.name: measure
     for measure in (
         Measure("AP", "optional", "average precision", _average_precision, ("map",)),
-        Measure("RR", "optional", "1 / rank of the first answer", _reciprocal_rank, ("mrr",)),
-        Measure("nDCG", "required", "discounted gain over the best one", _ndcg, ("ndcg_cut",)),
-        Measure("recall", "required", "share of the answers among the first k", _recall, ("r",)),
-        Measure("P", "required", "share of answers of the first k", _precision, ("precision",)),
-        Measure("success", "required", "an answer among the first k", _success, ("hit",)),
-        Measure("Rprec", "none", "precision at the number of answers", _r_precision),
-        Measure("bpref", "none", "answers before judged others", _bpref, needs_judged=True),
+        Measure("RR", "optional", "reciprocal rank", _reciprocal_rank, ("mrr",)),
+        Measure("nDCG", "required", "normalised discounted gain", _ndcg, ("ndcg_cut",)),
+        Measure("recall", "required", "relevant documents found, of all", _recall, ("r",)),
+        Measure("P", "required", "share of relevant documents", _precision, ("precision",)),
+        Measure("success", "required", "any relevant document found", _success, ("hit",)),
+        Measure("Rprec", "none", "precision at R", _r_precision),
+        Measure("bpref", "none", "binary preference", _bpref, needs_judged=True),
     )
 }
 _BY_SPELLING = {
@@ -228,13 +230,13 @@ _BY_SPELLING = {
 
 
 def measures_in_words() -> str:
-    """Every metric that can be asked for: ``AP, AP@k, RR, ...``."""
+    """Every metric that can be requested: ``AP, AP@k, RR, ...``."""
     return ", ".join(measure.forms for measure in MEASURES.values())
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric by name and cutoff; ``str(metric)`` is how it is written everywhere."""
+    """A metric by name and cut-off; ``str(metric)`` is how it is written everywhere."""
 
     name: str
     cutoff: int | None = None
@@ -244,7 +246,7 @@ class Metric:
 
     @property
     def needs_judged(self) -> bool:
-        """Whether the ranks of documents judged not relevant matter."""
+        """Whether it needs the ranks of documents judged not relevant."""
         return MEASURES[self.name].needs_judged
 
     @classmethod
@@ -252,7 +254,7 @@ class Metric:
         """Reads ``nDCG@10`` in any case; ``map`` is AP and ``mrr`` is RR.
 
         Raises:
-            DataError: no such metric, or a cutoff is missing or not a positive number.
+            DataError: no such metric, or the cut-off is missing, not allowed or not positive.
         """
         match = re.fullmatch(r"([a-z_]+)(?:@([0-9]+))?", text.strip().lower())
         measure = _BY_SPELLING.get(match[1]) if match else None
@@ -261,16 +263,16 @@ class Metric:
         if match[2] is None:
             if measure.cutoff == "required":
                 raise DataError(
-                    f"metric {text!r} needs a cutoff of at least 1, such as {measure.name}@10"
+                    f"metric {text!r} needs a cut-off of at least 1, such as {measure.name}@10"
                 )
             return cls(measure.name)
         if measure.cutoff == "none":
-            raise DataError(f"metric {measure.name} takes no cutoff, got {text!r}")
+            raise DataError(f"metric {measure.name} takes no cut-off, got {text!r}")
         if len(match[2]) > 12:
-            raise DataError(f"metric {text!r}: no list is that long")
+            raise DataError(f"metric {text!r}: the cut-off is too large")
         if int(match[2]) == 0:
             raise DataError(
-                f"metric {text!r} needs a cutoff of at least 1, such as {measure.name}@10"
+                f"metric {text!r} needs a cut-off of at least 1, such as {measure.name}@10"
             )
         return cls(measure.name, int(match[2]))
 
@@ -283,5 +285,5 @@ class Metric:
 
 
 def parse_metrics(names: Sequence[str]) -> list[Metric]:
-    """Metrics by name, each once, in the order given."""
+    """Metrics by name, without duplicates, in the order given."""
     return list(dict.fromkeys(Metric.parse(name) for name in names))

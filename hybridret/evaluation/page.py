@@ -41,9 +41,9 @@ summary { cursor: pointer; }
 def write_html(
     path: str | Path, reports: Sequence[Report], title: str, comparisons: Sequence[Comparison] = ()
 ) -> None:
-    """One page that needs nothing else: tables for all systems, maps and language bias for each.
+    """One page without external files: tables for all systems, heat maps and language bias of each.
 
-    The systems must have been judged on the same data set with the same metrics.
+    The systems must have been evaluated on the same data set with the same metrics.
     """
     metrics = list(reports[0].settings[0].metrics)
     first = reports[0]
@@ -56,7 +56,7 @@ def write_html(
         f"<p class='note'>{_explanation(first)}</p>",
     ]
     if comparisons:
-        parts += ["<h2>Is the difference real?</h2>", _comparison_table(comparisons)]
+        parts += ["<h2>Significance of the differences</h2>", _comparison_table(comparisons)]
     for report in reports:
         parts += _system(report, metrics, None if report is first else first)
     write_text(
@@ -71,16 +71,16 @@ def write_html(
 def _explanation(report: Report) -> str:
     n = report.summary["n"]
     return (
-        f"Queries behind the means: monolingual {n['mono']:,}, cross-lingual {n['cross']:,}, "
+        f"Number of queries: monolingual {n['mono']:,}, cross-lingual {n['cross']:,}, "
         f"multilingual {n['multi']:,}, rank distance {n[RANK_DISTANCE]:,}. Means are over "
-        "languages. Rank distance is the worst minus the best rank of a query's parallel answers "
-        "in the pool of all languages: lower is less biased. The ceiling is what the best possible "
-        "ranking scores."
+        "languages. Rank distance is the worst minus the best rank of a query's relevant documents "
+        "in the pool of all languages: lower is less biased. The ceiling is the score of the best "
+        "possible ranking."
     )
 
 
 def _summary_table(reports: Sequence[Report], metrics: Sequence[str]) -> str:
-    # Rank distance right after the first metric: these four columns are what most people look for.
+    # Rank distance follows the first metric: most readers look for these four columns.
     columns = [(metric, kind) for metric in metrics for kind in KINDS]
     head = [f"{html.escape(metric)}<br>{kind}" for metric, kind in columns]
     head.insert(len(KINDS), "rank<br>distance")
@@ -99,8 +99,8 @@ def _comparison_table(comparisons: Sequence[Comparison]) -> str:
     first = comparisons[0]
     rows = []
     for c in comparisons:
-        sure = [d.difference for d in c.settings if d.p_holm is not None and d.p_holm < 0.05]
-        better, worse = sum(x > 0 for x in sure), sum(x < 0 for x in sure)
+        significant = [d.difference for d in c.settings if d.p_holm is not None and d.p_holm < 0.05]
+        better, worse = sum(x > 0 for x in significant), sum(x < 0 for x in significant)
         for d in c.means:
             of_kind = f"{better} better, {worse} worse" if d is c.means[0] else ""
             rows.append(
@@ -120,11 +120,11 @@ def _comparison_table(comparisons: Sequence[Comparison]) -> str:
         f"{metric} minus<br>{reference}",
         f"{first.level:.0%} interval",
         "p",
-        f"of {len(first.settings)} settings<br>at 5 % (Holm)",
+        f"of {len(first.settings)} settings,<br>at 5 % (Holm)",
     ]
     note = (
-        f"Paired over {first.clusters:,} questions, each with all its translations: randomisation "
-        "test for p, bootstrap for the interval."
+        f"Paired over {first.clusters:,} questions, each with all its translations. p is from a "
+        "randomisation test, the interval from a bootstrap."
     )
     return f"{_table(head, rows)}<p class='note'>{note}</p>"
 
@@ -134,8 +134,8 @@ def _system(report: Report, metrics: Sequence[str], reference: Report | None) ->
     parts = [
         f"<h2>{name}</h2>",
         f"<h3>{html.escape(metric)} of every pair of languages</h3>",
-        "<p class='note'>Rows: language of the queries. Columns: language of the documents; last, "
-        "the pool of all languages.</p>",
+        "<p class='note'>Rows: language of the queries. Columns: language of the documents; the "
+        "last column is the pool of all languages.</p>",
         _metric_map(report, metric),
     ]
     if reference is not None:
@@ -193,10 +193,10 @@ def _bias(report: Report) -> list[str]:
     b, size = report.bias, report.languages
     figures = [
         ("rank distance", b.rank_distance, distance_text),
-        ("of the pool", b.normalized_rank_distance, _percent),
-        ("worst answer's rank", b.max_rank, distance_text),
-        ("own language's answer first", b.preference_rate, _percent),
-        ("own language's document first", b.same_language_first, _percent),
+        ("the same, of the pool's size", b.normalized_rank_distance, _percent),
+        ("worst rank of an answer", b.max_rank, distance_text),
+        ("best answer is in<br>the query's language", b.preference_rate, _percent),
+        ("top document is in<br>the query's language", b.same_language_first, _percent),
     ]
     shown = [(name, figure, form) for name, figure, form in figures if figure is not None]
     rows = [
@@ -210,7 +210,7 @@ def _bias(report: Report) -> list[str]:
         _table(["language of<br>the queries", *(name for name, _, _ in shown)], rows),
         "<h3>Mean rank of the answers</h3>",
         "<p class='note'>Rows: language of the queries. Columns: language of the answers. Without "
-        "bias a row is of one colour.</p>",
+        "bias a row has one colour.</p>",
         _rank_map(report),
     ]
     if b.mix is not None:
@@ -231,7 +231,7 @@ def _rank_map(report: Report) -> str:
     return _language_map(
         report.languages,
         ranks,
-        "{row} asks, the answer in {column}",
+        "query in {row}, answer in {column}",
         ",.0f",
         lambda value: (math.log(value) - low) / ((high - low) or 1.0),
     )
@@ -242,9 +242,9 @@ def _language_map(
     values: NDArray[np.float64],
     title: str,
     form: str,
-    depth: Callable[[float], float],
+    shade: Callable[[float], float],
 ) -> str:
-    """Languages by languages, in the colour of what is deep or crowded."""
+    """A heat map of languages by languages; ``shade`` gives the colour, 0 to 1, of a value."""
     place = {language: i for i, language in enumerate(languages)}
 
     def cell(row: str, column: str | None) -> str:
@@ -254,7 +254,7 @@ def _language_map(
             value,
             format(value, form) if known else "–",
             title.format(row=row, column=column),
-            depth(value) if known else 0.0,
+            shade(value) if known else 0.0,
             row == column,
             hue=18,
         )
@@ -284,7 +284,7 @@ def _bar(languages: Sequence[str], shares: NDArray[np.float64]) -> str:
 
 
 def _outranks(report: Report, outranks: NDArray[np.float64]) -> str:
-    """Who stands before the answers, in the mean over the languages of queries; all in the JSON."""
+    """Documents ranked before the answers, mean over query languages (the JSON has each)."""
     with np.errstate(invalid="ignore"):
         present = ~np.isnan(outranks)
         counts = present.sum(0)
@@ -294,8 +294,9 @@ def _outranks(report: Report, outranks: NDArray[np.float64]) -> str:
     title = "documents in {column} before the answer in {row}"
     shown = _language_map(report.languages, means, title, ",.1f", lambda value: value / largest)
     return (
-        "<h3>Who stands before whom</h3><p class='note'>Documents of each language (column) before "
-        f"the answer in a language (row), mean over the languages of queries.</p>{shown}"
+        "<h3>Documents ranked before the answers</h3><p class='note'>Mean number of documents of "
+        "each language (column) before the answer in a language (row), mean over the languages of "
+        f"the queries.</p>{shown}"
     )
 
 
@@ -315,7 +316,7 @@ def _all_settings(report: Report, metrics: Sequence[str]) -> str:
     return f"<details><summary>All {len(rows)} settings, score / ceiling</summary>{table}</details>"
 
 
-# ---- parts of it ---------------------------------------------------------------------------------
+# ---- HTML elements -------------------------------------------------------------------------------
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -341,15 +342,15 @@ def _heat(
     )
 
 
-def _cell(value: float, text: str, title: str, depth: float, own: bool, *, hue: int = 212) -> str:
+def _cell(value: float, text: str, title: str, shade: float, own: bool, *, hue: int = 212) -> str:
     css, title = " class='own'" if own else "", html.escape(title)
     if math.isnan(value):
         return f"<td{css} title='{title}'>{text}</td>"
-    # From pale to deep; the text turns white where the ground is dark.
-    depth = min(max(depth, 0.0), 1.0)
-    ground = f"hsl({hue} {40 + 45 * depth:.0f}% {96 - 58 * depth:.0f}%)"
-    ink = "#fff" if depth > 0.7 else "#111"
-    return f"<td{css} style='background:{ground};color:{ink}' title='{title}'>{text}</td>"
+    # Background from pale to dark; white text on a dark background.
+    shade = min(max(shade, 0.0), 1.0)
+    background = f"hsl({hue} {40 + 45 * shade:.0f}% {96 - 58 * shade:.0f}%)"
+    ink = "#fff" if shade > 0.7 else "#111"
+    return f"<td{css} style='background:{background};color:{ink}' title='{title}'>{text}</td>"
 
 
 def _percent(value: float | None) -> str:

@@ -1,9 +1,9 @@
 """Exact ranks of the relevant documents of every query, in every language's pool.
 
-Ranks follow a total order: score descending, then document id descending by its UTF-8 bytes, as
-trec_eval's. A score is the inner product of the vectors as given (for the cosine divided by the
-document's length), summed in double in one fixed order: ranks are the same bits on every machine,
-for any number of threads, order or sharding of the pool.
+Ranks follow a total order: score descending, then document id descending by its UTF-8 bytes, as in
+trec_eval. A score is the inner product of the vectors as given (for the cosine divided by the
+document's length), summed in double in one fixed order: ranks are the same on every machine and for
+any number of threads, order or sharding of the pool.
 """
 
 from __future__ import annotations
@@ -25,19 +25,22 @@ from hybridret.evaluation.metrics import NEVER
 
 
 class Pool:
-    """A data set in the scorer's terms: languages as numbers, relevant documents as targets.
+    """A data set as arrays for the scorer. A target is a document whose rank is computed for a
+    query: every relevant one, with ``judged`` also those judged not relevant.
 
     Attributes:
-        languages: names of the L languages, sorted.
-        query_language: int64 [Q], document_language: int64 [P].
-        tie_order: int64 [P], distinct; the smaller comes first among equal scores.
-        target_begin: int64 [Q + 1], where each query's targets stand.
+        languages: tags of the L languages, sorted; elsewhere a language is its position here.
+        query_language: int64 [Q], language of each query.
+        document_language: int64 [P], language of each document.
+        tie_order: int64 [P], distinct; among equal scores the smaller number is ranked first.
+        target_begin: int64 [Q + 1], query q's targets are at target_begin[q] ...
+            target_begin[q + 1] - 1.
+        targets: int64 [T], document of each target.
+        grades: int64 [T], grade of each target, 0 if judged not relevant.
         judged: whether documents judged not relevant are targets as well.
-        targets: int64 [T], rows of documents; grades: int64 [T], above zero, or zero for those
-            judged not relevant.
 
     Args:
-        judged: documents judged not relevant are targets as well: their ranks are what bpref needs.
+        judged: include documents judged not relevant as targets; bpref needs their ranks.
 
     Raises:
         DataError: there are no queries, no documents, or no relevant documents.
@@ -83,7 +86,7 @@ class Pool:
         return np.asarray(self.document_language[self.targets])
 
     def relevant(self, ranks: Ranks) -> tuple[Pool, Ranks]:
-        """The same without the targets that were judged not relevant."""
+        """Pool and ranks without the targets that were judged not relevant."""
         keep = self.grades > 0
         if keep.all():
             return self, ranks
@@ -95,7 +98,7 @@ class Pool:
         return pool, replace(ranks, in_language=in_language, in_all=in_all, above=above)
 
     def qrels(self) -> Qrels:
-        """The targets of every query with their grades, those of translations included."""
+        """The targets of every query with their grades, including those from translations."""
         ids = self.dataset.document_ids
         found: Qrels = {q.query_id: {} for q in self.dataset.queries}
         names = list(found)
@@ -106,19 +109,19 @@ class Pool:
         return found
 
     def identical(self) -> Ints:
-        """For each query the document of the same id, or -1, int64 [Q]."""
+        """For each query the document with the same id, or -1, int64 [Q]."""
         position = self.rows_of({q.query_id for q in self.dataset.queries})
         return np.array([position.get(q.query_id, -1) for q in self.dataset.queries])
 
     def rows_of(self, ids: AbstractSet[str]) -> dict[str, int]:
-        """Rows of the documents of these ids; an unknown id has none."""
+        """Positions of the documents with these ids; unknown ids are not in the result."""
         return {d: row for row, d in enumerate(self.dataset.document_ids) if d in ids}
 
 
 def ranks_of_ids(ids: Sequence[str], order: TieOrder = "descending") -> Ints:
-    """Place of each id among all by its UTF-8 bytes, int64 [len(ids)]."""
+    """Position of each id in the sorted ids (by UTF-8 bytes), int64 [len(ids)]."""
     names = [i.encode() for i in ids]
-    # Sorting fixed-width bytes is many times faster, but cannot tell trailing zero bytes.
+    # Sorting fixed-width bytes is many times faster, but ignores trailing zero bytes.
     plain = max(map(len, names), default=0) <= 64 and not any(b"\0" in name for name in names)
     encoded = np.array(names, dtype="S" if plain and names else object)
     ascending = np.argsort(encoded, kind="stable")
@@ -129,16 +132,17 @@ def ranks_of_ids(ids: Sequence[str], order: TieOrder = "descending") -> Ints:
 
 @dataclass(frozen=True)
 class Ranks:
-    """Where the targets of a :class:`Pool` stand.
+    """Ranks of the targets of a :class:`Pool`.
 
     Attributes:
         in_language: int64 [T], rank from 1 among the documents of the target's own language.
-        in_all: int64 [T], among all documents.
-        above: int64 [T, L], documents of each language before the target, or None where only the
-            ranks are known.
-        best: int64 [Q, k], rows of the best documents of all, best first, -1 past the end; k may
-            be 0. best_scores: float64 [Q, k].
-        unsettled: share of the pairs that were computed in double.
+        in_all: int64 [T], rank from 1 among all documents.
+        above: int64 [T, L], number of documents of each language ranked before the target; None if
+            only the ranks are known.
+        best: int64 [Q, k], the best documents of all languages, best first, -1 past the end; k may
+            be 0.
+        best_scores: float64 [Q, k], their scores.
+        unsettled: share of the (query, document) pairs whose score had to be computed in double.
     """
 
     in_language: Ints
@@ -164,25 +168,25 @@ def rank_embeddings(
     """Exact ranks by the native scorer.
 
     Args:
-        query_embeddings: [Q, D] in the order of the data set's queries: float32, float16 or float64
-            (rounded to float32) of numpy, a memory map, or a torch tensor (bfloat16 as well). Read
-            in place: nothing is copied but float64 and foreign byte orders.
+        query_embeddings: [Q, D] in the order of the data set's queries: a numpy array or memory map
+            of float32, float16 or float64 (rounded to float32), or a torch tensor (bfloat16 as
+            well). Read in place; only float64 and non-native byte orders are copied.
         document_embeddings: [P, D] in the order of its documents. A memory map larger than memory
-            is read once, front to back where its languages stand one after the other.
-        ties: how documents of exactly the target's score count. ``by-id`` is trec_eval's order;
-            ``optimistic`` puts the relevant ones first, ``pessimistic`` last.
-        best: how many of the best documents of all to keep for each query.
-        ignore_identical_ids: leave out the document whose id is the query's, as BEIR does; where it
-            is relevant it counts as not retrieved.
-        screening: arithmetic that decides clear pairs; the ranks do not depend on it.
+            is read once, from front to back if its documents are sorted by language.
+        ties: order of documents with exactly the same score. ``by-id`` is trec_eval's order;
+            ``optimistic`` ranks the relevant ones first, ``pessimistic`` last.
+        best: number of top documents of all languages to keep for each query.
+        ignore_identical_ids: exclude the document whose id is the query's, as BEIR does; if it is
+            relevant it counts as not retrieved.
+        screening: arithmetic that decides the clear cases; the ranks do not depend on it.
         threads: 0 for all processors.
 
     Returns:
-        The ranks. Without ``best`` it takes 60 MB beside embeddings of XQuAD-R's size.
+        The ranks. Without ``best``, XQuAD-R takes 60 MB besides its embeddings.
 
     Raises:
-        DataError: wrong shape or type; a value that is not finite, for the cosine a zero vector,
-            for inner products one longer than 1e18 (the row and its id are named).
+        DataError: wrong shape or type; a value that is not finite; for the cosine a zero vector;
+            for inner products a vector longer than 1e18 (the message names the row and its id).
     """
     for name, value, known in (
         ("similarity", similarity, get_args(Similarity)),
@@ -202,7 +206,10 @@ def rank_embeddings(
             f"{documents.shape[1]}"
         )
     if ties != "by-id" and not pool.grades.all():
-        raise DataError("bounds under ties are of relevant documents: the pool has others judged")
+        raise DataError(
+            f"ties={ties!r} needs a pool of relevant documents only, but this one has documents "
+            f"judged not relevant (bpref needs them): use ties='by-id'"
+        )
     cosine = similarity == "cosine"
     try:
         scores = _native.pair_scores(
@@ -232,18 +239,20 @@ def rank_embeddings(
         what, side, row = error.args
         name = dataset.queries[row].query_id if side == "query" else dataset.document_ids[row]
         raise DataError(f"{side} embedding in row {row} (id {name!r}) {what}") from None
-    own = np.zeros(len(pool.targets), dtype=bool)
+    is_query = np.zeros(len(pool.targets), dtype=bool)  # targets with their query's id
     if ignore_identical_ids:
         identical = pool.identical()
-        _leave_out(pool, identical, queries, documents, scores, above, tied, cosine, threads)
-        top, top_scores = _without(identical, top, top_scores)
-        own = identical[pool.target_query] == pool.targets
+        _uncount_identical(
+            pool, identical, queries, documents, scores, above, tied, cosine, threads
+        )
+        top, top_scores = _remove_identical(identical, top, top_scores)
+        is_query = identical[pool.target_query] == pool.targets
     share = unsettled / max(len(queries) * len(documents), 1)
     ranks = Ranks(*_ranks(pool, above), above, top, top_scores, share)
     if ties != "by-id":
-        in_language, in_all = _bounds(pool, scores, above, tied, ties, own)
+        in_language, in_all = _ranks_under_ties(pool, scores, above, tied, ties, is_query)
         ranks = replace(ranks, in_language=in_language, in_all=in_all)
-    ranks.in_language[own] = ranks.in_all[own] = NEVER
+    ranks.in_language[is_query] = ranks.in_all[is_query] = NEVER
     return ranks
 
 
@@ -252,26 +261,27 @@ def _ranks(pool: Pool, above: Ints) -> tuple[Ints, Ints]:
     return own + 1, above.sum(1) + 1
 
 
-def _bounds(
+def _ranks_under_ties(
     pool: Pool,
     scores: NDArray[np.float64],
     above: Ints,
     tied: Ints,
     ties: Ties,
-    left_out: NDArray[np.bool_],
+    excluded: NDArray[np.bool_],
 ) -> tuple[Ints, Ints]:
-    """Ranks with the relevant ones of a tie first or last, in their own order among themselves."""
+    """Ranks with the relevant documents of a tie first or last, ordered by id among themselves."""
     own = np.arange(len(above)), pool.target_language
     before, after = tied[..., 0], tied[..., 1]
     one_pool = np.zeros_like(pool.targets)
-    scores = np.where(left_out, np.nan, scores)  # equal to none
+    scores = np.where(excluded, np.nan, scores)  # NaN is tied with no other score
+    languages = pool.target_language
     return (
-        _bound(pool, scores, pool.target_language, above[own], before[own], after[own], ties),
-        _bound(pool, scores, one_pool, above.sum(1), before.sum(1), after.sum(1), ties),
+        _rank_under_ties(pool, scores, languages, above[own], before[own], after[own], ties),
+        _rank_under_ties(pool, scores, one_pool, above.sum(1), before.sum(1), after.sum(1), ties),
     )
 
 
-def _bound(
+def _rank_under_ties(
     pool: Pool,
     scores: NDArray[np.float64],
     pools: Ints,
@@ -280,22 +290,22 @@ def _bound(
     after: Ints,
     ties: Ties,
 ) -> Ints:
-    # Relevant documents of one tie are neighbours in this order, and its first one their head.
+    # In this order the relevant documents of one tie are adjacent; `first` is where a tie begins.
     order = np.lexsort((pool.tie_order[pool.targets], scores, pools, pool.target_query))
     keys = [pool.target_query[order], pools[order], scores[order]]
     starts = np.r_[True, np.any([k[1:] != k[:-1] for k in keys], axis=0)]
-    head = np.maximum.accumulate(np.where(starts, np.arange(len(order)), 0))
+    first = np.maximum.accumulate(np.where(starts, np.arange(len(order)), 0))
     size = np.diff(np.r_[np.flatnonzero(starts), len(order)])
-    place, relevant = np.empty_like(order), np.empty_like(order)
-    place[order] = np.arange(len(order)) - head
+    position, relevant = np.empty_like(order), np.empty_like(order)
+    position[order] = np.arange(len(order)) - first
     relevant[order] = np.repeat(size, size)
-    rank = above - before + place + 1
+    rank = above - before + position + 1
     if ties == "pessimistic":
         rank = rank + before + after - (relevant - 1)
     return np.asarray(rank)
 
 
-def _leave_out(
+def _uncount_identical(
     pool: Pool,
     identical: Ints,
     queries: Any,
@@ -306,33 +316,33 @@ def _leave_out(
     cosine: bool,
     threads: int,
 ) -> None:
-    """Takes the document of the query's own id out of the counts."""
+    """Subtracts the document with the query's id from the counts, in place."""
     identical = identical[pool.target_query]
-    # A target that is itself the query stays: only what stands before it moves it.
+    # A target that is that document itself is not counted before itself: nothing to subtract.
     rows = np.flatnonzero((identical >= 0) & (identical != pool.targets))
-    out = identical[rows]
-    left = _native.pair_scores(
+    excluded = identical[rows]
+    excluded_scores = _native.pair_scores(
         queries,
         documents,
         query_rows=pool.target_query[rows],
-        document_rows=out,
+        document_rows=excluded,
         cosine=cosine,
         threads=threads,
     )
-    same = left == scores[rows]
-    earlier = pool.tie_order[out] < pool.tie_order[pool.targets[rows]]
-    language = pool.document_language[out]
-    above[rows, language] -= (left > scores[rows]) | (same & earlier)
+    same = excluded_scores == scores[rows]
+    earlier = pool.tie_order[excluded] < pool.tie_order[pool.targets[rows]]
+    language = pool.document_language[excluded]
+    above[rows, language] -= (excluded_scores > scores[rows]) | (same & earlier)
     if len(tied):
         tied[rows[same], language[same], np.where(earlier[same], 0, 1)] -= 1
 
 
-def _without(
+def _remove_identical(
     identical: Ints, best: Ints, scores: NDArray[np.float64]
 ) -> tuple[Ints, NDArray[np.float64]]:
     if best.shape[1] == 0:
         return best, scores
-    # Moves it to the end, which is cut off.
+    # The identical document is sorted to the last place, which is cut off.
     order = np.argsort((best == identical[:, None]) & (best >= 0), axis=1, kind="stable")
     return (
         np.take_along_axis(best, order, 1)[:, :-1],
@@ -341,7 +351,7 @@ def _without(
 
 
 def _checked(embeddings: Any, ids: Sequence[str], what: str, dataset: Dataset) -> NDArray[Any]:
-    """The array as the native scorer reads it: uint16 holds the bits of bfloat16."""
+    """The array as the native scorer reads it; bfloat16 is passed as uint16 with the same bits."""
     array, bfloat16 = _array(embeddings)
     if array.ndim != 2 or len(array) != len(ids):
         raise DataError(
@@ -353,7 +363,7 @@ def _checked(embeddings: Any, ids: Sequence[str], what: str, dataset: Dataset) -
     if array.shape[1] == 0:
         raise DataError(f"{what} embeddings have no dimensions: shape {list(array.shape)}")
     if array.dtype.itemsize > 4 or not array.dtype.isnative:
-        with np.errstate(over="ignore"):  # what becomes infinite is refused, by its row
+        with np.errstate(over="ignore"):  # values that overflow are rejected later, by row
             array = array.astype(np.float16 if array.dtype.itemsize == 2 else np.float32)
     in_place = array.strides[0] % array.itemsize == 0 and (
         array.shape[1] < 2 or array.strides[1] == array.itemsize
@@ -362,7 +372,7 @@ def _checked(embeddings: Any, ids: Sequence[str], what: str, dataset: Dataset) -
 
 
 def _array(embeddings: Any) -> tuple[NDArray[Any], bool]:
-    """As numpy, and whether it holds bfloat16: a torch tensor's or that of ml_dtypes."""
+    """(numpy array, whether it holds bfloat16, of torch or ml_dtypes)."""
     if hasattr(embeddings, "detach"):
         tensor = embeddings.detach().cpu()
         if str(tensor.dtype) == "torch.bfloat16":

@@ -22,8 +22,8 @@ class Setting:
     """Mean scores of one setting over its n queries; ``document_language`` is None for multi.
 
     Attributes:
-        ceilings: what the best possible ranking scores: a query with 11 answers has no more than
-            1/11 of them first.
+        ceilings: scores of the best possible ranking; for a query with 11 relevant documents
+            recall@1 cannot exceed 1/11, for example.
     """
 
     setting: str
@@ -36,11 +36,11 @@ class Setting:
 
 @dataclass(frozen=True)
 class QueryScores:
-    """Scores of single queries, one row for each query of each setting.
+    """Scores of single queries: G rows, one for each query of each setting.
 
     Attributes:
-        setting: int64 [G], number of the setting in the report.
-        query: int64 [G], row of the query in the data set.
+        setting: int64 [G], position of the setting in the report.
+        query: int64 [G], position of the query in the data set.
         values: by metric, float64 [G].
     """
 
@@ -53,9 +53,9 @@ class QueryScores:
 class Report:
     """Scores of one system: every setting, the three summaries, and the language bias.
 
-    A summary is the mean over languages (cross: per query language the mean over the other pools,
-    then over query languages). ``summary["rank_distance"]`` is that of
-    :mod:`hybridret.evaluation.bias`, None where no query has two answers.
+    A summary is the mean over languages (cross: first over the document languages of each query
+    language, then over query languages). ``summary["rank_distance"]`` is that of
+    :mod:`hybridret.evaluation.bias`, None if no query has two relevant documents.
     """
 
     name: str
@@ -70,7 +70,7 @@ class Report:
     details: dict[str, Any] = field(default_factory=dict)
 
     def matrix(self, metric: str) -> Floats:
-        """[L, L], query language by document language; NaN where a setting has no queries."""
+        """float64 [L, L], query language by document language; NaN if there are no queries."""
         place = {language: i for i, language in enumerate(self.languages)}
         values = np.full((len(place), len(place)), np.nan)
         for s in self.settings:
@@ -87,7 +87,7 @@ class Report:
         """The JSON form, ``{"schema": 1, "settings": [...], "summary": {...}, ...}``.
 
         Args:
-            per_query: with ``"scores"`` in every setting, by metric a value for each query id.
+            per_query: add ``"scores"`` to every setting: by metric, a value for each query id.
         """
         fields = ("setting", "query_language", "document_language", "n", "metrics")
         settings: list[dict[str, Any]] = [

@@ -2,8 +2,9 @@
 
 With L languages: *mono*, queries of a language against that language's documents (L settings);
 *cross*, queries of X against the documents of Y != X (L (L - 1) settings); *multi*, queries of X
-against the documents of all languages, every parallel answer relevant (L settings). A query without
-a relevant document in the pool is left out of the mean unless asked; n says how many are in it.
+against the documents of all languages, every translation of a relevant document being relevant (L
+settings). With ``unanswerable="drop"`` queries without a relevant document in the pool are excluded
+from the mean, with ``"zero"`` they score 0; n is the number of queries in the mean.
 """
 
 from __future__ import annotations
@@ -42,10 +43,10 @@ def score(
     Raises:
         DataError: a metric needs the documents judged not relevant, and the pool has none of them.
     """
-    lacking = [str(metric) for metric in metrics if metric.needs_judged and not pool.judged]
-    if lacking:
+    refused = [str(metric) for metric in metrics if metric.needs_judged and not pool.judged]
+    if refused:
         raise DataError(
-            f"{', '.join(lacking)} needs the documents judged not relevant: "
+            f"{', '.join(refused)} needs the documents judged not relevant: create the pool by "
             "Pool(dataset, judged=True)"
         )
     table = _SettingTable(pool, ranks, metrics, convention, unanswerable)
@@ -69,7 +70,7 @@ def score(
 
 
 class _SettingTable:
-    """Every query of every setting at once: one group of relevant documents each."""
+    """All settings computed together: one group of targets for each query and pool."""
 
     def __init__(
         self,
@@ -85,7 +86,7 @@ class _SettingTable:
         languages = len(pool.languages)
         size = np.bincount(pool.document_language, minlength=languages)
         query, language = pool.target_query, pool.target_language
-        # Language `languages` stands for the pool of all.
+        # The number `languages` stands for the pool of all languages.
         by_pool = (
             (language, ranks.in_language),
             (np.full_like(language, languages), ranks.in_all),
@@ -105,10 +106,10 @@ class _SettingTable:
             relevant = np.concatenate([relevant, np.zeros_like(missing)])
             values = {m: np.r_[v, np.zeros(len(missing))] for m, v in values.items()}
         query, language = np.divmod(keys, languages + 1)
-        asked = pool.query_language[query]
-        kind = np.where(language == languages, 2, np.where(language == asked, 0, 1))
-        order = np.lexsort((query, language, asked, kind))
-        code = ((kind * languages + asked) * (languages + 1) + language)[order]
+        query_language = pool.query_language[query]
+        kind = np.where(language == languages, 2, np.where(language == query_language, 0, 1))
+        order = np.lexsort((query, language, query_language, kind))
+        code = ((kind * languages + query_language) * (languages + 1) + language)[order]
         found, number, counts = np.unique(code, return_inverse=True, return_counts=True)
         values = {name: v[order] for name, v in values.items()}
         means = {name: np.bincount(number, weights=v) / counts for name, v in values.items()}
@@ -125,13 +126,13 @@ class _SettingTable:
         self.scores = QueryScores(number, query[order], values)
 
     def _scored(self, group: Ints, ranks: Ints) -> tuple[Ints, Ints, dict[str, Floats]]:
-        """The groups, how many relevant documents each has, and what it scores."""
+        """(group numbers, relevant documents in each, its score by metric)."""
         order = np.lexsort((ranks, group))
         group, ranks, grades = group[order], ranks[order], self.pool.grades[order]
         good = grades > 0
         keys, counts = np.unique(group[good], return_counts=True)
         begin = np.cumsum(np.r_[0, counts])
-        # A group may have documents judged not relevant and no relevant one: it has no score.
+        # A group with only documents judged not relevant has no score and is dropped here.
         other = ~good & np.isin(group, keys)
         others: Ints = np.searchsorted(group[other], keys)
         others = np.r_[others, np.count_nonzero(other)]
@@ -139,7 +140,7 @@ class _SettingTable:
         return keys, counts, {str(m): m.per_query(relevant, self.convention) for m in self.metrics}
 
     def _ceilings(self, relevant: Ints, number: Ints, n: Ints) -> dict[str, Floats]:
-        """Means by setting of what the best ranking scores, which the counts decide."""
+        """Mean scores of the best possible ranking by setting; only the counts matter."""
         counts, which = np.unique(relevant, return_inverse=True)
         best = RankedRelevant.perfect(counts)
         return {
@@ -152,6 +153,8 @@ class _SettingTable:
     ) -> Setting:
         languages = self.pool.languages
         rest, pool = divmod(code, len(languages) + 1)
-        kind, asked = divmod(rest, len(languages))
+        kind, query_language = divmod(rest, len(languages))
         document_language = languages[pool] if pool < len(languages) else None
-        return Setting(KINDS[kind], languages[asked], document_language, n, metrics, ceilings)
+        return Setting(
+            KINDS[kind], languages[query_language], document_language, n, metrics, ceilings
+        )

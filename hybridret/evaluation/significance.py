@@ -1,10 +1,10 @@
-"""Is one system better than another, or was it luck? Paired tests on the same queries.
+"""Is one system better than another, or was it chance? Paired tests on the same queries.
 
 Translations of one question are not independent: 13,090 queries of XQuAD-R are 1,190 questions.
-Queries of one group therefore form a cluster, and clusters are what is drawn: signs of whole
-clusters are flipped for the p-value (randomisation test; two-sided, never 0), whole clusters are
-drawn again for the interval (percentile bootstrap). Over several seeds of a system a cluster holds
-the scores of all its seeds. Holm's correction is over the settings of one metric.
+The queries of one group therefore form a cluster, and whole clusters are resampled: their signs are
+flipped for the p-value (randomisation test; two-sided, never 0), and they are drawn with
+replacement for the interval (percentile bootstrap). With several seeds of a system, a cluster holds
+the scores of all seeds. Holm's correction is over the settings of one metric.
 
 Sources: Smucker, Allan, Carterette 2007 (randomisation); Field and Welsh 2007 (cluster bootstrap);
 Holm 1979.
@@ -22,18 +22,18 @@ from hybridret._types import Floats
 from hybridret.errors import DataError
 from hybridret.evaluation.report import KINDS, Report
 
-_BATCH = 250  # draws held at once: 250 x 1,190 clusters are 2 MB
-_BLOCK = 256  # settings looked at at once
+_BATCH = 250  # draws in memory at a time: 250 x 1,190 clusters are 2 MB
+_BLOCK = 256  # settings computed at a time
 
 
 @dataclass(frozen=True)
 class Difference:
-    """System minus reference in one setting, or over one kind of settings.
+    """System minus reference, in one setting or in the mean of one kind of settings.
 
     Attributes:
-        low, high: interval of the difference at the comparison's level.
-        p: of a difference as large by chance; p_holm: corrected for the number of settings, None
-            for the means over a kind.
+        low, high: confidence interval of the difference at the comparison's level.
+        p: probability of a difference this large by chance.
+        p_holm: ``p`` corrected for the number of settings; None for the mean of a kind.
     """
 
     setting: str
@@ -49,7 +49,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One metric of two systems: the three means, and every setting."""
+    """One metric of two systems: the means of mono, cross and multi, and every setting."""
 
     system: str
     reference: str
@@ -78,24 +78,24 @@ def compare(
 ) -> Comparison:
     """Compares two systems, or several seeds of each, on one data set.
 
-    Over several seeds, p and interval are of these very seeds: that others would have come out
-    alike they do not say. Holm's correction is within one comparison.
+    With several seeds, p and interval are for these seeds only; they say nothing about other seeds.
+    Holm's correction is within one comparison.
 
     Args:
-        metric: as it stands in the reports.
-        level: of the intervals.
-        draws: of the randomisation and of the bootstrap each; p is at least 1 / (draws + 1), which
-            Holm's correction multiplies by the number of settings. By default 10,000, and 40 for
-            each setting where that is more.
+        metric: its name in the reports.
+        level: confidence level of the intervals.
+        draws: for the randomisation test and for the bootstrap each; p is at least
+            1 / (draws + 1), which Holm's correction multiplies by the number of settings. Default:
+            10,000, or 40 for each setting if that is more.
 
     Raises:
-        DataError: no reports, other queries or settings, no such metric, fewer than two questions,
-            or a level or number of draws that makes no sense.
+        DataError: no reports, different queries or settings, no such metric, fewer than two
+            questions, or level or draws out of range.
     """
     systems = [system] if isinstance(system, Report) else list(system)
     references = [reference] if isinstance(reference, Report) else list(reference)
     if not systems or not references:
-        raise DataError("a comparison needs a report of each system")
+        raise DataError("a comparison needs at least one report of each system")
     first = systems[0]
     for other in (*systems, *references):
         _check_same(first, other, metric)
@@ -151,7 +151,8 @@ def _mean_scores(seeds: Sequence[Report], metric: str) -> Floats:
 def _check_same(first: Report, other: Report, metric: str) -> None:
     if metric not in other.queries.values:
         raise DataError(
-            f"{other.name}: no scores by {metric!r}; there are {', '.join(other.queries.values)}"
+            f"{other.name}: no metric {metric!r} in this report; it has "
+            f"{', '.join(other.queries.values)}"
         )
     same = (
         first.query_ids == other.query_ids
@@ -160,20 +161,20 @@ def _check_same(first: Report, other: Report, metric: str) -> None:
     )
     if not same:
         raise DataError(
-            f"{first.name} and {other.name} were not judged on the same queries: "
+            f"{first.name} and {other.name} were not evaluated on the same queries: "
             f"{first.dataset} with {len(first.queries.query)} and {other.dataset} with "
             f"{len(other.queries.query)} queries in all settings"
         )
 
 
 def _weights(report: Report) -> Floats:
-    """[kinds, S]: a kind's mean over its settings, first over pools, then over query languages."""
+    """[kinds, S]: weight of each setting in the mean of its kind, see :class:`Report`."""
     rows = []
     for kind in KINDS:
         languages = [s.query_language if s.setting == kind else None for s in report.settings]
-        asked = {language: languages.count(language) for language in languages if language}
-        if asked:
-            rows.append([1 / (len(asked) * asked[x]) if x else 0.0 for x in languages])
+        counts = {language: languages.count(language) for language in languages if language}
+        if counts:
+            rows.append([1 / (len(counts) * counts[x]) if x else 0.0 for x in languages])
     return np.array(rows)
 
 
@@ -188,12 +189,12 @@ class _Clusters:
         self.sums = np.bincount(cell, differences, minlength=shape[0] * size).reshape(shape)
         self.counts = np.bincount(cell, minlength=shape[0] * size).reshape(shape)
 
-    # Draws are made again, the same ones, for each block of settings: all at once they would need
-    # gigabytes for a hundred languages. Behind the settings stand the kinds' means, of weights @.
+    # Settings are computed in blocks, each with the same random draws (same seed): all together
+    # would need gigabytes for a hundred languages. The means of the kinds follow the settings.
 
     def randomisation(self, weights: Floats, observed: Floats, draws: int, seed: int) -> Floats:
-        added = self.sums / self.counts.sum(0)  # what each cluster adds to each figure
-        # Rounding must not make a draw that equals the observed figure fall short of it.
+        added = self.sums / self.counts.sum(0)  # contribution of each cluster to each difference
+        # Tolerance: a draw equal to the observed difference must count despite rounding.
         bound = np.abs(observed) - 1e-12
         as_large = np.zeros(len(observed))
         for columns, kinds in self._blocks(added, weights):
@@ -226,7 +227,7 @@ class _Clusters:
             for batch in _batches(draws):
                 times = rng.multinomial(clusters, equal, batch).astype(np.float64)
                 counts = times @ self.counts[:, block]
-                # A setting whose queries were not drawn at all keeps its observed mean.
+                # If no query of a setting was drawn, its observed mean is used.
                 drawn = np.tile(observed[block], (batch, 1))
                 np.divide(times @ self.sums[:, block], counts, out=drawn, where=counts > 0)
                 means[done : done + batch] = drawn
@@ -253,7 +254,7 @@ def holm(p: Floats) -> Floats:
 
 @dataclass(frozen=True)
 class Spread:
-    """Mean, standard deviation (n - 1) and single values of one figure over seeds."""
+    """Mean, standard deviation (n - 1) and values of one score over seeds."""
 
     mean: float
     deviation: float | None
@@ -261,10 +262,10 @@ class Spread:
 
 
 def over_seeds(reports: Sequence[Report]) -> dict[str, dict[str, Spread]]:
-    """Every figure of the summaries over several seeds of one system, by kind and metric.
+    """Every score of the summaries over several seeds of one system, by kind and metric.
 
     Raises:
-        DataError: no reports, or reports of other queries.
+        DataError: no reports, or reports of different queries.
     """
     if not reports:
         raise DataError("no reports to summarise")

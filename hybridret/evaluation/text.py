@@ -11,7 +11,7 @@ SETTINGS = {"mono": "monolingual", "cross": "cross-lingual", "multi": "multiling
 
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns in line: the first to the left, the others to the right."""
+    """Aligned columns: the first to the left, the others to the right."""
     widths = [max(len(row[c]) for row in (header, *rows)) for c in range(len(header))]
 
     def line(row: Sequence[str]) -> str:
@@ -23,7 +23,7 @@ def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def summary_text(reports: Sequence[Report], metrics: Sequence[str]) -> str:
-    """One table of all metrics for one system; a table by metric for several."""
+    """For one system, one table of all metrics; for several, one table for each metric."""
     summary = reports[0].summary
     counts = [f"{summary['n'][kind]:,}" for kind in SETTINGS]
     distance = distance_text(summary[RANK_DISTANCE])
@@ -48,17 +48,25 @@ def summary_text(reports: Sequence[Report], metrics: Sequence[str]) -> str:
 
 
 def comparison_text(comparisons: Sequence[Comparison]) -> str:
-    """Differences from the first system, with their intervals."""
+    """Differences from the first system, with confidence intervals."""
     first = comparisons[0]
     rows = []
     for c in comparisons:
         rows += [
-            [f"{c.system}, {SETTINGS[d.setting]}", f"{d.difference:+.3f}",
-             f"[{d.low:+.3f}, {d.high:+.3f}]", p_text(d.p)]
+            [
+                f"{c.system}, {SETTINGS[d.setting]}",
+                f"{d.difference:+.3f}",
+                f"[{d.low:+.3f}, {d.high:+.3f}]",
+                p_text(d.p),
+            ]
             for d in c.means
-        ]  # fmt: skip
-    header = [f"{first.metric} minus that of {first.reference}", "difference",
-              f"{first.level:.0%} interval", "p"]  # fmt: skip
+        ]
+    header = [
+        f"{first.metric} minus that of {first.reference}",
+        "difference",
+        f"{first.level:.0%} interval",
+        "p",
+    ]
     return f"{text_table(header, rows)}\nPaired over {first.clusters:,} questions."
 
 

@@ -1,5 +1,5 @@
-"""The contrastive loss: :func:`hybridret.infonce`, its parts, and the kernels behind it.
+"""The contrastive loss: :func:`hybridret.infonce`, :func:`hybridret.infonce_statistics`, kernels.
 
-``functional`` is what users call, ``_options`` the one record of what a kernel is given, ``_cpu``
-and ``_cuda`` the kernels, ``_ops`` how torch sees them.
+``functional``: the functions users call; ``_options``: the record of a kernel's arguments;
+``_cpu`` and ``_cuda``: calls of the kernels; ``_ops``: the torch ops.
 """

@@ -1,4 +1,4 @@
-"""The CPU kernels on numpy arrays: no torch here. uint16 holds the bits of bfloat16."""
+"""The CPU kernels on numpy arrays, without torch. bfloat16 is passed as uint16 (same bits)."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _DTYPES = ("float32", "float16", "bfloat16")
 
 
 def native(batch: Batch) -> _native.InfoNCE:
-    """The batch as the extension takes it; the memory is shared."""
+    """The batch as an object of the native module; memory is shared."""
     fields = batch._asdict()
-    for name in ("workspace", "logit_bound"):  # CUDA's
+    for name in ("workspace", "logit_bound"):  # used by CUDA only
         del fields[name]
     fields["scale"] = np.asarray(batch.scale).item()
     if batch.labels is None:
@@ -30,14 +30,14 @@ def infonce(batch: Batch, *, symmetric: bool, reduction: str, return_stats: bool
     lse, positive, column_lse, rank, *_ = native(batch).forward(
         columns=symmetric, ranks=return_stats
     )
-    with np.errstate(invalid="ignore"):  # NaN is passed on without a warning
-        rows = _options.losses(
+    with np.errstate(invalid="ignore"):  # no warning for NaN: it is a documented result
+        losses = _options.losses(
             _softplus, lse, positive, column_lse if symmetric else None, batch.labels
         )
-    loss: Any = rows
+    loss: Any = losses
     if reduction != "none":
-        total = rows.sum(dtype=np.float64)
-        loss = np.float32(total / max(len(rows), 1) if reduction == "mean" else total)
+        total = losses.sum(dtype=np.float64)
+        loss = np.float32(total / max(len(losses), 1) if reduction == "mean" else total)
     if not return_stats:
         return loss
     accuracy = (rank == 1).mean(dtype=np.float32) if len(rank) else np.float32(np.nan)
@@ -68,8 +68,8 @@ def _embedding(name: str, array: Any) -> NDArray[Any]:
     array = array.astype(array.dtype.newbyteorder("="), copy=False)
     if array.dtype.name == "bfloat16":  # of the package ml_dtypes
         array = array.view(np.uint16)
-    whole_rows = array.size and array.strides[1] == array.itemsize
-    return array if whole_rows else np.ascontiguousarray(array)
+    contiguous_rows = array.size and array.strides[1] == array.itemsize
+    return array if contiguous_rows else np.ascontiguousarray(array)
 
 
 def integers(name: str, given: Any, queries: Any) -> NDArray[np.int64] | None:

@@ -1,6 +1,6 @@
-"""The ops of :mod:`hybridret.losses._ops` on CUDA tensors: nothing here waits for the GPU.
+"""The ops of :mod:`hybridret.losses._ops` on CUDA tensors, without waiting for the GPU.
 
-Kernels run on the current stream, all memory is torch's: they can be captured in a CUDA graph.
+Kernels run on the current stream and torch allocates all memory, so CUDA graphs can capture them.
 """
 
 from __future__ import annotations
@@ -17,31 +17,33 @@ from hybridret.losses._library import FORMATS, BackwardArguments, ForwardOutput
 from hybridret.losses._options import Batch, Loss, Statistics
 
 LARGEST = 2**31 - 2**16
-"""Rows of either side: the kernels count them in 32 bits."""
+"""Largest number of queries or documents: the kernels count them in 32 bits."""
 
 
 def require() -> None:
-    """Raises RuntimeError: this build has no CUDA library."""
+    """Raises RuntimeError if this build has no CUDA library."""
     _library.library()
 
 
-def new_gradients(batch: Batch, asked: bool = True) -> tuple[Tensor, Tensor]:
-    """Room for both gradients, or for none; float16's are float32 until the upstream factor is in.
+def new_gradients(batch: Batch, requested: bool = True) -> tuple[Tensor, Tensor]:
+    """Uninitialised gradients of queries and documents, empty unless ``requested``.
 
-    Shapes and dtypes are the CPU kernels' too.
+    Shapes and dtypes are the same for the CPU kernels: bfloat16 for bfloat16 inputs, otherwise
+    float32. Gradients of float16 inputs are converted only after the multiplication by the upstream
+    gradient.
     """
     dtype = torch.bfloat16 if batch.queries.dtype == torch.bfloat16 else torch.float32
-    shapes = ((len(x) if asked else 0, x.shape[1]) for x in (batch.queries, batch.documents))
+    shapes = ((len(x) if requested else 0, x.shape[1]) for x in (batch.queries, batch.documents))
     by_query, by_document = (batch.queries.new_empty(shape, dtype=dtype) for shape in shapes)
     return by_query, by_document
 
 
 class Segment(NamedTuple):
-    """A block of the diagonal as the library sees it, and where it begins."""
+    """A segment's arguments for the library, and its first query and document."""
 
     problem: _library.Batch
-    row: int
-    column: int
+    query: int
+    document: int
 
 
 def _pointer(tensor: Tensor | None, first: int = 0) -> int | None:
@@ -51,28 +53,33 @@ def _pointer(tensor: Tensor | None, first: int = 0) -> int | None:
     return int(tensor.data_ptr() + first * tensor.stride(0) * tensor.element_size())
 
 
-def _whole_rows(vectors: Tensor) -> Tensor:
+def _contiguous_rows(vectors: Tensor) -> Tensor:
     return vectors if vectors.stride(1) == 1 or vectors.shape[1] < 2 else vectors.contiguous()
 
 
 class Problem:
-    """A batch, checked as far as the host can see it.
+    """A batch whose shapes were checked; values on the GPU are checked by the kernels.
+
+    Iterating gives its segments.
 
     Raises:
-        ValueError: shapes disagree, or a side is too large.
+        ValueError: shapes disagree, or there are too many queries or documents.
     """
 
     def __init__(self, batch: Batch, *, gradients: bool) -> None:
-        self.queries, self.documents = _whole_rows(batch.queries), _whole_rows(batch.documents)
+        self.queries = _contiguous_rows(batch.queries)
+        self.documents = _contiguous_rows(batch.documents)
         self.batch = batch
         n, m = len(self.queries), len(self.documents)
         if self.queries.shape[1] != self.documents.shape[1]:
             raise ValueError(
-                f"queries and documents differ in dimension: {list(self.queries.shape)} against "
+                f"queries and documents differ in dimension: shapes {list(self.queries.shape)} and "
                 f"{list(self.documents.shape)}"
             )
         if max(n, m) > LARGEST:
-            raise ValueError(f"at most {LARGEST} queries and documents, got {n} and {m}")
+            raise ValueError(
+                f"at most {LARGEST} queries and documents are supported, got {n} and {m}"
+            )
         if (batch.query_groups is None) != (batch.document_groups is None):
             raise ValueError("query_groups and document_groups go together: give both or neither")
         for name, length in (
@@ -85,55 +92,57 @@ class Problem:
             if given is not None and given.shape != (length,):
                 raise ValueError(f"{name} must have shape [{length}], got {list(given.shape)}")
         self.segments = [[n, m]] if batch.segments is None else batch.segments.tolist() or [[0, 0]]
-        held = [sum(s[side] for s in self.segments) for side in (0, 1)]
-        if held != [n, m]:
+        totals = [sum(s[side] for s in self.segments) for side in (0, 1)]
+        if totals != [n, m]:
             raise ValueError(
-                f"segments hold {held[0]} queries and {held[1]} documents, the batch has {n} and {m}"
+                f"segments hold {totals[0]} queries and {totals[1]} documents, the batch has {n} "
+                f"and {m}"
             )
-        # Without labels a row's own column answers it; in segments columns are counted anew.
+        # Without labels the kernel pairs query i with document i of the segment; with several
+        # segments that is not document i of the batch, so the labels are passed explicitly.
         self.labels = batch.labels
         if self.labels is None and len(self.segments) > 1:
             self.labels = torch.arange(n, device=self.queries.device)
         self.order = self.begin = None
         if gradients and self.labels is not None:
             ordered, self.order = self.labels.sort(stable=True)
-            columns = torch.arange(m + 1, device=ordered.device)
-            self.begin = torch.searchsorted(ordered, columns)
+            documents = torch.arange(m + 1, device=ordered.device)
+            self.begin = torch.searchsorted(ordered, documents)
 
     def __iter__(self) -> Iterator[Segment]:
-        row = column = 0
+        query = document = 0
         b = self.batch
-        for rows, columns in self.segments:
+        for queries, documents in self.segments:
             problem = _library.Batch(
-                queries=_pointer(self.queries, row),
-                documents=_pointer(self.documents, column),
+                queries=_pointer(self.queries, query),
+                documents=_pointer(self.documents, document),
                 query_stride=self.queries.stride(0),
                 document_stride=self.documents.stride(0),
-                query_count=rows,
-                document_count=columns,
+                query_count=queries,
+                document_count=documents,
                 depth=self.queries.shape[1],
-                labels=_pointer(self.labels, row),
+                labels=_pointer(self.labels, query),
                 label_order=_pointer(self.order),
-                label_begin=_pointer(self.begin, column),
-                query_groups=_pointer(b.query_groups, row),
-                document_groups=_pointer(b.document_groups, column),
-                log_bias=_pointer(b.log_bias, column),
+                label_begin=_pointer(self.begin, document),
+                query_groups=_pointer(b.query_groups, query),
+                document_groups=_pointer(b.document_groups, document),
+                log_bias=_pointer(b.log_bias, document),
                 scale=b.scale.data_ptr(),
                 logit_bound=b.logit_bound,
-                first_query=row,
-                first_document=column,
+                first_query=query,
+                first_document=document,
                 format=FORMATS[str(self.queries.dtype).partition(".")[2]],
                 normalize=b.normalize,
                 unit_norm=b.unit_norm,
                 hard_only=b.hard_only,
                 labels_elsewhere=b.labels_elsewhere,
-                first_segment=row == 0 and column == 0,
+                first_segment=query == 0 and document == 0,
             )
-            yield Segment(problem, row, column)
-            row, column = row + rows, column + columns
+            yield Segment(problem, query, document)
+            query, document = query + queries, document + documents
 
-    def room(self, problem: _library.Batch, *, columns: bool, gradients: bool) -> Tensor:
-        """The workspace of a segment."""
+    def workspace(self, problem: _library.Batch, *, columns: bool, gradients: bool) -> Tensor:
+        """Temporary memory for the kernels of one segment, uint8."""
         size = _library.library().workspace(
             problem, columns=columns, gradients=gradients, limit=self.batch.workspace
         )
@@ -152,8 +161,8 @@ class Problem:
         return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
-class Found(NamedTuple):
-    """What a forward pass leaves; without gradients the last three hold nothing."""
+class ForwardResult(NamedTuple):
+    """Outputs of the forward pass; without gradients the last three are empty or zero."""
 
     negatives_lse: Tensor
     positive: Tensor
@@ -167,11 +176,11 @@ class Found(NamedTuple):
 
 def _forward(
     batch: Batch, *, columns: bool, ranks: bool, weight: float | None, gradients: bool
-) -> Found:
+) -> ForwardResult:
     problem = Problem(batch, gradients=gradients)
     n, m = len(batch.queries), len(batch.documents)
     by_query, by_document = new_gradients(batch, gradients)
-    found = Found(
+    result = ForwardResult(
         problem.empty(n),
         problem.empty(n),
         problem.empty(m if columns else 0),
@@ -182,42 +191,42 @@ def _forward(
         problem.empty(dtype=torch.float64),
     )
     if not gradients:
-        found.by_scale.zero_()
+        result.by_scale.zero_()
     with problem.device():
-        for segment, row, column in problem:
+        for segment, query, document in problem:
             output = ForwardOutput(
-                negatives_lse=_pointer(found.negatives_lse, row),
-                positive=_pointer(found.positive, row),
-                document_negatives_lse=_pointer(found.column_negatives_lse, column)
+                negatives_lse=_pointer(result.negatives_lse, query),
+                positive=_pointer(result.positive, query),
+                document_negatives_lse=_pointer(result.column_negatives_lse, document)
                 if columns
                 else None,
-                rank=_pointer(found.rank, row) if ranks else None,
-                loss=None if weight is None else found.loss.data_ptr(),
-                by_query=_pointer(found.by_query, row) if gradients else None,
-                by_document=_pointer(found.by_document, column) if gradients else None,
-                by_scale=found.by_scale.data_ptr() if gradients else None,
+                rank=_pointer(result.rank, query) if ranks else None,
+                loss=None if weight is None else result.loss.data_ptr(),
+                by_query=_pointer(result.by_query, query) if gradients else None,
+                by_document=_pointer(result.by_document, document) if gradients else None,
+                by_scale=result.by_scale.data_ptr() if gradients else None,
                 weight=weight or 0.0,
             )
-            room = problem.room(segment, columns=columns, gradients=gradients)
+            workspace = problem.workspace(segment, columns=columns, gradients=gradients)
             _library.library().forward(
-                segment, output, room.data_ptr(), room.numel(), problem.stream()
+                segment, output, workspace.data_ptr(), workspace.numel(), problem.stream()
             )
-    return found
+    return result
 
 
-def total_loss(batch: Batch, asked: Loss) -> tuple[Tensor, ...]:
-    found = _forward(
+def total_loss(batch: Batch, requested: Loss) -> tuple[Tensor, ...]:
+    result = _forward(
         batch,
-        columns=asked.symmetric,
-        ranks=asked.ranks,
-        weight=1.0 / max(len(batch.queries), 1) if asked.mean else 1.0,
-        gradients=asked.gradients,
+        columns=requested.symmetric,
+        ranks=requested.ranks,
+        weight=1.0 / max(len(batch.queries), 1) if requested.mean else 1.0,
+        gradients=requested.gradients,
     )
-    return found.loss.float(), found.rank, found.by_query, found.by_document, found.by_scale
+    return result.loss.float(), result.rank, result.by_query, result.by_document, result.by_scale
 
 
-def row_statistics(batch: Batch, asked: Statistics) -> tuple[Tensor, ...]:
-    return _forward(batch, **asked._asdict(), weight=None, gradients=False)[:4]
+def row_statistics(batch: Batch, requested: Statistics) -> tuple[Tensor, ...]:
+    return _forward(batch, **requested._asdict(), weight=None, gradients=False)[:4]
 
 
 def statistics_backward(
@@ -236,19 +245,19 @@ def statistics_backward(
         for x in (lse, column_lse, by_lse, by_positive, by_column_lse)
     ]
     with problem.device():
-        for segment, row, column in problem:
+        for segment, query, document in problem:
             arguments = BackwardArguments(
-                negatives_lse=_pointer(given[0], row),
-                document_negatives_lse=_pointer(given[1], column),
-                by_negatives_lse=_pointer(given[2], row),
-                by_positive=_pointer(given[3], row),
-                by_document_negatives_lse=_pointer(given[4], column),
-                by_query=_pointer(by_query, row),
-                by_document=_pointer(by_document, column),
+                negatives_lse=_pointer(given[0], query),
+                document_negatives_lse=_pointer(given[1], document),
+                by_negatives_lse=_pointer(given[2], query),
+                by_positive=_pointer(given[3], query),
+                by_document_negatives_lse=_pointer(given[4], document),
+                by_query=_pointer(by_query, query),
+                by_document=_pointer(by_document, document),
                 by_scale=by_scale.data_ptr(),
             )
-            room = problem.room(segment, columns=column_lse is not None, gradients=True)
+            workspace = problem.workspace(segment, columns=column_lse is not None, gradients=True)
             _library.library().backward(
-                segment, arguments, room.data_ptr(), room.numel(), problem.stream()
+                segment, arguments, workspace.data_ptr(), workspace.numel(), problem.stream()
             )
     return by_query, by_document, by_scale

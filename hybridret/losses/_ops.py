@@ -1,4 +1,4 @@
-"""The native ops as torch sees them: schema, fake, autograd. Imported with the first tensor."""
+"""The torch ops of the loss: schema, fake, autograd. Imported when the first tensor is passed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from hybridret.losses._options import Batch, InBatchMetrics, InfoNCEStatistics, 
 
 
 def _is_fork() -> bool:
-    """Whether this process is its parent's copy: libgomp's threads may then be the parent's."""
+    """Whether this process was forked: libgomp's threads may then exist only in the parent."""
     try:
         parent, own = (Path(f"/proc/{p}/cmdline").read_bytes() for p in (os.getppid(), "self"))
     except OSError:
@@ -26,7 +26,7 @@ def _is_fork() -> bool:
     return parent == own
 
 
-# Where torch brings a libgomp, its threads are ours too (elsewhere the extension has its own).
+# If torch ships a libgomp, the extension uses its threads; otherwise it has its own.
 if not _is_fork():
     for _library in sorted((Path(torch.__file__).parent / "lib").glob("libgomp*.so*")):
         if _native.share_openmp(str(_library)):
@@ -36,22 +36,22 @@ _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _FIELDS = len(Batch._fields)
 
 
-# ---- fakes: shapes and dtypes of what an op returns ----------------------------------------------
+# ---- fakes: shapes and dtypes of what an op returns; outputs not requested are empty -------------
 
 
-def _rows(batch: Batch) -> Tensor:
-    """One float32 for each query."""
+def _by_query(batch: Batch) -> Tensor:
+    """float32 [N]."""
     return _new(batch, (batch.queries.shape[0],), torch.float32)
 
 
-def _rank(batch: Batch, asked: bool) -> Tensor:
-    """One int32 for each query, or for none."""
-    return _new(batch, (batch.queries.shape[0] if asked else 0,), torch.int32)
+def _rank(batch: Batch, requested: bool) -> Tensor:
+    """int32 [N], or empty."""
+    return _new(batch, (batch.queries.shape[0] if requested else 0,), torch.int32)
 
 
-def _columns(batch: Batch, asked: bool) -> Tensor:
-    """One float32 for each document, or for none."""
-    return _new(batch, (batch.documents.shape[0] if asked else 0,), torch.float32)
+def _by_document(batch: Batch, requested: bool) -> Tensor:
+    """float32 [M], or empty."""
+    return _new(batch, (batch.documents.shape[0] if requested else 0,), torch.float32)
 
 
 def _new(batch: Batch, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
@@ -77,7 +77,7 @@ def _tensor(array: Any) -> Tensor:
 
 
 def _op(name: str, arguments: str, results: str) -> Callable[[Callable[..., Any]], Any]:
-    """Registers a function of a batch and further arguments."""
+    """Registers a CPU function of a batch and further arguments as a torch op."""
     return torch.library.custom_op(
         f"hybridret::{name}",
         mutates_args=(),
@@ -92,13 +92,15 @@ def _native_batch(batch: Batch) -> _native.InfoNCE:
 
 def _refuse_second_derivative() -> None:
     if torch.is_grad_enabled():
-        raise RuntimeError("infonce has no second derivative: call backward without create_graph")
+        raise RuntimeError(
+            "infonce has no second derivative: call backward without create_graph=True"
+        )
 
 
 def _by_inputs(
     batch: Batch, options: int, by_query: Tensor, by_document: Tensor, by_scale: Tensor
 ) -> tuple[Tensor | None, ...]:
-    """Gradients in the order and the dtypes of an op's inputs: a batch and some options."""
+    """Gradients in the order and dtypes of an op's inputs: the batch, then ``options`` Nones."""
     by: list[Tensor | None] = [None] * (_FIELDS + options)
     pairs = (("queries", by_query), ("documents", by_document), ("scale", by_scale))
     for name, gradient in pairs:
@@ -118,27 +120,32 @@ def _losses(batch: Batch, lse: Tensor, positive: Tensor, column_lse: Tensor | No
     "Tensor loss, Tensor rank, Tensor by_query, Tensor by_document, Tensor by_scale",
 )
 def total_loss(*inputs: Any) -> tuple[Tensor, ...]:
-    """(loss [], rank [N], and its derivatives); what is not asked for is empty."""
-    batch, asked = Batch(*inputs[:_FIELDS]), Loss(*inputs[_FIELDS:])
+    """(loss [], rank [N], gradients of the loss); outputs not requested are empty."""
+    batch, requested = Batch(*inputs[:_FIELDS]), Loss(*inputs[_FIELDS:])
     rows = len(batch.queries)
-    weight = 1.0 / max(rows, 1) if asked.mean else 1.0
+    weight = 1.0 / max(rows, 1) if requested.mean else 1.0
     *arrays, by_scale = _native_batch(batch).forward(
-        columns=asked.symmetric,
-        ranks=asked.ranks,
-        row_weights=np.full(rows, weight, dtype=np.float32) if asked.gradients else None,
+        columns=requested.symmetric,
+        ranks=requested.ranks,
+        row_weights=np.full(rows, weight, dtype=np.float32) if requested.gradients else None,
         threads=torch.get_num_threads(),
     )
     lse, positive, column_lse, rank, *by = map(_tensor, arrays)
-    losses = _losses(batch, lse, positive, column_lse if asked.symmetric else None)
+    losses = _losses(batch, lse, positive, column_lse if requested.symmetric else None)
     # Not torch's sum, whose order depends on the number of threads.
     loss = torch.tensor(losses.numpy().sum(dtype=np.float64) * weight, dtype=torch.float32)
     return loss, rank, *by, torch.tensor(by_scale, dtype=torch.float64)
 
 
 def _fake_total(*inputs: Any) -> tuple[Tensor, ...]:
-    batch, asked = Batch(*inputs[:_FIELDS]), Loss(*inputs[_FIELDS:])
+    batch, requested = Batch(*inputs[:_FIELDS]), Loss(*inputs[_FIELDS:])
     loss, by_scale = _new(batch, (), torch.float32), _new(batch, (), torch.float64)
-    return loss, _rank(batch, asked.ranks), *_cuda.new_gradients(batch, asked.gradients), by_scale
+    return (
+        loss,
+        _rank(batch, requested.ranks),
+        *_cuda.new_gradients(batch, requested.gradients),
+        by_scale,
+    )
 
 
 def _save_gradients(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -170,17 +177,17 @@ total_loss.register_autograd(_scale_gradients, setup_context=_save_gradients)
 )
 def row_statistics(*inputs: Any) -> tuple[Tensor, ...]:
     """(negatives_lse [N], positive [N], column_negatives_lse [M], rank [N])."""
-    batch, asked = Batch(*inputs[:_FIELDS]), Statistics(*inputs[_FIELDS:])
+    batch, requested = Batch(*inputs[:_FIELDS]), Statistics(*inputs[_FIELDS:])
     arrays = _native_batch(batch).forward(
-        columns=asked.columns, ranks=asked.ranks, threads=torch.get_num_threads()
+        columns=requested.columns, ranks=requested.ranks, threads=torch.get_num_threads()
     )
     return tuple(map(_tensor, arrays[:4]))
 
 
 def _fake_statistics(*inputs: Any) -> tuple[Tensor, ...]:
-    batch, asked = Batch(*inputs[:_FIELDS]), Statistics(*inputs[_FIELDS:])
-    columns, rank = _columns(batch, asked.columns), _rank(batch, asked.ranks)
-    return _rows(batch), _rows(batch), columns, rank
+    batch, requested = Batch(*inputs[:_FIELDS]), Statistics(*inputs[_FIELDS:])
+    columns, rank = _by_document(batch, requested.columns), _rank(batch, requested.ranks)
+    return _by_query(batch), _by_query(batch), columns, rank
 
 
 def _save_statistics(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -197,14 +204,14 @@ def _recompute_gradients(
     saved = iter(tensors)
     pairs = zip(ctx.is_tensor, ctx.others, strict=True)
     inputs = [next(saved) if is_tensor else other for is_tensor, other in pairs]
-    batch, asked = Batch(*inputs[:_FIELDS]), Statistics(*inputs[_FIELDS:])
+    batch, requested = Batch(*inputs[:_FIELDS]), Statistics(*inputs[_FIELDS:])
     gradients = torch.ops.hybridret.infonce_backward(
         *batch,
         lse,
-        column_lse if asked.columns else None,
+        column_lse if requested.columns else None,
         by_lse,
         by_positive,
-        by_column_lse if asked.columns else None,
+        by_column_lse if requested.columns else None,
     )
     return _by_inputs(batch, len(Statistics._fields), *gradients)
 
@@ -225,7 +232,8 @@ row_statistics.register_autograd(_recompute_gradients, setup_context=_save_stati
     "Tensor by_query, Tensor by_document, Tensor by_scale",
 )
 def statistics_backward(*inputs: Any) -> tuple[Tensor, ...]:
-    """(by_query, by_document, by_scale) from derivatives by the statistics, recomputed."""
+    """(by_query, by_document, by_scale) from the gradients of the statistics; logits are
+    recomputed."""
     batch, (lse, column_lse, *by) = Batch(*inputs[:_FIELDS]), inputs[_FIELDS:]
     by_lse, by_positive, by_column_lse = (None if x is None else x.contiguous() for x in by)
     by_query, by_document, by_scale = _native_batch(batch).backward(
@@ -258,8 +266,8 @@ statistics_backward.register_fake(_fake_backward)
 def infonce(batch: Batch, *, symmetric: bool, reduction: str, return_stats: bool) -> Any:
     """The torch form of :func:`hybridret.infonce`."""
     if reduction == "none":
-        asked = Statistics(columns=symmetric, ranks=return_stats)
-        lse, positive, column_lse, rank = torch.ops.hybridret.infonce_statistics(*batch, *asked)
+        requested = Statistics(columns=symmetric, ranks=return_stats)
+        lse, positive, column_lse, rank = torch.ops.hybridret.infonce_statistics(*batch, *requested)
         loss = _losses(batch, lse, positive, column_lse if symmetric else None)
     else:
         takes_gradient = torch.is_grad_enabled() and any(
@@ -277,8 +285,8 @@ def infonce(batch: Batch, *, symmetric: bool, reduction: str, return_stats: bool
 
 def statistics(batch: Batch, *, columns: bool) -> InfoNCEStatistics:
     """The torch form of :func:`hybridret.infonce_statistics`."""
-    asked = Statistics(columns=columns, ranks=False)
-    lse, positive, column_lse, _ = torch.ops.hybridret.infonce_statistics(*batch, *asked)
+    requested = Statistics(columns=columns, ranks=False)
+    lse, positive, column_lse, _ = torch.ops.hybridret.infonce_statistics(*batch, *requested)
     return InfoNCEStatistics(lse, positive, column_lse if columns else None)
 
 
@@ -286,7 +294,7 @@ def statistics(batch: Batch, *, columns: bool) -> InfoNCEStatistics:
 
 
 def embeddings(queries: Any, documents: Any) -> tuple[Tensor, Tensor]:
-    """Both in autocast's dtype where it is on."""
+    """Both checked, and converted to autocast's dtype if autocast is on."""
     for name, tensor in (("queries", queries), ("documents", documents)):
         if not isinstance(tensor, Tensor) or tensor.dtype not in _DTYPES:
             got = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
@@ -302,7 +310,7 @@ def embeddings(queries: Any, documents: Any) -> tuple[Tensor, Tensor]:
         queries, documents = queries.to(dtype), documents.to(dtype)
     if queries.dtype != documents.dtype:
         raise ValueError(
-            f"queries and documents differ in dtype: {queries.dtype} against {documents.dtype}"
+            f"queries and documents differ in dtype: {queries.dtype} and {documents.dtype}"
         )
     return queries, documents
 
@@ -315,8 +323,8 @@ def integers(name: str, given: Any, queries: Tensor) -> Tensor | None:
         got = given.dtype if is_tensor else type(given).__name__
         raise TypeError(f"{name} must be a tensor of integers, got {got}")
     _check_device(name, given, queries)
-    whole: Tensor = given.long().contiguous()
-    return whole
+    converted: Tensor = given.long().contiguous()
+    return converted
 
 
 def floats(name: str, given: Any, queries: Tensor) -> Tensor | None:
@@ -326,7 +334,7 @@ def floats(name: str, given: Any, queries: Tensor) -> Tensor | None:
         raise TypeError(f"{name} must be a tensor, got {type(given).__name__}")
     _check_device(name, given, queries)
     if given.requires_grad:
-        raise ValueError(f"{name} takes no gradient: detach it")
+        raise ValueError(f"{name} must not require a gradient: detach it")
     return given.float().contiguous()
 
 
@@ -334,10 +342,10 @@ def scale(temperature: Any, queries: Tensor) -> Tensor:
     if not isinstance(temperature, Tensor):
         _options.check_temperature(temperature)
         return torch.full((), 1.0 / temperature, dtype=torch.float32, device=queries.device)
-    # A tensor's value is the kernel's to check: see infonce.
+    # The value of a tensor is checked in the kernel, see infonce: reading it would synchronise.
     if temperature.numel() != 1 or not temperature.is_floating_point():
         raise ValueError(
-            "temperature must be a real scalar, got "
+            "temperature must be a floating-point scalar, got "
             f"{temperature.dtype} of shape {list(temperature.shape)}"
         )
     _check_device("temperature", temperature, queries)

@@ -1,4 +1,4 @@
-"""What a kernel of the loss is given: one record, in the order of the torch ops' schemas."""
+"""The arguments of the loss kernels: one record, in the order of the torch ops' schemas."""
 
 from __future__ import annotations
 
@@ -19,28 +19,29 @@ Array = Any  # of numpy or of torch
 REDUCTIONS = ("mean", "sum", "none")
 NEGATIVES = ("in-batch", "hard-only")
 WORKSPACE = 4 << 30
-"""Bytes the CUDA kernels may take beside inputs and gradients."""
+"""Bytes of memory that the CUDA kernels may use in addition to inputs and gradients."""
 
 
 class InBatchMetrics(NamedTuple):
-    """How well a batch was told apart. For numpy, arrays; for torch, tensors without gradient."""
+    """Retrieval metrics within a batch: numpy arrays, or torch tensors without gradient."""
 
     accuracy: Any
-    """float32 scalar: share of the rows whose positive no negative outranks; NaN without rows."""
+    """float32 scalar: share of the queries whose positive has rank 1; NaN for an empty batch."""
     rank: Any
-    """int32 [N]: 1 + the number of negatives with a higher logit than the positive; 0 where the
-    loss is NaN."""
+    """int32 [N]: 1 + the number of negatives with a higher logit than the positive; 0 if the
+    query's loss is NaN."""
 
 
 class InfoNCEStatistics(NamedTuple):
-    """What the loss of a row is made of: ``softplus(negatives_lse - positive)``."""
+    """The two parts of a query's loss ``softplus(negatives_lse - positive)``."""
 
     negatives_lse: Any
-    """float32 [N]: log-sum-exp of the row's negatives' logits, -inf where there are none."""
+    """float32 [N]: log-sum-exp of the logits of the query's negatives, -inf if it has none."""
     positive: Any
-    """float32 [N]: logit of the row's positive, -inf where its label is -1."""
+    """float32 [N]: logit of the query's positive, -inf if its label is -1."""
     column_negatives_lse: Any = None
-    """float32 [M], the same over the rows for each document, or None."""
+    """float32 [M]: for each document, log-sum-exp of the logits of its negatives, which are
+    queries; None if not requested."""
 
 
 class LossOptions(TypedDict, total=False):
@@ -60,9 +61,9 @@ class LossOptions(TypedDict, total=False):
 
 
 class Batch(NamedTuple):
-    """A batch and how its logits are made, as arrays of numpy or of torch.
+    """A batch and the options that define its logits, as numpy arrays or torch tensors.
 
-    The schemas and fakes of the torch ops and the calls of both backends are made from this record.
+    The schemas and fakes of the torch ops and the calls of both backends are built from it.
     """
 
     queries: Array  # [N, D]
@@ -70,19 +71,19 @@ class Batch(NamedTuple):
     labels: Array | None  # int64 [N]; None: 0 ... N-1
     query_groups: Array | None  # int64 [N]
     document_groups: Array | None  # int64 [M]
-    segments: Array | None  # int64 [S, 2] on the CPU: queries and documents of each
+    segments: Array | None  # int64 [S, 2] on the CPU: number of queries and documents of each
     log_bias: Array | None  # float32 [M]
     scale: Array  # float32 scalar: 1 / temperature
     normalize: bool
     unit_norm: bool
     hard_only: bool
     labels_elsewhere: bool  # a label may be -1: that row's positive is in another batch
-    workspace: int  # bytes, of CUDA alone
-    logit_bound: float  # the largest absolute logit, as far as the host knows one; 0: it does not
+    workspace: int  # bytes, used by CUDA only
+    logit_bound: float  # an upper bound of the absolute logits; 0: the host knows none
 
 
 class Loss(NamedTuple):
-    """What is computed from a batch, in the order of the op's schema."""
+    """Further arguments of the op ``infonce``: what to compute, in the order of its schema."""
 
     symmetric: bool
     mean: bool
@@ -91,14 +92,14 @@ class Loss(NamedTuple):
 
 
 class Statistics(NamedTuple):
-    """The same for the statistics."""
+    """Further arguments of the op ``infonce_statistics``, in the order of its schema."""
 
     columns: bool
     ranks: bool
 
 
 def schema(*records: type[Any]) -> str:
-    """The arguments of a torch op that takes the fields of these records."""
+    """The argument list of a torch op whose arguments are the fields of these records."""
     kinds = {"Array": "Tensor", "Array | None": "Tensor?"}
     return ", ".join(
         f"{kinds.get(kind.__forward_arg__, kind.__forward_arg__)} {name}"
@@ -108,7 +109,10 @@ def schema(*records: type[Any]) -> str:
 
 
 class Backend(Protocol):
-    """How numpy and torch check what a user gave: each raises TypeError or ValueError."""
+    """Checks and conversions of a user's arguments, for numpy or for torch.
+
+    Each raises TypeError or ValueError.
+    """
 
     def embeddings(self, queries: Any, documents: Any) -> tuple[Array, Array]: ...
     def integers(self, name: str, given: Any, queries: Array) -> Array | None: ...
@@ -134,7 +138,7 @@ def make_batch(
     negatives: str = "in-batch",
     labels_elsewhere: bool = False,
 ) -> Batch:
-    """Checks what holds on every backend, and has the backend check the rest.
+    """Builds the record from a user's arguments, after the checks here and in the backend.
 
     Raises:
         ValueError, TypeError: see :func:`hybridret.infonce`.
@@ -147,23 +151,22 @@ def make_batch(
     if negatives not in NEGATIVES:
         raise ValueError(f"negatives must be one of {', '.join(NEGATIVES)}, got {negatives!r}")
     if normalize and unit_norm:
-        raise ValueError("unit_norm says that vectors need no normalize: give one of them")
+        raise ValueError("normalize and unit_norm exclude each other: give one of them")
     if len(documents) < len(queries) and not labels_elsewhere:
         raise ValueError(
-            f"each query needs a document of its own: got {len(queries)} queries "
-            f"and {len(documents)} documents"
+            f"there must be at least as many documents as queries, got {len(queries)} queries and "
+            f"{len(documents)} documents"
         )
     hard_only = negatives == "hard-only"
     if hard_only and labels is None and len(documents) == len(queries) > 0:
         raise ValueError(
-            f"negatives='hard-only' needs documents beyond the positives, got {len(queries)} "
+            f"negatives='hard-only' needs documents besides the positives, got {len(queries)} "
             f"queries and {len(documents)} documents"
         )
     queries, documents = backend.embeddings(queries, documents)
     log_bias = backend.floats("log_bias", log_bias, queries)
     scale = backend.scale(temperature, queries)
-    # With room for vectors that are as far from length one as unit_norm allows.
-    known = (normalize or unit_norm) and log_bias is None and is_number(temperature)
+    is_bounded = (normalize or unit_norm) and log_bias is None and is_number(temperature)
     return Batch(
         queries,
         documents,
@@ -178,7 +181,8 @@ def make_batch(
         hard_only,
         labels_elsewhere,
         workspace,
-        1.03 / temperature if known else 0.0,
+        # unit_norm allows lengths of up to 1.01: a product of up to 1.0201
+        1.03 / temperature if is_bounded else 0.0,
     )
 
 
@@ -187,7 +191,7 @@ def is_number(temperature: Any) -> bool:
 
 
 def check_temperature(temperature: Any) -> None:
-    """Raises TypeError or ValueError unless ``1 / temperature`` can scale a float32 logit."""
+    """Raises TypeError or ValueError unless ``1 / temperature`` is a usable float32 scale."""
     if not is_number(temperature):
         raise TypeError(f"temperature must be a number, got {type(temperature).__name__}")
     if not 1e-30 < temperature < 1e30:
@@ -213,12 +217,12 @@ def losses(
     column_lse: Array | None,
     labels: Array | None,
 ) -> Array:
-    """The loss of each row [N], from its statistics; with ``column_lse`` the symmetric one."""
-    rows = softplus(lse - positive)
+    """The loss of each query [N] from its statistics; with ``column_lse`` the symmetric loss."""
+    by_query = softplus(lse - positive)
     if column_lse is None:
-        return rows
+        return by_query
     if labels is None:
         own = column_lse[: len(positive)]
-    else:  # a label that no document has made its row NaN; it must not reach past the end here
+    else:  # clipped: a label out of range already made its query's loss NaN
         own = column_lse[labels.clip(0, max(len(column_lse) - 1, 0))]
-    return (rows + softplus(own - positive)) / 2
+    return (by_query + softplus(own - positive)) / 2

@@ -1,9 +1,9 @@
-"""In-batch InfoNCE that never holds the N x M similarities.
+"""In-batch InfoNCE that never stores the N x M similarity matrix.
 
-:func:`infonce` takes numpy arrays (the value only) or torch tensors (with autograd). For
-``mean`` and ``sum`` the gradients are made in the forward pass, 6 N M D operations in all (8 for
-the symmetric loss), and ``backward`` is a multiplication. :func:`infonce_statistics` are the parts
-it is made of, for negatives that are spread over devices or memory.
+:func:`infonce` takes numpy arrays (the value only) or torch tensors (with autograd). For ``mean``
+and ``sum`` the gradients are computed in the forward pass, 6 N M D operations in total (8 for the
+symmetric loss), and ``backward`` only multiplies them by a factor. :func:`infonce_statistics`
+returns the parts of the loss, for negatives that are distributed over devices or computed in parts.
 """
 
 from __future__ import annotations
@@ -82,44 +82,45 @@ def infonce(
 ) -> Any:
     """Cross-entropy of picking each query's document among all documents of the batch.
 
-    ``loss_i = -log(exp(s_il) / sum_j exp(s_ij))`` with ``s_ij = <q_i, d_j> / temperature +
-    log_bias_j``, ``l = labels[i]``, over the documents j that are not masked (van den Oord et al.
-    2018, arXiv 1807.03748; with hard negatives as further documents, Karpukhin et al. 2020). Near
-    convergence it is log1p of the negatives' share, exact where a softmax rounds to zero. The same
-    bits in every run and for every number of threads.
+    ``loss_i = -log(exp(s_il) / sum_j exp(s_ij))`` with the logits ``s_ij = <q_i, d_j> / temperature
+    + log_bias_j`` and ``l = labels[i]``, over the documents j that are not masked (van den Oord et
+    al. 2018, arXiv 1807.03748; with hard negatives as further documents, Karpukhin et al. 2020).
+    Near convergence the loss is computed as log1p(negatives / positive), which stays accurate where
+    a softmax rounds to zero. Results are bitwise equal in every run and for any number of threads.
 
     Args:
         queries: [N, D], float32, bfloat16 or float16; sums and the loss are float32.
         documents: [M, D], of the same dtype, M >= N: positives first, then any further negatives.
-        labels: int64 [N], the row of ``documents`` that answers each query; default 0 ... N-1.
-        temperature: above zero; a torch scalar may take a gradient.
-        symmetric: half of this loss plus half of the same over the columns that are labels: each
-            such document picks its query among those not masked for it. Labels must differ.
-        query_groups: int64 [N], translation group of each row's positive.
-        document_groups: int64 [M], translation group of each document; -1 matches nothing. A
-            document of the row's group other than its label is no negative.
-        segments: (rows, columns) of consecutive blocks of the batch that share no negatives, the
-            languages of a mixed batch for instance; their sums are N and M, a row's label lies in
-            its block. What is outside the blocks is never computed.
-        log_bias: float32 [M], added to each document's logits, say minus the log of how often it is
-            drawn. Takes no gradient.
-        negatives: ``in-batch``, or ``hard-only``: a document that is some row's label is nobody's
-            negative (Eq. 1 of arXiv 2408.10536).
+        labels: int64 [N], index of each query's positive in ``documents``; default 0 ... N-1.
+        temperature: above zero; a torch scalar may require a gradient.
+        symmetric: the mean of this loss and the loss with the roles swapped: each positive document
+            picks its query among the queries that are not masked for it. Labels must be distinct.
+        query_groups: int64 [N], translation group of each query's positive.
+        document_groups: int64 [M], translation group of each document; -1 matches no group. A
+            document of the query's group is not used as its negative.
+        segments: (queries, documents) of each segment: consecutive blocks of the batch that share
+            no negatives, for example the languages of a mixed batch. The numbers must sum up to N
+            and M, and each query's label must be in its segment. Logits between segments are never
+            computed.
+        log_bias: float32 [M], added to the logits of each document, for example minus the log of
+            its sampling probability. Must not require a gradient.
+        negatives: ``in-batch``; or ``hard-only``: a document that is the positive of any query is
+            not used as a negative (Eq. 1 of arXiv 2408.10536).
         normalize: divide every vector by its length (at least 1e-12, as in
             ``torch.nn.functional.normalize``). A zero vector gets no gradient.
-        unit_norm: promise that all vectors have length 1; the loss (with segments, of the segment)
-            is NaN if one deviates by more than 0.001, in 16 bits by more than 0.01.
-        workspace: bytes that the CUDA kernels may take beside inputs and gradients; they take less
-            where less is of use. More than a gigabyte or two gains nothing up to 128k documents.
+        unit_norm: the vectors already have length 1; the loss (with segments, that of the segment)
+            is NaN if a length deviates by more than 0.001 (16-bit inputs: 0.01).
+        workspace: bytes of memory that the CUDA kernels may use in addition to inputs and
+            gradients; they use only what helps. Up to 128k documents more than 1 or 2 GB do not.
         reduction: ``mean`` or ``sum`` give a scalar, ``none`` [N].
-        return_stats: also return :class:`InBatchMetrics`, of the rows.
+        return_stats: also return :class:`InBatchMetrics` of the queries.
 
-    On a GPU (compute capability 8.0 or newer) the logits are products of the vectors as they are;
-    for bfloat16 and float16 the weights of the gradients, and the vectors they are multiplied with,
-    are rounded to bfloat16. float32 is the sum of three bfloat16 parts, exactly, and its products
-    lose nothing above 2^-24. The host never reads what is on the GPU: where a label is out of range
-    or a temperature not positive, the loss is NaN, and the labels of a symmetric loss are trusted
-    to differ.
+    On a GPU (compute capability 8.0 or newer) logits are products of the unrounded vectors. For
+    bfloat16 and float16, the gradients' weights and the vectors they are multiplied with are
+    rounded to bfloat16. A float32 value is split exactly into three bfloat16 values, and products
+    are accurate to 2^-24. Values on the GPU are never read by the host: the loss is NaN if a label
+    is out of range or the temperature is not positive, and distinct labels of a symmetric loss are
+    not checked.
 
     Returns:
         The float32 loss; for numpy a numpy scalar or array. NaN input gives a NaN loss. With
@@ -128,16 +129,18 @@ def infonce(
     Raises:
         ValueError: shapes or dtypes disagree, M < N, a label is out of range, an option is unknown
             or contradicts another, or temperature is not positive.
-        TypeError: embeddings are not floats of 16 or 32 bits, or labels or groups not integers.
+        TypeError: embeddings are not 16-bit or 32-bit floats, or labels or groups not integers.
         RuntimeError: this build has no CUDA kernels, the GPU cannot run them, or they need more
-            workspace (the message says how much). Or a second derivative is asked for: derivatives
-            come from ``backward`` and ``torch.autograd.grad``; there is no forward mode and no
-            ``torch.func``.
+            workspace (the message says how much). Also for a second derivative: gradients are
+            available by ``backward`` and ``torch.autograd.grad``; forward-mode differentiation and
+            ``torch.func`` are not supported.
     """
     if reduction not in REDUCTIONS:
         raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}")
     if symmetric and negatives == "hard-only":
-        raise ValueError("hard-only negatives have no symmetric loss: no query is a negative")
+        raise ValueError(
+            "negatives='hard-only' has no symmetric loss: no query would be a negative"
+        )
     backend = _backend(queries)
     batch = make_batch(
         backend,
@@ -172,19 +175,20 @@ def infonce_statistics(
     normalize: bool = False,
     workspace: int = WORKSPACE,
 ) -> InfoNCEStatistics:
-    """The log-sum-exp of each row's negatives and the logit of its positive, apart.
+    """The two parts of each query's loss: log-sum-exp of its negatives, and its positive's logit.
 
-    ``softplus(negatives_lse - positive)`` is the loss of :func:`infonce`. Where the documents are
-    spread (over devices, over memory), their log-sum-exps add up by ``logaddexp`` and the positive
-    is the largest; for torch tensors all of this takes gradients, each share of which is computed
-    from the completed sums, again without the N x M logits.
+    ``softplus(negatives_lse - positive)`` is the loss of :func:`infonce`. If the documents are
+    split (over devices, or computed in parts), call this for each part: combine ``negatives_lse``
+    by ``logaddexp`` and ``positive`` by ``maximum``. For torch tensors all of this has gradients;
+    each part's are computed from the combined values, again without storing the N x M logits.
 
     Args:
         queries, documents, temperature, query_groups, document_groups, log_bias, normalize,
             workspace: as in :func:`infonce`; there may be fewer documents than queries.
-        labels: int64 [N]; -1 where the row's positive is not among these documents: all of them are
-            negatives.
-        columns: also the statistics of each document over the rows. Labels must differ.
+        labels: int64 [N]; -1 if the query's positive is not among these documents: then all of them
+            are negatives.
+        columns: also return the log-sum-exp of each document's negatives, which are queries (for
+            the symmetric loss). Labels must be distinct.
 
     Returns:
         InfoNCEStatistics, arrays or tensors like the input.
@@ -211,7 +215,7 @@ def infonce_statistics(
 
 
 def _backend(queries: Any) -> Any:
-    """The module that takes these arrays; torch's is imported with the first tensor."""
+    """The module for these arrays; the torch module is imported when the first tensor is passed."""
     if any(kind.__module__.partition(".")[0] == "torch" for kind in type(queries).__mro__):
         from hybridret.losses import _ops
 

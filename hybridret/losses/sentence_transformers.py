@@ -1,4 +1,4 @@
-"""InfoNCE as a loss of sentence-transformers."""
+"""InfoNCE as a loss for sentence-transformers."""
 
 from __future__ import annotations
 
@@ -14,26 +14,28 @@ _SIMILARITIES = {"cos_sim": True, "pairwise_cos_sim": True, "dot_score": False}
 
 
 class InfoNCELoss(torch.nn.Module):
-    """Takes the place of sentence-transformers' ``MultipleNegativesRankingLoss``.
+    """A replacement for sentence-transformers' ``MultipleNegativesRankingLoss``.
 
-    The same call and the same value, without the matrix of similarities, in the dtype the model
-    embeds in. Columns of a batch are anchor, positive and any number of hard negatives.
+    Same call and same value, without storing the similarity matrix, in the dtype of the model's
+    embeddings. The columns of a batch are anchor, positive and any number of hard negatives.
 
     Args:
         model: a ``SentenceTransformer``, or anything that maps a dictionary of features to one with
             ``sentence_embedding`` [N, D].
         scale: 1 / temperature.
         similarity_fct: sentence-transformers' ``cos_sim`` (the default) or ``dot_score``.
-        gather_across_devices: the documents of all processes are negatives; every process needs the
-            same batch size. Gradients flow to the process that made the embedding.
-        directions: ``("query_to_doc",)``, or with ``"doc_to_query"`` too the symmetric loss.
-        partition_mode: ``"joint"``; of the symmetric loss, ``"per_direction"``.
-        temperature: instead of ``scale``; a tensor or parameter may take a gradient.
-        labels_are_groups: the labels the trainer passes are the anchors' translation groups: a
-            positive of the same group is no negative. Otherwise they are ignored, as there.
+        gather_across_devices: use the documents of all processes as negatives; every process needs
+            the same batch size. Gradients flow back to the process that computed the embedding.
+        directions: ``("query_to_doc",)``; with ``"doc_to_query"`` as well: the symmetric loss.
+        partition_mode: ``"joint"``; for the symmetric loss ``"per_direction"``.
+        temperature: instead of ``scale``; a tensor or parameter may require a gradient.
+        labels_are_groups: the labels that the trainer passes are the anchors' translation groups: a
+            positive of the anchor's group is not used as its negative. Otherwise labels are
+            ignored, as in sentence-transformers.
 
     Raises:
-        ValueError: an option that only the other loss knows, or both scale and temperature.
+        ValueError: an option of ``MultipleNegativesRankingLoss`` that is not supported, or both
+            scale and temperature.
     """
 
     def __init__(
@@ -60,22 +62,22 @@ class InfoNCELoss(torch.nn.Module):
         )
         if kind not in _SIMILARITIES:
             raise ValueError(f"similarity_fct must be one of cos_sim, dot_score, got {kind}")
-        ways = {
+        is_symmetric = {
             (("query_to_doc",), "joint"): False,
             (("query_to_doc",), "per_direction"): False,
             (("doc_to_query", "query_to_doc"), "per_direction"): True,
         }
-        way = tuple(sorted(directions)), partition_mode
-        if way not in ways:
+        mode = tuple(sorted(directions)), partition_mode
+        if mode not in is_symmetric:
             raise ValueError(
-                "directions must be query_to_doc alone, or with doc_to_query and "
+                "directions must be query_to_doc alone, or both query_to_doc and doc_to_query with "
                 f"partition_mode='per_direction'; got {tuple(directions)} and {partition_mode!r}"
             )
         self.model = model
         self.temperature = temperature if temperature is not None else 1 / (scale or 20.0)
         self.normalize = _SIMILARITIES[kind]
         self.gather_across_devices = gather_across_devices
-        self.symmetric = ways[way]
+        self.symmetric = is_symmetric[mode]
         self.labels_are_groups = labels_are_groups
 
     def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Any = None) -> Tensor:
@@ -88,7 +90,9 @@ class InfoNCELoss(torch.nn.Module):
     ) -> Tensor:
         """The mean loss, float32, of the embeddings [N, D] of each column."""
         if len(embeddings) < 2:
-            raise ValueError(f"expected anchors and positives, got {len(embeddings)} column(s)")
+            raise ValueError(
+                f"expected columns of anchors and positives, got {len(embeddings)} column(s)"
+            )
         queries, *documents = embeddings
         if any(len(column) != len(queries) for column in documents):
             raise ValueError(
@@ -100,33 +104,31 @@ class InfoNCELoss(torch.nn.Module):
                 raise ValueError("labels_are_groups, but the batch has no labels")
             groups = torch.as_tensor(labels).reshape(-1)
         rows, offset = len(queries), 0
-        everybody = (queries, documents, groups)
-        if self.gather_across_devices and torch.distributed.is_initialized():
+        all_queries, all_documents, all_groups = queries, documents, groups
+        gathers = self.gather_across_devices and torch.distributed.is_initialized()
+        if gathers:
             offset = torch.distributed.get_rank() * rows
-            everybody = (
-                _gather(queries),
-                [_gather(x) for x in documents],
-                None if groups is None else _gather(groups),
-            )
-        all_queries, all_documents, all_groups = everybody
-        own = torch.arange(offset, offset + rows, device=queries.device)
+            all_queries = _gather(queries)
+            all_documents = [_gather(x) for x in documents]
+            all_groups = None if groups is None else _gather(groups)
+        labels = torch.arange(offset, offset + rows, device=queries.device)
         options: dict[str, Any] = {"temperature": self.temperature, "normalize": self.normalize}
-        alone = all_queries is queries
         loss: Tensor = infonce(
             queries,
             torch.cat(all_documents),
-            own,
-            symmetric=self.symmetric and alone,
+            labels,
+            symmetric=self.symmetric and not gathers,
             **_groups(groups, all_groups, sum(map(len, all_documents[1:]))),
             **options,
         )
-        if self.symmetric and not alone:
-            back = infonce(documents[0], all_queries, own, **_groups(groups, all_groups), **options)
-            loss = (loss + back) / 2
+        if self.symmetric and gathers:
+            groups_of_both = _groups(groups, all_groups)
+            backward = infonce(documents[0], all_queries, labels, **groups_of_both, **options)
+            loss = (loss + backward) / 2
         return loss
 
     def get_config_dict(self) -> dict[str, Any]:
-        """What a model card says of the loss."""
+        """The loss's settings for the model card."""
         return {
             "temperature": float(torch.as_tensor(self.temperature).detach()),
             "similarity_fct": "cos_sim" if self.normalize else "dot_score",
@@ -146,17 +148,18 @@ class InfoNCELoss(torch.nn.Module):
         )
 
 
-def _groups(own: Tensor | None, everybody: Tensor | None, unknown: int = 0) -> dict[str, Any]:
-    if own is None or everybody is None:
+def _groups(own: Tensor | None, gathered: Tensor | None, hard_negatives: int = 0) -> dict[str, Any]:
+    """The group arguments of infonce; the groups of hard negatives are unknown (-1)."""
+    if own is None or gathered is None:
         return {}
     return {
         "query_groups": own,
-        "document_groups": torch.cat([everybody, everybody.new_full((unknown,), -1)]),
+        "document_groups": torch.cat([gathered, gathered.new_full((hard_negatives,), -1)]),
     }
 
 
 def _gather(tensor: Tensor) -> Tensor:
-    """Of all processes, rank after rank; gradients are summed back to where it came from."""
+    """The tensors of all processes, concatenated by rank; gradients flow back to their process."""
     import torch.distributed.nn
 
     return torch.cat(torch.distributed.nn.all_gather(tensor))  # type: ignore[no-untyped-call]

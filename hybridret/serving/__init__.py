@@ -1,1 +1,1 @@
-"""Searching in a service: index and retriever, free of torch and transformers."""
+"""Search in a service: index and retriever, without torch and transformers."""

@@ -1,20 +1,21 @@
-"""An index on disk: an HNSW graph of vectors and the documents they stand for.
+"""An index on disk: an HNSW graph of vectors, and their documents.
 
 ::
 
-    index/manifest.json           what belongs together: files with sizes and checksums, the
-                                  encoder, the graph's settings
+    index/manifest.json           names, sizes and checksums of the files, the encoder's
+                                  fingerprint, the graph's settings
     index/graph-<n>.hnsw          vectors and links
-    index/documents-<n>.jsonl     one line a document, in the order of the graph's labels
+    index/documents-<n>.jsonl     one line per document, in the order of the graph's labels
 
-New files get a new number and the manifest is replaced last, in one step: a crash at any moment
-leaves the old index whole. Nothing is unpickled, and nothing is read that the manifest's checksums
-do not vouch for.
+New files get a new number, and the manifest is replaced last, in one step: a crash at any moment
+leaves the old index intact. Every file is compared with its checksum before it is used; pickle is
+never used.
 
-One graph holds all languages. A search over few documents (one rare language) is an exact scan.
+One graph contains all languages. If a search covers few documents (one rare language), it is an
+exact scan.
 
-HNSW finds less where many vectors are equal: with 1000 copies of one vector among 5000, the graph's
-best document was the true one for 87 % of queries, with none for 99 %. ``exact=True`` finds all.
+HNSW has lower recall if many vectors are equal: with 1000 copies of one vector among 5000, the top
+document was correct for 87 % of the queries, without copies for 99 %. ``exact=True`` finds all.
 """
 
 from __future__ import annotations
@@ -39,10 +40,12 @@ from hybridret.data.table import Document
 from hybridret.errors import DataError, IndexFileError
 
 INDEX_MANIFEST = "manifest.json"
-# The files of saves; with a point in front, what a save that was killed left behind.
-_OURS = re.compile(r"(graph-\d+\.hnsw|documents-\d+\.jsonl)|\.(graph|documents|manifest)[-.].*")
-LONGEST = 1e18
-"""Norm of the longest vector for inner products: those of longer ones may overflow float32."""
+# Files written by a save; names with a leading point are temporary files of a killed save.
+_INDEX_FILE = re.compile(
+    r"(graph-\d+\.hnsw|documents-\d+\.jsonl)|\.(graph|documents|manifest)[-.].*"
+)
+MAX_NORM = 1e18
+"""Largest vector norm for inner products: products of longer vectors may overflow float32."""
 
 
 @dataclass(frozen=True)
@@ -60,12 +63,15 @@ class Hit:
 class GraphSettings:
     """HNSW's parameters (Malkov and Yashunin, arXiv 1603.09320).
 
-    ``M`` is the most links of a document, ``ef_construction`` and ``ef_search`` the widths of the candidate lists: more
-    costs time and raises recall. The same ``seed`` gives the same graph when one thread builds it;
-    several threads link in the order in which they come.
+    Attributes:
+        M: links per document and level (level 0: twice as many).
+        ef_construction, ef_search: size of the candidate list when building and when searching;
+            larger values cost time and raise recall.
+        seed: for the levels of the documents. One thread builds the same graph from the same seed;
+            with several threads the graph depends on their timing.
 
     Raises:
-        DataError: a value is not a whole number, or too small.
+        DataError: a value is not an integer or out of range.
     """
 
     M: int = 16
@@ -79,17 +85,20 @@ class GraphSettings:
             value = getattr(self, name)
             if type(value) is not int or not minimum <= value < 2**63:
                 raise DataError(
-                    f"{name} must be a whole number of at least {minimum} and below 2^63: {value!r}"
+                    f"{name} must be an integer of at least {minimum} and below 2^63, got {value!r}"
                 )
 
 
 class Index:
-    """Documents with their vectors. Thread-safe: searches run beside each other, changes alone.
+    """Documents with their vectors. Thread-safe: searches run in parallel, changes one at a time.
 
     Args:
         dimension: of the vectors.
-        similarity: ``cosine`` normalises every vector, ``dot`` takes them as they are.
-        encoder: fingerprint of the encoder that makes the vectors.
+        similarity: ``cosine`` normalises every vector, ``dot`` uses them unchanged.
+        encoder: fingerprint of the encoder that computes the vectors.
+
+    Raises:
+        DataError: dimension or similarity is invalid.
     """
 
     def __init__(
@@ -101,7 +110,7 @@ class Index:
         settings: GraphSettings | None = None,
     ) -> None:
         if type(dimension) is not int or dimension < 1:
-            raise DataError(f"dimension must be a whole number of at least 1, got {dimension!r}")
+            raise DataError(f"dimension must be an integer of at least 1, got {dimension!r}")
         if similarity not in ("cosine", "dot"):
             raise DataError(f"similarity must be cosine or dot, got {similarity!r}")
         self.dimension = dimension
@@ -109,11 +118,11 @@ class Index:
         self.encoder = encoder
         self.settings = settings or GraphSettings()
         self._graph = _native.HnswIndex(dimension, **asdict(self.settings))
-        # By label. A removed document stays until the next load: a search may just have found it.
+        # By label. Deleted documents are kept until the next load: a search may be using them.
         self._documents: list[Document | None] = []
         self._labels: dict[str, int] = {}
-        self._languages: dict[str, int] = {}  # the graph's number of each language ever seen
-        self._live: Counter[str] = Counter()  # documents in each language
+        self._languages: dict[str, int] = {}  # number of each language in the graph, also unused
+        self._counts: Counter[str] = Counter()  # documents in each language
         self._change = threading.RLock()
 
     def __len__(self) -> int:
@@ -125,26 +134,28 @@ class Index:
     @property
     def languages(self) -> dict[str, int]:
         """Number of documents in each language."""
-        return {language: self._live[language] for language in sorted(self._live)}
+        return {language: self._counts[language] for language in sorted(self._counts)}
 
     def add(self, documents: Sequence[Document], vectors: Vectors, *, threads: int = 0) -> None:
         """Adds documents with their vectors, float32 [N, dimension].
 
         Raises:
-            DataError: an id is already there or stands twice, or a vector has the wrong dimension,
-                a value that is not finite, or (for cosine) no length. Then nothing is added.
+            DataError: an id is already in the index or a duplicate, or a vector has the wrong
+                dimension, a value that is not finite, or (for cosine) length 0. Nothing is added.
         """
         rows = self._prepared(vectors, [f"document {d.document_id!r}" for d in documents])
         with self._change:
-            fresh: set[str] = set()
+            new: set[str] = set()
             for document in documents:
                 _check_text(document)
-                if document.document_id in self._labels or document.document_id in fresh:
+                if document.document_id in new:
+                    raise DataError(f"document id {document.document_id!r} is a duplicate")
+                if document.document_id in self._labels:
                     raise DataError(
                         f"document {document.document_id!r} is already in the index; "
                         f"delete it first to replace it"
                     )
-                fresh.add(document.document_id)
+                new.add(document.document_id)
             numbers = [
                 self._languages.setdefault(d.language, len(self._languages)) for d in documents
             ]
@@ -153,16 +164,16 @@ class Index:
             try:
                 self._graph.add(rows, np.array(numbers, dtype=np.int32), threads=threads)
             finally:
-                # An interrupt can arrive when the vectors are in: documents follow the graph.
+                # An interrupt may come after the graph was changed: keep the documents in step.
                 if self._graph.size == len(self._documents):
                     for label, document in enumerate(documents, first):
                         self._labels[document.document_id] = label
-                    self._live.update(d.language for d in documents)
+                    self._counts.update(d.language for d in documents)
                 else:
                     del self._documents[first:]
 
     def delete(self, document_ids: Iterable[str]) -> None:
-        """Takes documents out of all later searches.
+        """Deletes documents; later searches no longer return them.
 
         Raises:
             DataError: an id is not in the index; then nothing is deleted.
@@ -180,8 +191,8 @@ class Index:
                 del self._labels[document_id]
                 document = self._documents[label]
                 assert document is not None
-                self._live[document.language] -= 1
-            self._live += Counter()  # drops languages without a document
+                self._counts[document.language] -= 1
+            self._counts += Counter()  # removes languages without documents
 
     def search(
         self,
@@ -194,16 +205,17 @@ class Index:
         """The k documents most similar to a query vector, float32 [dimension], best first.
 
         Args:
-            languages: only documents in these; None for all.
-            exact: scan all of them instead of walking the graph.
+            languages: return only documents in these languages; None for all.
+            exact: compare the query with all of them instead of searching the graph.
 
         Raises:
-            DataError: k is below 1, a language has no documents, or the vector cannot be searched.
+            DataError: k is below 1, a language has no documents, or the vector is invalid (see
+                :meth:`add`).
         """
         if not isinstance(k, int) or k < 1:
-            raise DataError(f"k must be a whole number of at least 1, got {k}")
+            raise DataError(f"k must be an integer of at least 1, got {k}")
         query = self._prepared(np.asarray(vector)[None], ["the query"])[0]
-        numbers = None if languages is None else [self._number(name) for name in languages]
+        numbers = None if languages is None else [self._language_number(x) for x in languages]
         labels, scores = self._graph.search(
             query, min(k, max(1, len(self))), languages=numbers, exact=exact
         )
@@ -216,13 +228,14 @@ class Index:
             )
         return hits
 
-    def _number(self, language: str) -> int:
-        if not self._live[language]:
-            there = ", ".join(self.languages) or "none"
-            raise DataError(f"no document in language {language!r}; the index has {there}")
+    def _language_number(self, language: str) -> int:
+        if not self._counts[language]:
+            known = ", ".join(self.languages) or "none"
+            raise DataError(f"no document in language {language!r}; the index has {known}")
         return self._languages[language]
 
     def _prepared(self, vectors: Vectors, names: list[str]) -> Vectors:
+        """Checked float32 vectors, normalised for the cosine; ``names`` are for the messages."""
         if vectors.ndim != 2 or vectors.shape != (len(names), self.dimension):
             raise DataError(
                 f"expected {len(names)} vectors of dimension {self.dimension}, "
@@ -236,32 +249,34 @@ class Index:
                 f"the vector of {name} has a value that is not finite (NaN or infinity)"
             )
         if self.similarity == "dot":
-            if norms.max(initial=0) > LONGEST:
+            if norms.max(initial=0) > MAX_NORM:
                 name = names[int(np.argmax(norms))]
-                raise DataError(f"the vector of {name} is longer than {LONGEST:g}: scores overflow")
+                raise DataError(
+                    f"the vector of {name} is longer than {MAX_NORM:g}: its scores would overflow"
+                )
             return rows
         if not norms.all():
             name = names[int(np.argmin(norms))]
             raise DataError(
-                f"the vector of {name} is zero: the encoder knows no token of this text"
+                f"the vector of {name} is zero: the encoder's vocabulary has none of its tokens"
             )
         return np.asarray(rows / norms[:, None], dtype=np.float32)
 
     def save(self, folder: str | Path) -> None:
-        """Writes the index; the one that was there stays whole until the last moment.
+        """Writes the index; it replaces the previous one in one step, when it is complete.
 
         Raises:
-            IndexFileError: the files could not be written (a full disk).
+            IndexFileError: the files could not be written (e.g. the disk is full).
         """
         folder = Path(folder)
         with self._change:
             if self._graph.size != len(self._documents):
                 raise IndexFileError(
-                    f"the index in memory was interrupted while it changed and cannot be saved; "
+                    f"a change of the index in memory was interrupted, so it cannot be saved; "
                     f"load {folder} again"
                 )
             try:
-                with _locked(folder):
+                with _save_lock(folder):
                     self._write(folder)
             except (OSError, RuntimeError) as error:
                 raise IndexFileError(f"{folder}: the index could not be written: {error}") from None
@@ -276,12 +291,12 @@ class Index:
             self._graph.save(str(temporary))
             files[graph] = checksum(temporary)
         with atomic_file(folder / documents) as temporary:
-            with temporary.open("w", encoding="utf-8") as file:
+            with temporary.open("w", encoding="utf-8") as lines:
                 for document in kept:
                     record = asdict(document) if document else None
-                    file.write(json.dumps(record, ensure_ascii=False) + "\n")
+                    lines.write(json.dumps(record, ensure_ascii=False) + "\n")
             files[documents] = checksum(temporary)
-        # A removed document's language no longer matters.
+        # The language of a removed document is not used: any number will do.
         numbers = [self._languages[d.language] if d else 0 for d in kept]
         manifest = {
             "schema": 1,
@@ -299,20 +314,20 @@ class Index:
             "files": files,
         }
         write_json(folder / INDEX_MANIFEST, manifest)
-        for left_over in folder.iterdir():  # of earlier saves, and of saves that were killed
-            if _OURS.fullmatch(left_over.name) and left_over.name not in files:
+        for file in folder.iterdir():  # remove the files of earlier and of killed saves
+            if _INDEX_FILE.fullmatch(file.name) and file.name not in files:
                 with suppress(OSError):
-                    left_over.unlink()
+                    file.unlink()
 
     @classmethod
     def load(cls, folder: str | Path, *, encoder: str | None = None) -> Index:
         """Reads an index.
 
         Args:
-            encoder: fingerprint of the encoder that will make the query vectors.
+            encoder: fingerprint of the encoder that will compute the query vectors; None: any.
 
         Raises:
-            IndexFileError: no index there, damaged, or made by another encoder.
+            IndexFileError: no such index, it is damaged, or it was made with another encoder.
         """
         folder = Path(folder)
         for _ in range(20):
@@ -320,24 +335,24 @@ class Index:
             try:
                 return cls._read(folder, manifest, encoder)
             except (IndexFileError, FileNotFoundError):
-                # Another process may just have saved, and taken these files away.
+                # Another process may have saved in the meantime and removed these files: try again.
                 if _read_manifest(folder) == manifest:
                     raise
-        raise IndexFileError(f"{folder}: the index changes all the time; try again")
+        raise IndexFileError(f"{folder}: other processes keep replacing the index; try again later")
 
     @classmethod
     def _read(cls, folder: Path, manifest: dict[str, Any], encoder: str | None) -> Index:
         if encoder is not None and manifest["encoder"] != encoder:
             raise IndexFileError(
-                f"{folder}: this index was made by another encoder (fingerprint "
-                f"{manifest['encoder'] or 'none'}, this one is {encoder}); index the documents "
-                f"again"
+                f"{folder}: this index was made with another encoder (fingerprint "
+                f"{manifest['encoder'] or 'none'}, this encoder has {encoder}); index the "
+                f"documents again"
             )
         try:
             graph, documents = manifest["graph"], manifest["documents"]
             for name in (graph, documents):
-                if not _OURS.fullmatch(name):
-                    raise IndexFileError(f"{folder}: damaged: {name!r} is no file of an index")
+                if not _INDEX_FILE.fullmatch(name):
+                    raise IndexFileError(f"{folder}: damaged: {name!r} is not a file of an index")
             expected = {name: manifest["files"][name] for name in (graph, documents)}
             check_files(folder, expected, IndexFileError)
             index = cls(
@@ -352,7 +367,7 @@ class Index:
                     record = json.loads(line)
                     index._documents.append(Document(**record) if record else None)
             index._labels = {d.document_id: n for n, d in enumerate(index._documents) if d}
-            index._live.update(d.language for d in index._documents if d)
+            index._counts.update(d.language for d in index._documents if d)
             runs = np.array(manifest["language_of_label"], dtype=np.int64).reshape(-1, 2)
             if runs[:, 1].sum() != len(index._documents):
                 raise ValueError(f"{documents} has {len(index._documents)} lines")
@@ -360,7 +375,7 @@ class Index:
                 str(folder / graph), np.repeat(runs[:, 0], runs[:, 1]).astype(np.int32)
             )
             if index._graph.removed() != [n for n, d in enumerate(index._documents) if not d]:
-                raise ValueError(f"{graph} and {documents} disagree on what was removed")
+                raise ValueError(f"{graph} and {documents} differ in the documents removed")
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             if isinstance(error, IndexFileError):
                 raise
@@ -373,14 +388,14 @@ def _check_text(document: Document) -> None:
         "".join((document.document_id, document.text, document.language, document.title)).encode()
     except UnicodeEncodeError as error:
         raise DataError(
-            f"document {document.document_id!r} holds a lone surrogate, which is no character: "
-            f"{error.reason}"
+            f"document {document.document_id!r} contains a lone surrogate, which is not a valid "
+            f"character: {error.reason}"
         ) from None
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """One save at a time, across processes."""
+def _save_lock(folder: Path) -> Iterator[None]:
+    """Only one process at a time can hold it."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -393,6 +408,7 @@ def _settings(values: dict[str, Any]) -> GraphSettings:
 
 
 def _run_lengths(values: list[int]) -> list[tuple[int, int]]:
+    """(value, number of repetitions) of consecutive equal values."""
     runs: list[tuple[int, int]] = []
     for value in values:
         if runs and runs[-1][0] == value:
@@ -411,11 +427,13 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / INDEX_MANIFEST
     if not path.is_file():
         raise IndexFileError(
-            f"{folder}: no index here; make one with 'hybridret index {folder.parent} DOCUMENTS'"
+            f"{folder}: no index here; create one with 'hybridret index {folder.parent} DOCUMENTS'"
         )
     manifest = read_json(path, IndexFileError)
     if not isinstance(manifest, dict) or not {"schema", "encoder"} <= manifest.keys():
         raise IndexFileError(f"{path}: damaged: not the manifest of an index")
     if manifest["schema"] != 1:
-        raise IndexFileError(f"{path}: schema {manifest['schema']}; this version reads 1")
+        raise IndexFileError(
+            f"{path}: schema {manifest['schema']}, but this version reads schema 1"
+        )
     return manifest

@@ -1,4 +1,4 @@
-"""Text in, documents out: an exported encoder and its index in one small process."""
+"""Search by text: an exported encoder and its index, without torch."""
 
 from __future__ import annotations
 
@@ -31,11 +31,14 @@ class Retriever:
 
     @classmethod
     def load(cls, folder: str | Path, *, threads: int = 0) -> Retriever:
-        """An exported encoder with the index beside it (``folder/index``).
+        """An exported encoder with its index (``folder/index``).
+
+        Args:
+            threads: for ONNX Runtime; 0 for its default (all cores).
 
         Raises:
-            ModelError: no exported encoder there.
-            IndexFileError: no index there, damaged, or of another encoder.
+            ModelError: the folder is not an exported encoder, or it is damaged.
+            IndexFileError: there is no index, it is damaged, or made with another encoder.
         """
         encoder = OnnxEncoder(folder, threads=threads)
         return cls(encoder, Index.load(Path(folder) / INDEX_FOLDER, encoder=encoder.fingerprint))
@@ -44,10 +47,10 @@ class Retriever:
     def create(
         cls, folder: str | Path, *, settings: GraphSettings | None = None, threads: int = 0
     ) -> Retriever:
-        """An exported encoder with a new, empty index; on disk nothing changes before :meth:`save`.
+        """An exported encoder with a new, empty index; nothing is written before :meth:`save`.
 
         Raises:
-            ModelError: no exported encoder there.
+            ModelError: the folder is not an exported encoder, or it is damaged.
         """
         encoder = OnnxEncoder(folder, threads=threads)
         index = Index(
@@ -67,8 +70,8 @@ class Retriever:
         """Embeds and adds documents; returns how many.
 
         Raises:
-            DataError: an id is already there, or a text the encoder knows no token of. Documents of
-                earlier chunks of 4096 stay added.
+            DataError: an id is already in the index or a duplicate, or the encoder's vocabulary has
+                none of a text's tokens. Documents of earlier chunks of 4096 remain added.
         """
         count = 0
         source = iter(documents)
@@ -85,12 +88,13 @@ class Retriever:
         """Adds the documents of a ``.jsonl`` file; all lines are read before the first is added.
 
         Raises:
-            DataError: naming file, line and field; then nothing is added.
+            DataError: a line is invalid (the message names file, line and field); nothing is added.
+                Or see :meth:`add`.
         """
         return self.add(list(read_documents(path)), batch_size=batch_size, progress=progress)
 
     def delete(self, document_ids: Iterable[str]) -> None:
-        """Takes documents out of all later searches.
+        """Deletes documents; later searches no longer return them.
 
         Raises:
             DataError: an id is not in the index; then nothing is deleted.
@@ -107,11 +111,14 @@ class Retriever:
     ) -> list[Hit]:
         """The k documents closest in meaning, best first, in any language or only in ``languages``.
 
+        Args:
+            exact: compare the query with all documents instead of searching the HNSW graph.
+
         Raises:
-            DataError: the query is empty, k is below 1, or no document is in one of the languages.
+            DataError: the query is empty, k is below 1, or a language has no documents.
         """
         if not isinstance(query, str) or not query.strip():
-            raise DataError(f"the query must be a text that is not empty, got {query!r}")
+            raise DataError(f"the query must be a non-empty string, got {query!r}")
         if isinstance(languages, str):
             languages = [languages]
         tags = None if languages is None else [normalize_language(tag) for tag in languages]
@@ -119,14 +126,14 @@ class Retriever:
         return self.index.search(vector, k, languages=tags, exact=exact)
 
     def save(self) -> None:
-        """Writes the index beside the encoder, in one step.
+        """Writes the index into the encoder's folder, in one step.
 
         Raises:
-            IndexFileError: it could not be written; the one before stays whole.
+            IndexFileError: it could not be written; the previous index stays intact.
         """
         self.index.save(self.encoder.folder / INDEX_FOLDER)
 
 
 def has_index(folder: str | Path) -> bool:
-    """Whether an encoder folder holds an index."""
+    """Whether an encoder folder contains an index."""
     return (Path(folder) / INDEX_FOLDER / INDEX_MANIFEST).is_file()

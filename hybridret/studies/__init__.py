@@ -1,1 +1,1 @@
-"""Studies: one question about training or judging a file, answered by runs of the commands."""
+"""Studies: each file answers one question about training or evaluation by running commands."""

@@ -1,14 +1,14 @@
-"""Which batches train the better multilingual retriever?
+"""Which sampler trains the best multilingual retriever?
 
-One command trains an encoder with each sampler on the same rows and judges it on another data set,
-beside random vectors, the untrained encoder and BM25::
+One command trains an encoder with each sampler on the same rows and evaluates it on another data
+set, together with random vectors, the untrained encoder and BM25::
 
     python -m hybridret.studies.samplers --train NTREX --evaluate XQUAD-R --output RUNS
 
-What makes the comparison say something: all samplers draw the same rows and differ only in the
-languages; learning rate and temperature are chosen for each sampler on held-out documents of the
-training set, with equal trials; the evaluation data take no part in any choice. Every step is a
-``hybridret`` command. Interrupted, the same line goes on where it was.
+The comparison is fair: all samplers draw the same rows and differ only in the languages; learning
+rate and temperature are chosen for each sampler on held-out documents of the training set, with the
+same number of trials; the evaluation data is not used for any choice. Every step is a ``hybridret``
+command. After an interruption, the same command continues where it stopped.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SETTINGS = ("mono", "cross", "multi")
 
 
 def hybridret(*arguments: object) -> None:
-    """Runs one command, shown as a user would type it."""
+    """Runs one command and prints it as a user would type it."""
     line = ["hybridret", *map(str, arguments)]
     print("$", *line, flush=True)
     subprocess.run([sys.executable, "-m", "hybridret.cli", *line[1:]], check=True)
@@ -39,7 +39,7 @@ def hybridret(*arguments: object) -> None:
 def train(o: argparse.Namespace, sampler: str, rate: float, temperature: float, seed: int) -> Path:
     run: Path = o.output / f"{sampler}-lr{rate:g}-t{temperature:g}-s{seed}"
     if not is_finished(run):
-        shutil.rmtree(run, ignore_errors=True)  # a run of a minute is made again, not resumed
+        shutil.rmtree(run, ignore_errors=True)  # a run takes a minute: repeated, not resumed
         hybridret(
             "train",
             "--data",
@@ -68,18 +68,18 @@ def train(o: argparse.Namespace, sampler: str, rate: float, temperature: float, 
 
 
 def is_finished(run: Path) -> bool:
-    """Trained, and judged on the documents held out, which is the last thing written."""
+    """Trained and evaluated on the held-out documents, which is written last."""
     state = run / "training.json"
     return state.is_file() and "development" in json.loads(state.read_text(encoding="utf-8"))
 
 
 def development_score(run: Path) -> float:
-    """What settings are chosen by: AP, mean of the three settings."""
+    """The score that hyperparameters are chosen by: mean AP of mono, cross and multi."""
     scores = json.loads((run / "training.json").read_text(encoding="utf-8"))["development"]
     return statistics.fmean(scores[setting]["AP"] for setting in SETTINGS)
 
 
-def judge(o: argparse.Namespace, model: Path | None, name: str) -> dict[str, Any]:
+def evaluate(o: argparse.Namespace, model: Path | None, name: str) -> dict[str, Any]:
     out = o.output / f"{name}.json"
     if not out.is_file():
         what = [model] if model else ["--baselines", name]
@@ -89,7 +89,7 @@ def judge(o: argparse.Namespace, model: Path | None, name: str) -> dict[str, Any
     return summary
 
 
-def row(name: str, choice: str, summaries: list[dict[str, Any]]) -> list[str]:
+def table_row(name: str, choice: str, summaries: list[dict[str, Any]]) -> list[str]:
     values = [[s[setting]["AP"] for s in summaries] for setting in SETTINGS]
     values.append([s["rank_distance"] for s in summaries])
     cells = []
@@ -103,8 +103,8 @@ def row(name: str, choice: str, summaries: list[dict[str, Any]]) -> list[str]:
 
 def main() -> None:
     p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    p.add_argument("--train", required=True, help="data to train on, as for hybridret train")
-    p.add_argument("--evaluate", required=True, help="data to judge on, as for hybridret evaluate")
+    p.add_argument("--train", required=True, help="training data, as for hybridret train")
+    p.add_argument("--evaluate", required=True, help="evaluation data, as for hybridret evaluate")
     p.add_argument("--output", type=Path, required=True)
     p.add_argument("--steps", type=int, default=600)
     p.add_argument("--batch-size", type=int, default=256)
@@ -116,7 +116,7 @@ def main() -> None:
         "--model-options",
         nargs=argparse.REMAINDER,
         default=["--vocabulary-size", "32768", "--max-length", "128"],
-        help="further options of hybridret train, last on the line",
+        help="further options for hybridret train; must come last",
     )
     o = p.parse_args()
     o.output.mkdir(parents=True, exist_ok=True)
@@ -137,9 +137,9 @@ def main() -> None:
             *o.model_options,
         )
     rows = [
-        row("random", "", [judge(o, None, "random")]),
-        row("untrained", "", [judge(o, untrained / "model", "untrained-scores")]),
-        row("BM25", "", [judge(o, None, "bm25")]),
+        table_row("random", "", [evaluate(o, None, "random")]),
+        table_row("untrained", "", [evaluate(o, untrained / "model", "untrained-scores")]),
+        table_row("BM25", "", [evaluate(o, None, "bm25")]),
     ]
     grid = list(itertools.product(o.learning_rates, o.temperatures))
     for sampler in SAMPLERS:
@@ -148,8 +148,8 @@ def main() -> None:
         summaries = []
         for seed in o.seeds:
             run = train(o, sampler, *best, seed=seed)
-            summaries.append(judge(o, run / "model", f"{sampler}-s{seed}"))
-        rows.append(row(sampler, f"lr {best[0]:g}, t {best[1]:g}", summaries))
+            summaries.append(evaluate(o, run / "model", f"{sampler}-s{seed}"))
+        rows.append(table_row(sampler, f"lr {best[0]:g}, t {best[1]:g}", summaries))
     header = ["system", "chosen", *(f"AP {s}" for s in SETTINGS), "rank distance"]
     table = text_table(header, rows)
     print(table)

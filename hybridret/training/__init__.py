@@ -1,1 +1,1 @@
-"""Training: batches of chosen languages, settings (``config``), the loop, checkpoints."""
+"""Training: samplers (``batches``), settings (``config``), the training loop, checkpoints."""

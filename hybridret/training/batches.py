@@ -1,18 +1,20 @@
-"""Batches: which rows, and in which languages their queries and documents are taken.
+"""Batches: samplers choose the rows of a batch and the languages of its queries and documents.
 
 The four kinds (arXiv 2408.10536, section 3, and LAReQA, arXiv 2004.05484):
 
 ============== ===================================================================================
-monolingual    one language for the whole batch, drawn uniformly, on both sides (X-X-mono)
-cross-lingual  in every row the query's language differs from the document's; pairs mixed (X-Y)
-mixed          query and document in the same language, languages mixed in the batch (X-X)
+monolingual    all queries and documents of a batch in one language, drawn uniformly (X-X-mono)
+cross-lingual  in every row the query's language differs from the document's; a batch has many
+               language pairs (X-Y)
+mixed          in every row query and document have the same language; a batch has many languages
+               (X-X)
 hybrid(alpha)  a monolingual batch with probability alpha, otherwise a cross-lingual one
 ============== ===================================================================================
 
-Every sampler is a pure function of (seed, epoch): it can be asked for any epoch at any time, on any
-machine, and gives the same batches. The order of the rows depends on seed and epoch alone, so on a
-table whose rows exist in every language all samplers draw the same rows and differ in nothing but
-the languages.
+Every sampler is a pure function of (seed, epoch): any epoch can be requested at any time, on any
+machine, and gives the same batches. The order of the rows depends only on seed and epoch: on a
+table whose rows exist in every language all samplers draw the same rows and differ only in the
+languages.
 """
 
 from __future__ import annotations
@@ -34,15 +36,15 @@ ABSENT = -1
 
 @dataclass(frozen=True)
 class PairTable:
-    """Rows of translated (query, document) pairs.
+    """R rows; a row is one (query, document) pair with its translations.
 
     Attributes:
         languages: L language tags, sorted.
-        query_texts, document_texts: the texts themselves.
-        queries, documents: int64 [R, L], position of row r's text in language l, -1 where there is
+        query_texts, document_texts: the texts.
+        queries, documents: int64 [R, L], position of row r's text in language l, -1 if there is
             none.
-        groups: int64 [R], translation group of the row's document. Rows of one group are no
-            negatives of each other.
+        groups: int64 [R], translation group of the row's document. Rows of the same group are not
+            used as negatives of each other.
     """
 
     languages: list[str]
@@ -54,7 +56,8 @@ class PairTable:
 
     @classmethod
     def from_dataset(cls, dataset: Dataset) -> PairTable:
-        """One row for each query group and relevant document (a group's n-th in each language).
+        """One row for each query group and n: its queries, and its n-th relevant document in each
+        language.
 
         Raises:
             DataError: no query has a relevant document, or a group has two queries in one language.
@@ -62,8 +65,8 @@ class PairTable:
         languages = dataset.languages
         column = {language: c for c, language in enumerate(languages)}
         relevant = dataset.relevant_by_group()
-        wanted = {d for judged in relevant.values() for d in judged}
-        answers = [d for d in dataset.documents if d.document_id in wanted]
+        relevant_ids = {d for judged in relevant.values() for d in judged}
+        answers = [d for d in dataset.documents if d.document_id in relevant_ids]
         position = {d.document_id: i for i, d in enumerate(answers)}
         members: dict[str, list[int]] = defaultdict(list)
         for i, query in enumerate(dataset.queries):
@@ -111,7 +114,13 @@ class PairTable:
 
 @dataclass(frozen=True)
 class Batch:
-    """B rows of a :class:`PairTable` with the languages they are taken in (all int64 [B])."""
+    """B rows of a :class:`PairTable` and the languages of their texts (all int64 [B]).
+
+    Attributes:
+        rows: positions in the table.
+        query_languages, document_languages: positions in the table's ``languages``.
+        kind: ``monolingual``, ``cross-lingual`` or ``mixed``.
+    """
 
     rows: Ints
     query_languages: Ints
@@ -127,10 +136,10 @@ class Batch:
 
 
 class BatchSampler(ABC):
-    """Draws batches of ``batch_size`` rows, each row at most once an epoch.
+    """Draws batches of ``batch_size`` rows, each row at most once per epoch.
 
     Raises:
-        DataError: fewer rows than ``batch_size`` can make up a batch of this kind.
+        DataError: the table has fewer suitable rows than ``batch_size``.
     """
 
     name: str
@@ -144,21 +153,21 @@ class BatchSampler(ABC):
         self.has_query = table.queries != ABSENT  # [R, L]
         self.has_document = table.documents != ABSENT
         self.has_both = self.has_query & self.has_document
-        # A row makes a cross-lingual pair unless all it has is one language on either side.
+        # Pairs (query language, document language) of each row that differ in language.
         pairs = self.has_query.sum(1) * self.has_document.sum(1) - self.has_both.sum(1)
         self.can_cross = pairs > 0
         self._check()
 
     @abstractmethod
     def _check(self) -> None:
-        """Raises DataError where no batch of this sampler can be filled."""
+        """Raises DataError if the table cannot fill a batch of this sampler."""
 
     @abstractmethod
     def _draw(self, pending: Ints, rng: np.random.Generator) -> Batch | None:
-        """The next batch out of ``pending`` rows; None when they do not fill one."""
+        """The next batch from the ``pending`` rows; None if they do not fill a batch."""
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
-        """The batches of one epoch; rows that fill no whole batch are left out."""
+        """The batches of one epoch; remaining rows that do not fill a batch are dropped."""
         pending = np.random.default_rng([self.seed, epoch, 0]).permutation(len(self.table))
         step = 0
         while len(pending) >= self.batch_size:
@@ -173,10 +182,10 @@ class BatchSampler(ABC):
             step += 1
 
     def steps(self, stop: int, *, start: int = 0) -> Iterator[tuple[int, Batch]]:
-        """Pairs (step, batch) from step ``start`` up to ``stop``, which is not among them.
+        """Pairs (step, batch) for the steps ``start`` to ``stop - 1``.
 
-        Steps are counted from 0 over as many epochs as it takes. The batches before ``start`` are
-        drawn and passed over: a step's batch does not depend on where one starts.
+        Steps are counted from 0 across epochs. The batches before ``start`` are drawn and skipped:
+        the batch of a step does not depend on ``start``.
         """
         step = epoch = 0
         while step < stop:
@@ -193,20 +202,25 @@ class BatchSampler(ABC):
         return rows if len(rows) == self.batch_size else None
 
     def _require(self, eligible: NDArray[np.bool_], what: str, remedy: str) -> None:
-        # Rows of one query group hold the same questions: more of them make no larger batch.
+        # Rows with the same queries (several relevant documents) count once.
         distinct = len(np.unique(self.table.queries[eligible].max(1, initial=ABSENT)))
         if distinct == 0:
-            raise DataError(f"no groups {what}, which the {self.name} sampler needs: {remedy}")
+            raise DataError(
+                f"the {self.name} sampler needs translation groups that {what}, but there are "
+                f"none: {remedy}"
+            )
         if distinct < self.batch_size:
             raise DataError(
-                f"batch_size is {self.batch_size}, but only {distinct} distinct groups {what}; "
+                f"batch_size is {self.batch_size}, but only {distinct} translation groups {what}; "
                 f"use a smaller batch or more data"
             )
         if len(np.unique(self.table.groups[eligible])) < 2:
-            raise DataError("all documents are of one group: no row would have a negative")
+            raise DataError(
+                "all documents are in one translation group: no query would have a negative"
+            )
 
     def _monolingual(self, pending: Ints, rng: np.random.Generator) -> Batch | None:
-        # A language that cannot fill a batch any more gives way to the next of the random order.
+        # If a language can no longer fill a batch, the next one in random order is tried.
         for language in rng.permutation(len(self.table.languages)):
             rows = self._take(pending, self.has_both[:, language])
             if rows is not None:
@@ -218,7 +232,7 @@ class BatchSampler(ABC):
         rows = self._take(pending, self.can_cross)
         if rows is None:
             return None
-        # Uniform over the row's pairs of two languages: the largest of random keys, pair by pair.
+        # Uniform over the row's pairs of different languages: the pair with the largest random key.
         count = len(self.table.languages)
         allowed = self.has_query[rows][:, :, None] & self.has_document[rows][:, None, :]
         allowed &= ~np.eye(count, dtype=bool)
@@ -243,19 +257,19 @@ class BatchSampler(ABC):
 
 
 _ONE_LANGUAGE = (
-    "have query and document in one language",
-    "queries and documents of these data are never in the same language, as the cross-lingual "
-    "sampler takes them",
+    "have a query and a document in the same language",
+    "in this data queries and documents are always in different languages; use the cross-lingual "
+    "sampler",
 )
 _TWO_LANGUAGES = (
-    "have two languages to pair",
-    "rows that are translations of each other must share a group; the monolingual and mixed "
-    "samplers need no translations",
+    "have a query and a document in different languages",
+    "give translations of each other the same group, or use the monolingual or mixed sampler, "
+    "which need no translations",
 )
 
 
 class MonolingualSampler(BatchSampler):
-    """Query and document of the whole batch in one language, drawn uniformly."""
+    """All queries and documents of a batch are in one language, drawn uniformly."""
 
     name = "monolingual"
 
@@ -267,7 +281,7 @@ class MonolingualSampler(BatchSampler):
 
 
 class CrossLingualSampler(BatchSampler):
-    """In every row query and document differ in language."""
+    """In every row query and document are in different languages."""
 
     name = "cross-lingual"
 
@@ -279,7 +293,7 @@ class CrossLingualSampler(BatchSampler):
 
 
 class MixedSampler(BatchSampler):
-    """In every row query and document share a language; languages are mixed in the batch."""
+    """In every row query and document are in the same language; a batch has many languages."""
 
     name = "mixed"
 
@@ -294,7 +308,7 @@ class HybridSampler(BatchSampler):
     """A monolingual batch with probability ``alpha``, otherwise a cross-lingual one.
 
     Raises:
-        DataError: ``alpha`` is not strictly between 0 and 1 (those are the other samplers).
+        DataError: ``alpha`` is not strictly between 0 (cross-lingual) and 1 (monolingual).
     """
 
     name = "hybrid"
@@ -303,7 +317,7 @@ class HybridSampler(BatchSampler):
         self, table: PairTable, batch_size: int, *, alpha: float = 0.5, seed: int = 0
     ) -> None:
         if not 0 < alpha < 1:
-            raise DataError(f"alpha must lie between 0 and 1, got {alpha}")
+            raise DataError(f"alpha must be above 0 and below 1, got {alpha}")
         self.alpha = alpha
         super().__init__(table, batch_size, seed=seed)
 
@@ -328,7 +342,7 @@ SAMPLERS = tuple(_CLASSES)
 def make_sampler(
     name: str, table: PairTable, batch_size: int, *, alpha: float = 0.5, seed: int = 0
 ) -> BatchSampler:
-    """A sampler by its name in :data:`SAMPLERS`; ``alpha`` counts for ``hybrid`` alone.
+    """A sampler by its name in :data:`SAMPLERS`; ``alpha`` is used by ``hybrid`` only.
 
     Raises:
         DataError: unknown name, or the table cannot fill a batch.

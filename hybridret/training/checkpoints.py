@@ -1,10 +1,10 @@
-"""Checkpoints: a whole encoder folder with the state of optimizer, random numbers and run.
+"""Checkpoints: a complete encoder folder with the state of optimizer, random numbers and run.
 
 ::
 
     checkpoint/state.json                step, losses, log, and checksums of all other files
-    checkpoint/parameters.safetensors    the model's parameters as they are trained
-    checkpoint/optimizer.safetensors     the optimizer's tensors by parameter, the random state
+    checkpoint/parameters.safetensors    the model's parameters in the training dtype
+    checkpoint/optimizer.safetensors     the optimizer's tensors by parameter, torch's random state
     checkpoint/...                       the encoder in the sentence-transformers layout
 """
 
@@ -31,7 +31,7 @@ _RANDOM_STATE = "random state"
 
 @dataclass
 class RunState:
-    """What a run knows beside its tensors."""
+    """The state of a run apart from its tensors: steps done, loss of each step, log entries."""
 
     step: int
     losses: list[float]
@@ -41,10 +41,10 @@ class RunState:
 def save(
     folder: Path, encoder: TorchEncoder, optimizer: torch.optim.Optimizer, state: RunState
 ) -> None:
-    """Writes a checkpoint; the one before stays whole until the last moment.
+    """Writes a checkpoint; it replaces the previous one in one step, when it is complete.
 
     Raises:
-        OSError: it could not be written (a full disk).
+        OSError: it could not be written (e.g. the disk is full).
     """
     with atomic_folder(folder) as temporary:
         encoder.save(temporary)
@@ -59,7 +59,7 @@ def save(
 
 
 def check(folder: Path) -> RunState:
-    """The state of a checkpoint whose files are what was written.
+    """The state of a checkpoint, after comparing all files with their checksums.
 
     Raises:
         DataError: a file is missing or damaged.
@@ -70,25 +70,25 @@ def check(folder: Path) -> RunState:
     content = read_json(path, DataError)
     written = content.pop("sha256", None) if isinstance(content, dict) else None
     if written != _digest(content):
-        raise DataError(f"{path}: damaged: its checksum differs from the one it holds")
+        raise DataError(f"{path}: damaged: the content does not match its checksum")
     check_files(folder, content["files"], DataError)
     return RunState(content["step"], content["losses"], content["log"])
 
 
 def load(folder: Path, encoder: TorchEncoder, optimizer: torch.optim.Optimizer) -> RunState:
-    """Sets parameters, optimizer and random numbers as they were.
+    """Restores parameters, optimizer state and torch's random state.
 
     Raises:
-        DataError: see :func:`check`; or the checkpoint is of another model.
+        DataError: see :func:`check`; or the checkpoint is from another model.
     """
     state = check(folder)
     try:
         encoder.model.load_state_dict(load_tensors(folder / PARAMETERS_FILE))
         saved = load_tensors(folder / OPTIMIZER_FILE)
     except (ModelError, RuntimeError) as error:
-        raise DataError(f"{folder}: of another model: {error}") from None
+        raise DataError(f"{folder}: from another model: {error}") from None
     for name, parameter in encoder.model.named_parameters():
-        prefix = f"{name}|"  # none for a parameter without a gradient: BERT's unused pooler
+        prefix = f"{name}|"  # no entries for a parameter without a gradient: BERT's unused pooler
         kept = {k.removeprefix(prefix): v for k, v in saved.items() if k.startswith(prefix)}
         if kept:
             optimizer.state[parameter] = kept

@@ -11,18 +11,21 @@ from hybridret.training.batches import SAMPLERS
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """Settings of a run.
+    """Settings of a run. "Paper" is arXiv 2408.10536.
 
     Attributes:
-        sampler: one of :data:`hybridret.training.batches.SAMPLERS`; ``alpha`` counts for
-            ``hybrid``.
-        steps, batch_size: pairs seen are their product.
-        learning_rate: its peak; None takes 2e-2 for a static encoder and 3e-5 for a transformer
-            (the paper's). Linear warm-up over ``warmup`` of the steps, then linear decay to zero.
-        weight_decay: AdamW's (the paper's 1e-2).
+        sampler: one of :data:`hybridret.training.batches.SAMPLERS`.
+        alpha: probability of a monolingual batch, used by ``hybrid`` only.
+        steps: number of batches.
+        batch_size: pairs per batch.
+        learning_rate: peak value; None: 2e-2 for a static encoder, 3e-5 (as in the paper) for a
+            transformer. Linear warm-up, then linear decay to zero.
+        warmup: share of the steps used for warm-up.
+        weight_decay: of AdamW (1e-2 as in the paper).
         temperature: of the loss.
         seed: of the sampler and of dropout.
-        log_every, checkpoint_every: in steps; 0 checkpoints at the end alone.
+        log_every: steps between log entries.
+        checkpoint_every: steps between checkpoints; 0: no checkpoints.
     """
 
     sampler: str = "hybrid"
@@ -46,8 +49,8 @@ class TrainingConfig:
             if not getattr(self, name) >= 0:
                 raise DataError(f"{name} must not be negative, got {getattr(self, name)}")
         if self.steps < 0:
-            raise DataError(f"steps must be 0 (leave the encoder untrained) or more: {self.steps}")
+            raise DataError(f"steps must not be negative, got {self.steps}")
         if not (self.temperature > 0 and math.isfinite(self.temperature)):
-            raise DataError(f"temperature must be positive, got {self.temperature}")
+            raise DataError(f"temperature must be positive and finite, got {self.temperature}")
         if self.learning_rate is not None and not self.learning_rate > 0:
             raise DataError(f"learning_rate must be positive, got {self.learning_rate}")

@@ -1,14 +1,15 @@
-"""Contrastive training of an encoder with batches of chosen languages.
+"""Contrastive training of an encoder: the training loop.
 
 A run is a folder::
 
-    training.json     settings and state: what was asked for, the last step, the final loss
-    log.jsonl         one line each few steps: step, loss, in-batch accuracy, kind, learning rate
-    checkpoint/       the newest checkpoint: a whole encoder folder with the optimizer's state
-    model/            the trained encoder, in the sentence-transformers layout, when the run is done
+    training.json     the settings, the last step, the final loss
+    log.jsonl         every ``log_every`` steps: step, loss, in-batch accuracy, kind of batch,
+                      learning rate
+    checkpoint/       the latest checkpoint: a complete encoder folder and the optimizer's state
+    model/            the trained encoder, in the sentence-transformers layout, written at the end
 
 Samplers are pure functions of (seed, epoch), so a run resumed from its checkpoint sees the same
-batches as one that was never stopped.
+batches as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -39,12 +40,12 @@ from hybridret.training.config import TrainingConfig
 
 TRAINING_FILE = "training.json"
 LOG_FILE = "log.jsonl"
-_CACHED_TOKENS = 200_000_000  # int32: 0.8 GB; texts beyond are tokenised each time
+_CACHED_TOKENS = 200_000_000  # int32: 0.8 GB; further texts are tokenised on every use
 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """Where the trained encoder is, and the mean loss of the last tenth of the steps."""
+    """The run's folder, its steps, and ``final_loss``: mean loss of the last tenth of the steps."""
 
     folder: Path
     steps: int
@@ -68,32 +69,36 @@ def train(
 
     Args:
         table: the pairs, see :meth:`PairTable.from_dataset`.
-        resume: go on from the folder's checkpoint, if there is one.
+        resume: continue from the checkpoint in ``output``, if there is one.
 
     Raises:
-        DataError: the table cannot fill a batch, ``output`` holds another run, or torchrun started
-            several processes.
-        ModelError: the loss became NaN or infinite; the last checkpoint is whole.
-        OSError: a file cannot be written (a full disk); the last checkpoint is whole.
-        KeyboardInterrupt: passed on; the last checkpoint is whole.
+        DataError: the table cannot fill a batch, ``output`` contains another run, or torchrun
+            started several processes.
+        ModelError: the loss became NaN or infinite.
+        OSError: a file cannot be written (e.g. the disk is full).
+        KeyboardInterrupt: passed on.
+
+    After each of these errors the last checkpoint is complete.
     """
     config = config or TrainingConfig()
     output = Path(output)
     processes = os.environ.get("WORLD_SIZE", "1")
-    if processes != "1":  # as torchrun and its like set it
+    if processes != "1":  # set by torchrun and similar launchers
         raise DataError(
-            f"training runs in one process, but {processes} were started (WORLD_SIZE): each would "
-            f"train the same and write the same folder"
+            f"training runs in one process, but {processes} were started (WORLD_SIZE): all of them "
+            f"would do the same training and write to the same folder"
         )
     sampler = make_sampler(
         config.sampler, table, config.batch_size, alpha=config.alpha, seed=config.seed
     )
     run = _Run(encoder, table, sampler, output, config)
     start = run.resume() if resume else run.begin()
-    return run.go(start, progress)
+    return run.train(start, progress)
 
 
 class _Run:
+    """One training run: encoder, optimizer, data, and the state that checkpoints save."""
+
     def __init__(
         self,
         encoder: TorchEncoder,
@@ -128,7 +133,8 @@ class _Run:
     def begin(self) -> int:
         if (self.output / TRAINING_FILE).exists():
             raise DataError(
-                f"{self.output} already holds a training run; choose another folder, or resume it"
+                f"{self.output} already contains a training run; choose another folder, or resume "
+                f"it (--resume, resume=True)"
             )
         self.output.mkdir(parents=True, exist_ok=True)
         self._write_state(0)
@@ -137,30 +143,30 @@ class _Run:
     def resume(self) -> int:
         if not (self.output / TRAINING_FILE).exists():
             return self.begin()
-        begun = read_json(self.output / TRAINING_FILE, DataError)
-        asked = asdict(self.config) | {"learning_rate": self.peak, "data": self.data}
+        state = read_json(self.output / TRAINING_FILE, DataError)
+        settings = asdict(self.config) | {"learning_rate": self.peak, "data": self.data}
         try:
-            before = begun["config"] | {"data": begun["data"]}
+            before = state["config"] | {"data": state["data"]}
         except (KeyError, TypeError) as error:
             raise DataError(f"{self.output / TRAINING_FILE}: damaged: {error!r}") from None
-        changed = [name for name, value in asked.items() if before.get(name) != value]
+        changed = [name for name, value in settings.items() if before.get(name) != value]
         if changed:
             raise DataError(
-                f"{self.output} was trained with other settings ({', '.join(changed)}); "
-                f"a run can only be resumed with its own"
+                f"{self.output} was started with different settings ({', '.join(changed)}); "
+                f"resume it with the original ones"
             )
         if (self.output / "model").exists():
-            raise DataError(f"{self.output} is finished; there is nothing to resume")
+            raise DataError(f"{self.output} is already finished; there is nothing to resume")
         if not self.checkpoint.is_dir():
             return 0
         try:
-            state = checkpoints.load(self.checkpoint, self.encoder, self.optimizer)
+            saved = checkpoints.load(self.checkpoint, self.encoder, self.optimizer)
         except DataError as error:
-            raise DataError(f"{error}; delete {self.output} to start anew") from None
-        self.losses, self.log = state.losses, state.log
-        return state.step
+            raise DataError(f"{error}; delete {self.output} to start again") from None
+        self.losses, self.log = saved.losses, saved.log
+        return saved.step
 
-    def go(self, start: int, progress: bool) -> TrainingResult:
+    def train(self, start: int, progress: bool) -> TrainingResult:
         config = self.config
         self.encoder.model.train()
         if start == 0:
@@ -258,7 +264,7 @@ class _Run:
 
 
 def _fingerprint(table: PairTable) -> str:
-    """Changes with the rows, texts, languages and groups: other data, or another hold-out."""
+    """A hash of rows, texts, languages and groups; it differs for other data or hold-out."""
     texts = (*table.languages, *table.query_texts, *table.document_texts)
     digest = sha256("\0".join(texts).encode())
     for array in (table.queries, table.documents, table.groups):
@@ -267,7 +273,7 @@ def _fingerprint(table: PairTable) -> str:
 
 
 class _TokenCache:
-    """Token ids of texts, made on first use and kept up to a bound."""
+    """Token ids of texts, tokenised on first use; at most ``_CACHED_TOKENS`` are kept."""
 
     def __init__(self, tokenizer: Tokenizer, texts: Sequence[str], prompt: str) -> None:
         self.tokenizer = tokenizer
@@ -278,7 +284,7 @@ class _TokenCache:
 
     def ids(self, positions: NDArray[np.int64]) -> list[NDArray[np.int32]]:
         missing = [int(p) for p in np.unique(positions) if int(p) not in self.kept]
-        made = dict(
+        new = dict(
             zip(
                 missing,
                 self.tokenizer.ids([self.prompt + self.texts[p] for p in missing]),
@@ -286,6 +292,6 @@ class _TokenCache:
             )
         )
         if self.tokens < _CACHED_TOKENS:
-            self.kept.update(made)
-            self.tokens += sum(map(len, made.values()))
-        return [made[p] if p in made else self.kept[p] for p in map(int, positions)]
+            self.kept.update(new)
+            self.tokens += sum(map(len, new.values()))
+        return [new[p] if p in new else self.kept[p] for p in map(int, positions)]
