@@ -53,15 +53,20 @@ class InfoNCE:
         names = ("query_groups", "document_groups", "log_bias")
         segments = options.get("segments")
         self.batch = Batch(
-            self.tensor(queries), self.tensor(documents), self.tensor(labels),
+            self.tensor(queries),
+            self.tensor(documents),
+            self.tensor(labels),
             *(self.tensor(options.get(name)) for name in names[:2]),
             None if segments is None else torch.tensor(np.asarray(segments)),
-            self.tensor(options.get("log_bias")), self.tensor(np.array(scale, dtype=np.float32)),
-            *(bool(options.get(name)) for name in (
-                "normalize", "unit_norm", "hard_only", "labels_elsewhere"
-            )),
-            self.workspace, options.pop("logit_bound", 0.0),
-        )  # fmt: skip
+            self.tensor(options.get("log_bias")),
+            self.tensor(np.array(scale, dtype=np.float32)),
+            *(
+                bool(options.get(name))
+                for name in ("normalize", "unit_norm", "hard_only", "labels_elsewhere")
+            ),
+            self.workspace,
+            options.pop("logit_bound", 0.0),
+        )
         unknown = set(options) - {*names, "segments", *Batch._fields}
         assert not unknown, unknown
 
@@ -83,9 +88,15 @@ class InfoNCE:
         return self.arrays((*found[:4], *found[5:]))
 
     def backward(
-        self, lse, column_lse, *, by_negatives_lse, by_positive, by_column_negatives_lse=None,
+        self,
+        lse,
+        column_lse,
+        *,
+        by_negatives_lse,
+        by_positive,
+        by_column_negatives_lse=None,
         threads=1,
-    ) -> tuple:  # fmt: skip
+    ) -> tuple:
         GuardedProblem.rooms = []
         given = (lse, column_lse, by_negatives_lse, by_positive, by_column_negatives_lse)
         found = _cuda.statistics_backward(self.batch, *map(self.tensor, given))

@@ -122,8 +122,10 @@ def fetch(target: Path, index: Path, sha256: str) -> subprocess.CompletedProcess
     return subprocess.run(
         [sys.executable, ROOT / "cmake/hnswlib.py", "0.8.0", sha256, target],
         env=os.environ | {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(index)},
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 @pytest.fixture

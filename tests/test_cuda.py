@@ -131,9 +131,21 @@ def test_temperatures(engine, rng, temperature, form):
 )
 @settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
 def test_anything_agrees_with_the_twin(
-    engine, n, extra, depth, temperature, groups, spread, symmetric, normalize, hard_only, biased,
-    segments, form, seed,
-):  # fmt: skip
+    engine,
+    n,
+    extra,
+    depth,
+    temperature,
+    groups,
+    spread,
+    symmetric,
+    normalize,
+    hard_only,
+    biased,
+    segments,
+    form,
+    seed,
+):
     rng = np.random.default_rng(seed)
     m = n + extra
     q, d = vectors(rng, n, depth, spread), vectors(rng, m, depth, spread)
@@ -153,9 +165,15 @@ def test_anything_agrees_with_the_twin(
         options["segments"] = list(zip(rows.tolist(), columns.tolist(), strict=True))
         labels = np.arange(n)
     agrees(
-        engine, q, d, labels, temperature=temperature, form=form, scale=4 * max(spread, 1) ** 2,
+        engine,
+        q,
+        d,
+        labels,
+        temperature=temperature,
+        form=form,
+        scale=4 * max(spread, 1) ** 2,
         **options,
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.parametrize("symmetric", [False, True])
@@ -356,12 +374,19 @@ def both(q, d, **options):
 
 @gpu
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("options", [
-    {}, {"symmetric": True}, {"normalize": True}, {"reduction": "none"},
-    {"labels": torch.arange(499, -1, -1)},
-    {"query_groups": torch.arange(500) // 7, "document_groups": torch.arange(900) // 7},
-    {"segments": [(100, 100), (400, 800)]},
-], ids=lambda o: "-".join(o) or "plain")  # fmt: skip
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"symmetric": True},
+        {"normalize": True},
+        {"reduction": "none"},
+        {"labels": torch.arange(499, -1, -1)},
+        {"query_groups": torch.arange(500) // 7, "document_groups": torch.arange(900) // 7},
+        {"segments": [(100, 100), (400, 800)]},
+    ],
+    ids=lambda o: "-".join(o) or "plain",
+)
 def test_a_gpu_agrees_with_the_cpu(dtype, options):
     (loss, *by), (expected, *by_expected) = both(*leaves(500, 900, 136, dtype), **options)
     assert (loss - expected).norm() <= 1e-5 * expected.norm()
@@ -495,8 +520,11 @@ def test_the_library_exports_what_its_headers_declare(compiled):
 def cuda_tool(name: str) -> str | None:
     """From the package index, beside the compiler's other parts, or the system's."""
     found = importlib.util.find_spec("nvidia")
-    places = [f"{p}/{part}/bin" for p in (found.submodule_search_locations if found else ())
-              for part in ("cu13", "cu12")]  # fmt: skip
+    places = [
+        f"{p}/{part}/bin"
+        for p in (found.submodule_search_locations if found else ())
+        for part in ("cu13", "cu12")
+    ]
     return shutil.which(name, path=os.pathsep.join([*places, os.environ.get("PATH", "")]))
 
 

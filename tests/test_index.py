@@ -172,9 +172,15 @@ def test_saving_keeps_unrelated_files(tmp_path):
     index.save(tmp_path)
     left = {p.name for p in tmp_path.iterdir()}
     assert left == {
-        "documents-en.jsonl", "graph-notes.txt", "documents.jsonl", "graph-dir", ".lock",
-        "manifest.json", "graph-2.hnsw", "documents-2.jsonl",
-    }  # fmt: skip
+        "documents-en.jsonl",
+        "graph-notes.txt",
+        "documents.jsonl",
+        "graph-dir",
+        ".lock",
+        "manifest.json",
+        "graph-2.hnsw",
+        "documents-2.jsonl",
+    }
 
 
 def test_two_processes_that_save_at_once(tmp_path):
@@ -301,7 +307,7 @@ def test_damaged_files_are_found(tmp_path):
 
 def test_an_index_of_version_0_1_is_read(tmp_path):
     """It called M links."""
-    index, vectors = made(50, settings=GraphSettings(M=5))
+    index, _ = made(50, settings=GraphSettings(M=5))
     index.save(tmp_path)
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     manifest["settings"]["links"] = manifest["settings"].pop("M")

@@ -336,10 +336,32 @@ def test_every_byte_may_change(tmp_path, case, data):
     read_damaged(case, folder, name, bytes(content))
 
 
-RAW = {"@deep@": "[" * 100_000, "@long@": "9" * 5000, "@nan@": "NaN", "@minus@": "-Infinity",
-       "@huge@": "1e999"}  # fmt: skip
-OTHER_VALUES = [None, True, -1, 1.5, 10**30, "", "x", "²", "٣", "\ud800", [], {}, [None], [[]],
-                [1, 2], {"a": 1}, *RAW]  # fmt: skip
+RAW = {
+    "@deep@": "[" * 100_000,
+    "@long@": "9" * 5000,
+    "@nan@": "NaN",
+    "@minus@": "-Infinity",
+    "@huge@": "1e999",
+}
+OTHER_VALUES = [
+    None,
+    True,
+    -1,
+    1.5,
+    10**30,
+    "",
+    "x",
+    "²",
+    "٣",
+    "\ud800",
+    [],
+    {},
+    [None],
+    [[]],
+    [1, 2],
+    {"a": 1},
+    *RAW,
+]
 
 
 def with_other_values(value: Any) -> Iterator[Any]:

@@ -37,9 +37,10 @@ def test_every_value_is_trec_evals(seed, levels):
     judged_and_run = [q for q in qrels if q in run]
     if not judged_and_run:
         return
-    expected = trec.RelevanceEvaluator(qrels, {
-        "map", "map_cut", "recip_rank", "ndcg_cut", "recall", "P", "success", "Rprec", "bpref"
-    }).evaluate({q: listed for q, listed in run.items() if q in qrels})  # fmt: skip
+    expected = trec.RelevanceEvaluator(
+        qrels,
+        {"map", "map_cut", "recip_rank", "ndcg_cut", "recall", "P", "success", "Rprec", "bpref"},
+    ).evaluate({q: listed for q, listed in run.items() if q in qrels})
     actual = evaluate_run(qrels, run, metrics=list(TREC_NAMES), score_type="float")
     assert list(actual.queries) == judged_and_run
     assert actual.missing == len(qrels) - len(judged_and_run)

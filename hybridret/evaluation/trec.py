@@ -154,9 +154,12 @@ def evaluate_run(
         )
     begin = np.cumsum([0, *counts])
     table = RankedRelevant(
-        begin, np.concatenate(ranks), np.concatenate(grades),
-        np.cumsum([0, *map(len, others)]), np.concatenate(others),
-    )  # fmt: skip
+        begin,
+        np.concatenate(ranks),
+        np.concatenate(grades),
+        np.cumsum([0, *map(len, others)]),
+        np.concatenate(others),
+    )
     values = {str(m): m.per_query(table, rules) for m in parsed}
     queries = {
         query_id: {metric: float(v[i]) for metric, v in values.items()}

@@ -20,40 +20,81 @@ class Batch(Structure):
 
     _fields_ = (
         *((name, c_void_p) for name in ("queries", "documents")),
-        *((name, c_int64) for name in (
-            "query_stride", "document_stride", "query_count", "document_count", "depth"
-        )),
-        *((name, c_void_p) for name in (
-            "labels", "label_order", "label_begin", "query_groups", "document_groups", "log_bias",
-            "scale",
-        )),
+        *(
+            (name, c_int64)
+            for name in (
+                "query_stride",
+                "document_stride",
+                "query_count",
+                "document_count",
+                "depth",
+            )
+        ),
+        *(
+            (name, c_void_p)
+            for name in (
+                "labels",
+                "label_order",
+                "label_begin",
+                "query_groups",
+                "document_groups",
+                "log_bias",
+                "scale",
+            )
+        ),
         *((name, c_int64) for name in ("first_query", "first_document")),
         ("logit_bound", c_float),
-        *((name, c_int32) for name in (
-            "format", "normalize", "unit_norm", "hard_only", "labels_elsewhere", "first_segment"
-        )),
-    )  # fmt: skip
+        *(
+            (name, c_int32)
+            for name in (
+                "format",
+                "normalize",
+                "unit_norm",
+                "hard_only",
+                "labels_elsewhere",
+                "first_segment",
+            )
+        ),
+    )
 
 
 class ForwardOutput(Structure):
     """``hybridret_cuda_infonce_forward_output``."""
 
     _fields_ = (
-        *((name, c_void_p) for name in (
-            "negatives_lse", "positive", "document_negatives_lse", "rank", "loss", "by_query",
-            "by_document", "by_scale",
-        )),
+        *(
+            (name, c_void_p)
+            for name in (
+                "negatives_lse",
+                "positive",
+                "document_negatives_lse",
+                "rank",
+                "loss",
+                "by_query",
+                "by_document",
+                "by_scale",
+            )
+        ),
         ("weight", c_float),
-    )  # fmt: skip
+    )
 
 
 class BackwardArguments(Structure):
     """``hybridret_cuda_infonce_backward_arguments``."""
 
-    _fields_ = tuple((name, c_void_p) for name in (
-        "negatives_lse", "document_negatives_lse", "by_negatives_lse", "by_positive",
-        "by_document_negatives_lse", "by_query", "by_document", "by_scale",
-    ))  # fmt: skip
+    _fields_ = tuple(
+        (name, c_void_p)
+        for name in (
+            "negatives_lse",
+            "document_negatives_lse",
+            "by_negatives_lse",
+            "by_positive",
+            "by_document_negatives_lse",
+            "by_query",
+            "by_document",
+            "by_scale",
+        )
+    )
 
 
 class Library:
@@ -74,12 +115,20 @@ class Library:
         self._library.hybridret_cuda_error.restype = ctypes.c_char_p
         self._library.hybridret_cuda_architectures.restype = ctypes.c_char_p
         self._library.hybridret_cuda_infonce_workspace.argtypes = [
-            POINTER(Batch), c_int, c_int, c_int64, POINTER(c_int64),
-        ]  # fmt: skip
+            POINTER(Batch),
+            c_int,
+            c_int,
+            c_int64,
+            POINTER(c_int64),
+        ]
         for name, arguments in (("forward", ForwardOutput), ("backward", BackwardArguments)):
             getattr(self._library, f"hybridret_cuda_infonce_{name}").argtypes = [
-                POINTER(Batch), POINTER(arguments), c_void_p, c_int64, c_void_p,
-            ]  # fmt: skip
+                POINTER(Batch),
+                POINTER(arguments),
+                c_void_p,
+                c_int64,
+                c_void_p,
+            ]
 
     @property
     def architectures(self) -> list[str]:
