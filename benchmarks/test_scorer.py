@@ -14,8 +14,8 @@ import pytest
 from conftest import PeakMemory
 
 from hybridret.data.table import Dataset, Document, Query
-from hybridret.evaluation import evaluate_embeddings, score
-from hybridret.ranking import Pool, rank_embeddings
+from hybridret.evaluation.judging import Evaluation, evaluate_embeddings
+from hybridret.evaluation.ranking import rank_embeddings
 
 torch = pytest.importorskip("torch")
 
@@ -37,7 +37,8 @@ class Work:
             f"{x}{i}": {f"{x}-{i % CANDIDATES}": 1} for x in LANGUAGES for i in range(QUESTIONS)
         }
         self.dataset = Dataset("XQuAD-R's shape", queries, documents, qrels)
-        self.pool = Pool(self.dataset)
+        self.evaluation = Evaluation(self.dataset, metrics=METRICS)
+        self.pool = self.evaluation.pool
         rng = np.random.default_rng(0)
         topics = rng.standard_normal((QUESTIONS, DIMENSION), dtype=np.float32)
         own = rng.standard_normal((len(LANGUAGES), 1, DIMENSION), dtype=np.float32)
@@ -61,7 +62,7 @@ def work() -> Work:
 
 def ours(work: Work, screening: str) -> None:
     ranks = rank_embeddings(work.pool, work.q, work.d, screening=screening)
-    score(work.pool, ranks, METRICS)
+    work.evaluation.judge(ranks, "ours")
 
 
 def hybridret(work: Work, rows: np.ndarray) -> None:
@@ -145,12 +146,17 @@ def sentence_transformers(work: Work, rows: np.ndarray, depth: int = 100) -> Non
         pool = slice(first, first + count)
         k = min(depth, count)
         evaluator = Encoded(
-            dict.fromkeys(names, "?"), dict.fromkeys(documents[pool], "!"),
+            dict.fromkeys(names, "?"),
+            dict.fromkeys(documents[pool], "!"),
             {n: {documents[j] for j in js} for n, js in zip(names, targets.tolist(), strict=True)},
-            map_at_k=[k], precision_recall_at_k=[10, min(100, k)], ndcg_at_k=[10], mrr_at_k=[k],
-            accuracy_at_k=[1], write_csv=False,
+            map_at_k=[k],
+            precision_recall_at_k=[10, min(100, k)],
+            ndcg_at_k=[10],
+            mrr_at_k=[k],
+            accuracy_at_k=[1],
+            write_csv=False,
             score_functions={"dot": lambda a, b: a @ b.T},
-        )  # fmt: skip
+        )
         evaluator.compute_metrices(None, corpus_embeddings=d[pool])
 
 

@@ -7,6 +7,7 @@ onnxruntime are imported by the parts that use them.
 from __future__ import annotations
 
 import importlib
+import warnings
 from typing import TYPE_CHECKING, Any
 
 from hybridret._native import __version__
@@ -17,67 +18,65 @@ from hybridret.errors import (
     MissingExtraError,
     ModelError,
 )
-from hybridret.losses import InfoNCEStatistics, InfoNCEStats, infonce, infonce_statistics
 
 if TYPE_CHECKING:
-    from hybridret.batches import PairTable, make_sampler
-    from hybridret.data import Dataset, Document, load_dataset
-    from hybridret.encoder import OnnxEncoder, load_encoder
-    from hybridret.evaluation import Report, evaluate, evaluate_embeddings
-    from hybridret.exporting import export
-    from hybridret.loss_module import InfoNCELoss
-    from hybridret.ranking import Pool, Ranks, rank_embeddings
-    from hybridret.retriever import Retriever
-    from hybridret.significance import Comparison, compare, over_seeds
-    from hybridret.torch_encoder import TorchEncoder
-    from hybridret.training import train
-    from hybridret.training_config import TrainingConfig
-    from hybridret.trec import RunReport, evaluate_run, read_qrels, read_run
+    from hybridret.data import Dataset, Document, Query, load_dataset
+    from hybridret.encoder.exporting import export
+    from hybridret.encoder.loading import load_encoder
+    from hybridret.encoder.onnx import OnnxEncoder
+    from hybridret.encoder.torch_encoder import TorchEncoder
+    from hybridret.evaluation.judging import Evaluation, evaluate, evaluate_embeddings
+    from hybridret.evaluation.ranking import Pool, Ranks, rank_embeddings
+    from hybridret.evaluation.report import Report
+    from hybridret.evaluation.significance import Comparison, compare, over_seeds
+    from hybridret.evaluation.trec import RunReport, evaluate_run, read_qrels, read_run
+    from hybridret.losses._options import InBatchMetrics, InfoNCEStatistics
+    from hybridret.losses.functional import infonce, infonce_statistics
+    from hybridret.losses.sentence_transformers import InfoNCELoss
+    from hybridret.serving.retriever import Retriever
+    from hybridret.training.batches import PairTable, make_sampler
+    from hybridret.training.config import TrainingConfig
+    from hybridret.training.loop import train
 
 _HOMES = {
-    "PairTable": "batches",
-    "make_sampler": "batches",
-    "Dataset": "data",
-    "Document": "data",
-    "load_dataset": "data",
-    "OnnxEncoder": "encoder",
-    "load_encoder": "encoder",
-    "Report": "evaluation",
-    "evaluate": "evaluation",
-    "evaluate_embeddings": "evaluation",
-    "InfoNCELoss": "loss_module",
-    "export": "exporting",
-    "Pool": "ranking",
-    "Ranks": "ranking",
-    "rank_embeddings": "ranking",
-    "Comparison": "significance",
-    "compare": "significance",
-    "over_seeds": "significance",
-    "RunReport": "trec",
-    "evaluate_run": "trec",
-    "read_qrels": "trec",
-    "read_run": "trec",
-    "TorchEncoder": "torch_encoder",
-    "Retriever": "retriever",
-    "TrainingConfig": "training_config",
-    "train": "training",
+    "data": ("Dataset", "Document", "Query", "load_dataset"),
+    "encoder.exporting": ("export",),
+    "encoder.loading": ("load_encoder",),
+    "encoder.onnx": ("OnnxEncoder",),
+    "encoder.torch_encoder": ("TorchEncoder",),
+    "evaluation.judging": ("Evaluation", "evaluate", "evaluate_embeddings"),
+    "evaluation.ranking": ("Pool", "Ranks", "rank_embeddings"),
+    "evaluation.report": ("Report",),
+    "evaluation.significance": ("Comparison", "compare", "over_seeds"),
+    "evaluation.trec": ("RunReport", "evaluate_run", "read_qrels", "read_run"),
+    "losses._options": ("InBatchMetrics", "InfoNCEStatistics"),
+    "losses.functional": ("infonce", "infonce_statistics"),
+    "losses.sentence_transformers": ("InfoNCELoss",),
+    "serving.retriever": ("Retriever",),
+    "training.batches": ("PairTable", "make_sampler"),
+    "training.config": ("TrainingConfig",),
+    "training.loop": ("train",),
 }
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+_RENAMED = {"InfoNCEStats": "InBatchMetrics"}  # gone with the next version
 
 __all__ = [
     "Comparison",
     "DataError",
     "Dataset",
     "Document",
+    "Evaluation",
     "HybridretError",
+    "InBatchMetrics",
     "IndexFileError",
     "InfoNCELoss",
     "InfoNCEStatistics",
-    "InfoNCEStats",
     "MissingExtraError",
     "ModelError",
     "OnnxEncoder",
     "PairTable",
     "Pool",
+    "Query",
     "Ranks",
     "Report",
     "Retriever",
@@ -108,6 +107,13 @@ def __dir__() -> list[str]:
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(importlib.import_module(f"hybridret.{_HOMES[name]}"), name)
+    if name in _RENAMED:
+        warnings.warn(
+            f"hybridret.{name} is now hybridret.{_RENAMED[name]}", DeprecationWarning, stacklevel=2
+        )
+        name = _RENAMED[name]
+    if name in _HOME_OF:
+        found = getattr(importlib.import_module(f"hybridret.{_HOME_OF[name]}"), name)
+        globals()[name] = found  # the next look-up is an ordinary one
+        return found
     raise AttributeError(f"module 'hybridret' has no attribute {name!r}")

@@ -14,17 +14,19 @@ import time
 from pathlib import Path
 
 from hybridret._files import write_json, write_text
-from hybridret.baselines import evaluate_baseline
-from hybridret.batches import SAMPLERS, PairTable
 from hybridret.data import Dataset, load_facts
+from hybridret.encoder.exporting import export
+from hybridret.encoder.torch_encoder import TorchEncoder
 from hybridret.errors import DataError
-from hybridret.evaluation import Report, evaluate
-from hybridret.exporting import export
-from hybridret.report import summary_text, write_html
-from hybridret.retriever import Retriever
-from hybridret.torch_encoder import TorchEncoder
-from hybridret.training import train
-from hybridret.training_config import TrainingConfig
+from hybridret.evaluation.baselines import evaluate_baseline
+from hybridret.evaluation.judging import evaluate
+from hybridret.evaluation.page import write_html
+from hybridret.evaluation.report import Report
+from hybridret.evaluation.text import summary_text
+from hybridret.serving.retriever import Retriever
+from hybridret.training.batches import SAMPLERS, PairTable
+from hybridret.training.config import TrainingConfig
+from hybridret.training.loop import train
 
 _MARKER = "results.json"
 # Questions on held-out entities, asked in one language and answered in others.
@@ -41,8 +43,10 @@ def quickstart(
     """Runs the job, prints what it measures, and writes models, index and report to ``output``.
 
     Raises:
-        DataError: ``output`` exists and is not to be overwritten, or is not a quick start's.
+        DataError: ``output`` exists and is not to be overwritten, or is not a quick start's; or
+            steps or seed cannot be.
     """
+    runs = [TrainingConfig(sampler=sampler, steps=steps, seed=seed) for sampler in SAMPLERS]
     _clear(output, overwrite)
     began = time.monotonic()
     training, evaluation = load_facts("train"), load_facts("evaluation")
@@ -58,12 +62,11 @@ def quickstart(
     reports = [evaluate_baseline(name, evaluation) for name in ("random", "bm25")]
     untrained = _new_encoder(table, seed)
     reports.append(evaluate(untrained, evaluation, name="untrained"))
-    for sampler in SAMPLERS:
+    for config in runs:
         encoder = _new_encoder(table, seed)
-        config = TrainingConfig(sampler=sampler, steps=steps, seed=seed)
-        train(encoder, table, output / sampler, config, progress=sys.stderr.isatty())
-        reports.append(evaluate(encoder, evaluation, name=sampler))
-        _print(f"trained {sampler}: {steps} steps of {config.batch_size} pairs")
+        train(encoder, table, output / config.sampler, config, progress=sys.stderr.isatty())
+        reports.append(evaluate(encoder, evaluation, name=config.sampler))
+        _print(f"trained {config.sampler}: {steps} steps of {config.batch_size} pairs")
     _say(
         "Average precision (1 is perfect)",
         summary_text(reports, ["AP"])

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from hybridret import _torch_cuda
-from hybridret._cuda import Library
-from hybridret._torch import Batch
+from hybridret.losses import _cuda
+from hybridret.losses._library import Library
+from hybridret.losses._options import Batch
 
 ROOT = Path(__file__).parents[1]
 SPARE = 512
@@ -31,7 +31,7 @@ def build_emulated(target: Path) -> Library:
     return Library(target)
 
 
-class GuardedProblem(_torch_cuda.Problem):
+class GuardedProblem(_cuda.Problem):
     """Its workspace holds NaN at first, and what lies behind it has to stay."""
 
     rooms: list[torch.Tensor]
@@ -76,7 +76,7 @@ class InfoNCE:
         gradients = row_weights is not None
         weight = (float(row_weights[0]) if len(row_weights) else 1.0) if gradients else None
         GuardedProblem.rooms = []
-        found = _torch_cuda._forward(
+        found = _cuda._forward(
             self.batch, columns=columns, ranks=ranks, weight=weight, gradients=gradients
         )
         self.loss = found.loss.item() if gradients else None
@@ -88,7 +88,7 @@ class InfoNCE:
     ) -> tuple:  # fmt: skip
         GuardedProblem.rooms = []
         given = (lse, column_lse, by_negatives_lse, by_positive, by_column_negatives_lse)
-        found = _torch_cuda.statistics_backward(self.batch, *map(self.tensor, given))
+        found = _cuda.statistics_backward(self.batch, *map(self.tensor, given))
         return self.arrays(found)
 
     @staticmethod

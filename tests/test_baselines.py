@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from hybridret.baselines import evaluate_baseline, terms
 from hybridret.data import load_facts
 from hybridret.data.table import Dataset, Document, Query
 from hybridret.errors import DataError
+from hybridret.evaluation.baselines import evaluate_baseline, terms
 
 
 def test_terms_are_words_or_pairs_of_characters():

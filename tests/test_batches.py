@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hybridret.batches import SAMPLERS, PairTable, make_sampler
 from hybridret.data import load_facts
 from hybridret.data.table import Dataset, Document, Query
 from hybridret.errors import DataError
+from hybridret.training.batches import SAMPLERS, PairTable, make_sampler
 
 
 def parallel(rows: int, languages: str = "abcd") -> PairTable:
@@ -172,6 +172,23 @@ def test_batches_that_cannot_be_filled():
         make_sampler("hybrid", table, 4, alpha=1.0)
     with pytest.raises(DataError, match="unknown sampler 'bilingual'"):
         make_sampler("bilingual", table, 4)
+
+
+def test_data_that_a_sampler_cannot_use_name_one_that_can():
+    """Queries in one language, documents in another: all pairs are cross-lingual."""
+    queries = [Query(f"q{i}", f"q{i}", "de", f"{i}") for i in range(20)]
+    documents = [Document(f"d{i}", f"d{i}", "en", f"{i}") for i in range(20)]
+    qrels = {f"q{i}": {f"d{i}": 1} for i in range(20)}
+    table = PairTable.from_dataset(Dataset("made", queries, documents, qrels))
+    for name in ("monolingual", "mixed", "hybrid"):
+        with pytest.raises(DataError, match=f"the {name} sampler needs") as error:
+            make_sampler(name, table, 4)
+        assert "never in the same language, as the cross-lingual sampler takes them" in str(
+            error.value
+        )
+    assert len(list(make_sampler("cross-lingual", table, 4).epoch(0))) == 5
+    with pytest.raises(DataError, match="the monolingual and mixed samplers need no translations"):
+        make_sampler("cross-lingual", parallel(20, languages="a"), 4)
 
 
 def test_rows_without_a_negative_are_refused():

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from test_ranking import make_dataset, sorted_ranks
 
-from hybridret.bias import language_bias
 from hybridret.data.table import Dataset, Document, Query
-from hybridret.ranking import Pool, Ranks, rank_embeddings
+from hybridret.evaluation.bias import language_bias
+from hybridret.evaluation.ranking import Pool, Ranks, rank_embeddings
 
 
 def two_languages() -> Pool:

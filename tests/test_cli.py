@@ -202,6 +202,17 @@ def test_evaluate_embeddings_of_xquad_r(capsys, real_data, tmp_path):
         (["evaluate", "m", "--data", "facts-evaluation", "--batch-size", "0"], "at least 1, got 0"),
         (["evaluate", "--data", "facts-evaluation", "--baselines", "random", "--metrics",
           "AP@99999999999999999999"], "no list is that long"),
+        (["evaluate", "--qrels", "q", "--run", "r", "--seeds"], "does not go with --seeds"),
+        (["evaluate", "--qrels", "q", "--run", "r", "--depth", "5"], "does not go with --depth"),
+        (["evaluate", "--qrels", "q", "--run", "r", "--per-query"], "it needs --json"),
+        (["evaluate", "--data", "facts-evaluation", "--baselines", "random", "--per-query"],
+         "it needs --json"),
+        (["evaluate", "--data", "facts-evaluation", "--baselines", "random", "--json", "."],
+         "--json: . is a folder, not a file to write"),
+        (["train", "--data", "facts-evaluation", "--output", "run", "--seed", str(10**30)],
+         "seed must be at least 0 and below 2^63"),
+        (["quickstart", "--seed", str(10**30), "--output", "."],
+         "seed must be at least 0 and below 2^63"),
         (["search", "nowhere", "question"], "not an exported encoder"),
         (["index", "nowhere", "docs.jsonl"], "not an exported encoder"),
         (["train", "--data", "facts-evaluation", "--output", "run", "--batch-size", "100000"],
@@ -220,6 +231,43 @@ def test_mistakes(arguments, message, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert message in fails(capsys, *arguments)
     assert list(tmp_path.iterdir()) == []
+
+
+def usage_error(capsys, *arguments: object) -> str:
+    """What a command says of options it does not know: its own usage, then one line."""
+    with pytest.raises(SystemExit) as stop:
+        main([str(a) for a in arguments])
+    assert stop.value.code == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    return err
+
+
+def test_options_that_are_not_there_or_given_twice(capsys):
+    train = ("train", "--data", "facts-train", "--output", "run")
+    err = usage_error(capsys, *train, "--batchsize", 8)
+    assert err.startswith("usage: hybridret train ")
+    assert "unrecognized arguments: --batchsize 8 (did you mean --batch-size?)" in err
+    assert "did you mean --data?" in usage_error(capsys, *train, "--dta=x")
+    assert "did you mean" not in usage_error(capsys, *train, "--zzz")
+    assert "--data: given twice; it takes one value" in usage_error(capsys, *train, "--data", "x")
+    assert "given twice" in usage_error(capsys, *train, "--steps=1", "--steps=2")
+
+
+def test_results_go_where_the_user_says(capsys, tmp_path):
+    """Into a link's target, a pipe, the output of the shell; never in their place."""
+    link, target = tmp_path / "link.json", tmp_path / "target.json"
+    link.symlink_to(target)
+    arguments = ("evaluate", "--data", "facts-evaluation", "--languages", "de", "--baselines",
+                 "random", "--metrics", "AP", "--json")  # fmt: skip
+    assert run(capsys, *arguments, link)[0] == 0
+    assert link.is_symlink()
+    assert json.loads(target.read_text())["schema"] == 1
+    command = [sys.executable, "-m", "hybridret.cli", *arguments, "/dev/stdout"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    document, _ = json.JSONDecoder().raw_decode(done.stdout)
+    assert document["schema"] == 1
+    assert "facts-evaluation: 567 queries" in done.stdout
 
 
 def test_an_unknown_instruction_set(tmp_path):
@@ -269,12 +317,23 @@ def test_damaged_arrays(capsys, tmp_path):
     cut.write_bytes(good.read_bytes()[:1000])
     pickled = tmp_path / "pickled.npy"
     np.save(pickled, np.array([{"a": 1}], dtype=object), allow_pickle=True)
-    for bad in (cut, pickled):
+    zipped = tmp_path / "zipped.npy"
+    with zipped.open("wb") as file:
+        np.savez(file, a=np.ones(3))
+    nested = tmp_path / "nested.npy"
+    nested.write_bytes(good.read_bytes()[:8] + b"\xff\xff" + b"(" * 65535)
+    for bad in (cut, pickled, zipped, nested):
         message = fails(
             capsys, "evaluate", "--data", "facts-evaluation", "--query-embeddings", bad,
             "--document-embeddings", good,
         )  # fmt: skip
         assert f"{bad}: not a whole .npy file" in message
+    longer = tmp_path / "longer.npy"
+    longer.write_bytes(good.read_bytes() + b"more")
+    assert "4 bytes behind the array" in fails(
+        capsys, "evaluate", "--data", "facts-evaluation", "--query-embeddings", longer,
+        "--document-embeddings", good,
+    )  # fmt: skip
 
 
 def test_ctrl_c_during_training(tmp_path):

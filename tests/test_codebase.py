@@ -45,13 +45,91 @@ def test_everything_public_is_there_and_documented():
 
 def test_no_module_hides_a_public_name():
     """Importing a submodule binds its name to the package, where a function may stand."""
-    modules = {path.stem for path in (ROOT / "hybridret").glob("*.py")}
+    modules = {path.stem for path in (ROOT / "hybridret").iterdir()}
     assert not modules & set(hybridret.__all__)
+
+
+def test_former_names_say_what_they_are_now():
+    with pytest.warns(DeprecationWarning, match=r"hybridret.InfoNCEStats is now hybridret.InBatch"):
+        assert hybridret.InfoNCEStats is hybridret.InBatchMetrics
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = hybridret.nothing
 
 
 def test_importing_needs_numpy_alone():
     heavy = "{'torch', 'transformers', 'onnxruntime', 'tokenizers', 'tqdm', 'onnx', 'bm25s'}"
     code = f"import sys, hybridret.cli; hybridret.infonce; assert not {heavy} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# What each package may import from; those after the first line are for a user's whole job.
+LAYERS: dict[str, set[str]] = {
+    "data": set(), "losses": set(), "encoder": set(), "serving": {"data", "encoder"},
+    "evaluation": {"data", "encoder"}, "training": {"data", "encoder", "losses"},
+    "studies": {"data", "encoder", "evaluation", "training"},
+}  # fmt: skip
+# Of packages that have both: the modules that run torch. All others work where it is not installed.
+TORCH = {
+    "losses": {"_cuda", "_ops", "sentence_transformers"},
+    "encoder": {"exporting", "model", "model_folder", "torch_encoder", "weights"},
+    "training": {"checkpoints", "loop"},
+}
+
+
+def modules() -> dict[str, Path]:
+    files = (ROOT / "hybridret").rglob("*.py")
+    return {".".join(f.relative_to(ROOT).with_suffix("").parts): f for f in files}
+
+
+def imports(file: Path) -> set[str]:
+    """What a module imports from this package, wherever in it, but not for type checkers alone."""
+    found: set[str] = set()
+
+    def visit(node: ast.AST) -> None:
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            return
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("hybridret"):
+            whole = {f"{node.module}.{alias.name}" for alias in node.names}
+            found.update(whole & modules().keys() or {str(node.module)})
+        if isinstance(node, ast.Import):
+            found.update(a.name for a in node.names if a.name.startswith("hybridret."))
+        for child in ast.iter_child_nodes(node):
+            visit(child)
+
+    visit(ast.parse(file.read_text(encoding="utf-8")))
+    return found & modules().keys()
+
+
+def test_packages_import_in_one_direction():
+    for name, file in modules().items():
+        package = name.split(".")[1]
+        if package in LAYERS:
+            used = {other.split(".")[1] for other in imports(file)} & LAYERS.keys()
+            assert used <= LAYERS[package] | {package}, name
+
+
+def test_no_module_imports_itself_over_others():
+    graph = {name: imports(file) for name, file in modules().items()}
+    while ends := [name for name, used in graph.items() if not used & graph.keys()]:
+        for name in ends:
+            del graph[name]
+    assert not graph
+
+
+@pytest.mark.parametrize("package", [*LAYERS, "cli"])
+def test_the_border_of_torch(package):
+    """Every module outside of TORCH is imported where torch and transformers cannot be."""
+    free = [
+        name
+        for name in modules()
+        if name.split(".")[1] == package and name.split(".")[-1] not in TORCH.get(package, ())
+        and not name.endswith(("__main__", "generate"))
+    ]  # fmt: skip
+    assert free
+    code = (
+        "import importlib, sys; sys.modules |= {'torch': None, 'transformers': None}; "
+        f"[importlib.import_module(name) for name in {free}]"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

@@ -24,7 +24,7 @@ torch = pytest.importorskip("torch")
 
 import cuda_engine  # noqa: E402
 
-from hybridret import _cuda, _torch_cuda  # noqa: E402
+from hybridret.losses import _cuda, _library  # noqa: E402
 
 # By format: rows' losses, gradients. The weights of 16-bit input are rounded to bfloat16.
 GATES = {"float32": (1e-6, 5e-6), "bfloat16": (1e-5, 4e-3), "float16": (1e-5, 4e-3)}
@@ -32,7 +32,7 @@ NO_GPU = "no CUDA GPU here" if not torch.cuda.is_available() else ""
 
 
 @pytest.fixture(scope="session")
-def emulated(tmp_path_factory) -> _cuda.Library:
+def emulated(tmp_path_factory) -> _library.Library:
     if shutil.which("g++") is None or os.uname().machine != "x86_64":
         pytest.skip("the emulator needs g++ on x86-64")
     return cuda_engine.build_emulated(tmp_path_factory.mktemp("cuda") / "emulated.so")
@@ -41,7 +41,7 @@ def emulated(tmp_path_factory) -> _cuda.Library:
 # Wide tiles and several turns of every block, narrow tiles, and the kernels of sm_80.
 @pytest.fixture(params=["hopper3", "hopper999", "ampere3", "gpu"])
 def engine(request, monkeypatch):
-    monkeypatch.setattr(_torch_cuda, "Problem", cuda_engine.GuardedProblem)
+    monkeypatch.setattr(_cuda, "Problem", cuda_engine.GuardedProblem)
     if request.param == "gpu":
         if NO_GPU:
             pytest.skip(NO_GPU)
@@ -49,7 +49,7 @@ def engine(request, monkeypatch):
     else:
         library = request.getfixturevalue("emulated")
         monkeypatch.setenv("HYBRIDRET_EMULATED", request.param)
-        monkeypatch.setattr(_cuda, "library", lambda: library)
+        monkeypatch.setattr(_library, "library", lambda: library)
     return cuda_engine.InfoNCE
 
 
@@ -417,12 +417,16 @@ def test_a_gpu_does_not_wait_and_can_be_captured():
 @gpu
 @pytest.mark.parametrize("options", [{}, {"symmetric": True}, {"reduction": "none"}], ids=str)
 def test_the_checks_of_the_ops_on_a_gpu(options):
-    from hybridret import _torch, infonce
+    from hybridret import infonce
+    from hybridret.losses import _ops
+    from hybridret.losses._options import Loss, Statistics, make_batch
 
     q, d = leaves(20, 30, 16, torch.float32)
-    batch = _torch.batch(q, d, None, 0.05, None, None, None, None, False, False, False)
-    torch.library.opcheck(torch.ops.hybridret.infonce.default, (*batch, False, True, True, True))
-    torch.library.opcheck(torch.ops.hybridret.infonce_statistics.default, (*batch, True, True))
+    batch = make_batch(_ops, q, d)
+    total = Loss(symmetric=False, mean=True, ranks=True, gradients=True)
+    torch.library.opcheck(torch.ops.hybridret.infonce.default, (*batch, *total))
+    parts = Statistics(columns=True, ranks=True)
+    torch.library.opcheck(torch.ops.hybridret.infonce_statistics.default, (*batch, *parts))
     compiled = torch.compile(lambda q, d: infonce(q, d, **options), fullgraph=True)
     torch.testing.assert_close(compiled(q, d), infonce(q, d, **options))
     with torch.autocast("cuda", dtype=torch.bfloat16):
@@ -430,12 +434,12 @@ def test_the_checks_of_the_ops_on_a_gpu(options):
 
 
 def test_what_a_build_without_kernels_says(monkeypatch, tmp_path):
-    monkeypatch.setattr(_cuda, "LIBRARY", tmp_path / "none.so")
+    monkeypatch.setattr(_library, "LIBRARY", tmp_path / "none.so")
     with pytest.raises(RuntimeError, match="CPU kernels only: build it where a GPU and nvcc are"):
-        _cuda.library.__wrapped__()
+        _library.library.__wrapped__()
     (tmp_path / "none.so").write_text("no library")
     with pytest.raises(RuntimeError, match=r"none.so cannot be loaded"):
-        _cuda.library.__wrapped__()
+        _library.library.__wrapped__()
 
 
 # ---- as it is compiled --------------------------------------------------------------------------
@@ -457,12 +461,12 @@ def compiled(tmp_path_factory) -> Path:
 @pytest.mark.skipif(not NO_GPU, reason="there is a GPU")
 def test_a_library_without_a_driver_says_so(compiled, monkeypatch):
     """It loads, since it links no driver; a call is one clear sentence."""
-    library = _cuda.Library(compiled)
+    library = _library.Library(compiled)
     with pytest.raises(RuntimeError, match="infonce on CUDA: no usable GPU or driver"):
-        library.workspace(_cuda.Batch(), columns=False, gradients=False, limit=0)
-    monkeypatch.setattr(_cuda, "LIBRARY", compiled)
-    monkeypatch.setattr(_cuda, "library", lambda: library)
-    found = _cuda.describe()
+        library.workspace(_library.Batch(), columns=False, gradients=False, limit=0)
+    monkeypatch.setattr(_library, "LIBRARY", compiled)
+    monkeypatch.setattr(_library, "library", lambda: library)
+    found = _library.describe()
     assert (found["compiled"], found["available"]) == (True, False)
     assert {"80", "90a"} <= set(found["architectures"])
     assert found["reason"].startswith("no usable GPU or driver")

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from hybridret.batches import PairTable
 from hybridret.data import load_dataset, normalize_language, read_documents, read_miracl
 from hybridret.data.table import Dataset, Document, Query, StreamedDocuments, hold_out
 from hybridret.errors import DataError
+from hybridret.training.batches import PairTable
 
 XQUAD_R = {"ar": 1222, "de": 1276, "el": 1234, "en": 1180, "es": 1215, "hi": 1244, "ru": 1219,
            "th": 852, "tr": 1167, "vi": 1209, "zh": 1196}  # fmt: skip

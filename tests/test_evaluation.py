@@ -6,14 +6,23 @@ import json
 
 import numpy as np
 import pytest
+from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hybridret.data.table import Dataset, Document, Query
 from hybridret.errors import DataError
-from hybridret.evaluation import evaluate_embeddings, pool_for, score
-from hybridret.metrics import DEFAULT_METRICS, Metric, RankedRelevant, parse_metrics
-from hybridret.ranking import Pool, rank_embeddings
+from hybridret.evaluation.baselines import evaluate_baseline
+from hybridret.evaluation.judging import Evaluation, evaluate_embeddings
+from hybridret.evaluation.metrics import (
+    DEFAULT_METRICS,
+    MEASURES,
+    Metric,
+    RankedRelevant,
+    measures_in_words,
+    parse_metrics,
+)
+from hybridret.evaluation.ranking import Pool, rank_embeddings
 
 METRICS = [
     "AP", "AP@3", "AP@10", "RR", "nDCG@5", "nDCG@10", "recall@1", "recall@10", "recall@100", "P@1",
@@ -27,6 +36,10 @@ TREC_NAMES = {
     "bpref": "bpref",
 }  # fmt: skip
 
+TREC_MEASURES = {
+    "map", "map_cut.3,10", "recip_rank", "ndcg_cut.5,10", "recall.1,10,100", "P.1,5,20",
+    "success.1,10", "Rprec", "bpref",
+}  # fmt: skip
 
 @given(
     seed=st.integers(0, 2**32 - 1), documents=st.integers(1, 60), levels=st.sampled_from([3, 1000])
@@ -47,21 +60,92 @@ def test_metrics_equal_trec_eval(seed, documents, levels):
         run[f"q{i}"] = dict(zip(ids, map(float, scores), strict=True))
         rows.append(scores)
     dataset = Dataset("made", queries, [Document(d, "!", "en", d) for d in ids], qrels)
-    pool = pool_for(dataset, METRICS)
+    evaluation = Evaluation(dataset, metrics=METRICS)
+    pool = evaluation.pool
     # One axis a query: the inner product is the score itself.
     ranks = rank_embeddings(
         pool, np.eye(5, dtype=np.float32), np.array(rows).T.copy(), similarity="dot"
     )
-    evaluator = trec.RelevanceEvaluator(
-        qrels, {"map", "map_cut.3,10", "recip_rank", "ndcg_cut.5,10", "recall.1,10,100", "P.1,5,20",
-                "success.1,10", "Rprec", "bpref"},
-    )  # fmt: skip
-    expected = evaluator.evaluate(run)
-    report = score(pool, ranks, METRICS, "made")
+    expected = trec.RelevanceEvaluator(qrels, TREC_MEASURES).evaluate(run)
+    report = evaluation.judge(ranks, "made")
     mono = next(s for s in report.settings if s.setting == "mono")
     for name in METRICS:
         mean = np.mean([expected[f"q{i}"][TREC_NAMES[name]] for i in range(5)])
         assert mono.metrics[name] == pytest.approx(mean, abs=1e-9), name
+
+
+def made_data_set(seed: int) -> tuple[Dataset, np.ndarray, np.ndarray]:
+    """A small one in up to three languages, most of whose questions some pool cannot answer."""
+    rng = np.random.default_rng(seed)
+    languages = ["de", "en", "fr"][: rng.integers(2, 4)]
+    groups = rng.integers(2, 5)
+    queries = [Query(f"{x}-q{g}", "?", x, f"q{g}") for g in range(groups) for x in languages]
+    documents = [Document(f"{x}-{i}", "!", x, f"{x}-{i}") for x in languages for i in range(12)]
+    grades = [-1, 0, 0, 0, 1, 2]
+    qrels = {
+        q.query_id: {
+            d.document_id: int(rng.choice(grades)) for d in documents if rng.random() < 0.15
+        }
+        for q in queries
+    }
+    qrels[queries[0].query_id][documents[0].document_id] = 1
+    # Small whole numbers: scores are exact, and many are equal.
+    q, d = (rng.integers(-2, 3, (len(x), 3)).astype(np.float32) for x in (queries, documents))
+    return Dataset("made", queries, documents, qrels), q, d
+
+
+@pytest.mark.parametrize("first", range(0, 300, 50))
+def test_every_setting_equals_trec_eval(first):
+    """Judged documents of one language alone, and questions without an answer in a pool."""
+    trec = pytest.importorskip("pytrec_eval")
+    for seed in range(first, first + 50):
+        dataset, q, d = made_data_set(seed)
+        report = evaluate_embeddings(q, d, dataset, similarity="dot", metrics=METRICS)
+        judged = dataset.relevant_by_group(judged=True)
+        for number, setting in enumerate(report.settings):
+            pool = {
+                x.document_id: row
+                for row, x in enumerate(dataset.documents)
+                if setting.document_language in (None, x.language)
+            }
+            asked = [
+                (row, x)
+                for row, x in enumerate(dataset.queries)
+                if x.language == setting.query_language
+            ]
+            qrels = {
+                x.query_id: {i: g for i, g in judged.get(x.group_id, {}).items() if i in pool}
+                for _, x in asked
+            }
+            qrels = {i: grades for i, grades in qrels.items() if any(grades.values())}
+            run = {
+                x.query_id: {i: float(q[row] @ d[place]) for i, place in pool.items()}
+                for row, x in asked
+            }
+            expected = trec.RelevanceEvaluator(qrels, TREC_MEASURES).evaluate(run)
+            assert setting.n == len(qrels), (seed, setting)
+            rows = np.flatnonzero(report.queries.setting == number)
+            for name in METRICS:
+                for row in rows:
+                    query_id = report.query_ids[report.queries.query[row]]
+                    assert report.queries.values[name][row] == pytest.approx(
+                        expected[query_id][TREC_NAMES[name]], abs=1e-9
+                    ), (seed, setting, query_id, name)
+
+
+def test_a_baseline_is_judged_on_what_its_metrics_need():
+    """bpref counts documents judged not relevant, which a pool without them does not hold."""
+    queries = [Query("q", "red apple", "en", "q")]
+    documents = [Document("bad", "red apple", "en", "bad"), Document("good", "pear", "en", "good")]
+    dataset = Dataset("made", queries, documents, {"q": {"bad": 0, "good": 1}})
+    pytest.importorskip("bm25s")
+    report = evaluate_baseline("bm25", dataset, metrics=["bpref"])
+    assert report.summary["mono"]["bpref"] == 0
+    evaluation = Evaluation(dataset, metrics=["AP"])
+    ranks = rank_embeddings(evaluation.pool, np.ones((1, 1)), np.ones((2, 1)))
+    evaluation.metrics = parse_metrics(["AP", "bpref"])
+    with pytest.raises(DataError, match="bpref needs the documents judged not relevant"):
+        evaluation.judge(ranks, "made")
 
 
 def test_metrics_by_hand():
@@ -88,6 +172,14 @@ def test_metrics_by_hand():
 )  # fmt: skip
 def test_metric_names_are_read_in_any_case(given, written):
     assert str(Metric.parse(given)) == written
+
+
+def test_the_readme_names_every_measure():
+    assert measures_in_words() in (ROOT / "README.md").read_text(encoding="utf-8")
+    for measure in MEASURES.values():
+        for spelling in (measure.name, *measure.spellings):
+            asked = spelling + ("@3" if measure.cutoff == "required" else "")
+            assert Metric.parse(asked.upper()).name == measure.name
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,13 @@ from conftest import TEXTS
 pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
 
-from hybridret import exporting
-from hybridret.encoder import OnnxEncoder, load_encoder
+from hybridret.data.table import Document
+from hybridret.encoder import exporting
+from hybridret.encoder.loading import load_encoder
+from hybridret.encoder.onnx import OnnxEncoder
+from hybridret.encoder.torch_encoder import TorchEncoder
 from hybridret.errors import ModelError
-from hybridret.torch_encoder import TorchEncoder
+from hybridret.serving.retriever import Retriever
 
 
 def make(kind: str, request: pytest.FixtureRequest) -> TorchEncoder:
@@ -107,10 +110,13 @@ def test_damaged_encoder_folders(bert_folder, tmp_path):
     for folder, message in (
         (broken("a", "hybridret.json", b"{"), "damaged"),
         (broken("b", "hybridret.json", newer), "schema 1"),
-        (broken("c", "tokenizer.json", None), "no tokenizer.json"),
-        (broken("d", "tokenizer.json", b"{}"), "not a tokenizer"),
-        (broken("e", "onnx/model.onnx", onnx[: len(onnx) // 2]), "onnxruntime cannot load"),
-        (broken("f", "onnx/model.onnx", None), "no onnx/model.onnx"),
+        (broken("c", "tokenizer.json", None), "tokenizer.json: missing"),
+        (broken("d", "tokenizer.json", b"{}"), "tokenizer.json: cut short or changed: 2 bytes"),
+        (broken("e", "onnx/model.onnx", onnx[: len(onnx) // 2]), "model.onnx: cut short"),
+        (broken("f", "onnx/model.onnx", None), "onnx/model.onnx: missing"),
+        (broken("g", "hybridret.json", b"\xff"), "damaged"),
+        (broken("h", "hybridret.json", b"[" * 100_000), "damaged: nested too deeply"),
+        (broken("i", "hybridret.json", b"[]"), "expected an object, got list"),
     ):
         with pytest.raises(ModelError, match=message):
             load_encoder(folder)
@@ -119,10 +125,100 @@ def test_damaged_encoder_folders(bert_folder, tmp_path):
 def test_serving_imports_neither_torch_nor_transformers(bert_folder, tmp_path):
     exporting.export(bert_folder, tmp_path / "out")
     code = (
-        "import sys, hybridret; from hybridret.retriever import Retriever; "
-        "from hybridret.data import Document, load_dataset; import hybridret.evaluation;"
+        "import sys, hybridret; from hybridret.serving.retriever import Retriever; "
+        "from hybridret.data import Document, load_dataset; import hybridret.evaluation.judging;"
         f"r = Retriever.create({str(tmp_path / 'out')!r}); "
         "r.add([Document('a', 'text', 'en', 'a')]); r.save(); assert r.search('text');"
         "heavy = {'torch', 'transformers', 'onnx'} & set(sys.modules); assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_no_change_of_a_file_goes_unnoticed(bert_folder, tmp_path):
+    """A flipped byte anywhere in model or tokenizer, with or without the manifest's checksums."""
+    folder = exporting.export(bert_folder, tmp_path / "out").folder
+    manifest = json.loads((folder / "hybridret.json").read_text())
+    assert {"tokenizer.json", "onnx/model.onnx", "config.json"} <= manifest["files"].keys()
+    older = {name: value for name, value in manifest.items() if name != "files"}
+    rng = np.random.default_rng(0)
+    for written, message in ((manifest, "damaged: its checksum"), (older, "were changed after")):
+        (folder / "hybridret.json").write_text(json.dumps(written))
+        load_encoder(folder)
+        for file in ("onnx/model.onnx", "tokenizer.json"):
+            good = (folder / file).read_bytes()
+            for position in rng.integers(0, len(good), 20).tolist():
+                flipped = bytes([good[position] ^ 1])
+                (folder / file).write_bytes(good[:position] + flipped + good[position + 1 :])
+                with pytest.raises(ModelError, match=message):
+                    load_encoder(folder)
+            (folder / file).write_bytes(good)
+
+
+def test_another_model_in_the_place_of_the_exported_one(bert_folder, tmp_path):
+    """Its manifest vouches for it, but not for this one's: an index would be searched wrongly."""
+    folder = exporting.export(bert_folder, tmp_path / "out").folder
+    other = TorchEncoder.load(bert_folder, pooling="cls")
+    exporting.export(other, tmp_path / "other")
+    shutil.copy(tmp_path / "other/onnx/model.onnx", folder / "onnx/model.onnx")
+    with pytest.raises(ModelError, match=r"model\.onnx"):
+        load_encoder(folder)
+
+
+@pytest.mark.parametrize("dimension", [8, -1, 0, "x", None, 10**10, 1.5, True, [32]])
+def test_a_dimension_that_is_not_the_models(dimension, bert_folder, tmp_path):
+    folder = exporting.export(bert_folder, tmp_path / "out").folder
+    manifest = json.loads((folder / "hybridret.json").read_text())
+    (folder / "hybridret.json").write_text(json.dumps(manifest | {"dimension": dimension}))
+    with pytest.raises(ModelError, match=r"hybridret\.json: damaged: 'dimension' is"):
+        load_encoder(folder)
+
+
+def test_an_index_outlives_an_export_of_the_same_encoder_alone(bert_folder, tmp_path):
+    folder = exporting.export(bert_folder, tmp_path / "out").folder
+    retriever = Retriever.create(folder)
+    retriever.add([Document("a", "Paris", "en", "a")])
+    retriever.save()
+    exporting.export(bert_folder, folder, overwrite=True)
+    assert len(Retriever.load(folder)) == 1
+    other = TorchEncoder.load(bert_folder, pooling="cls")
+    with pytest.raises(ModelError, match="out/index was made with the encoder that is to be"):
+        exporting.export(other, folder, overwrite=True)
+    assert len(Retriever.load(folder)) == 1
+    shutil.rmtree(folder / "index")
+    exporting.export(other, folder, overwrite=True)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out"]
+
+
+def test_an_exported_encoder_is_no_model_to_train(bert_folder, tmp_path):
+    folder = exporting.export(bert_folder, tmp_path / "out").folder
+    with pytest.raises(ModelError, match="is an exported encoder: it holds ONNX and no weights"):
+        TorchEncoder.load(folder)
+
+
+def test_a_name_that_neither_disk_nor_hub_knows(monkeypatch):
+    huggingface_hub = pytest.importorskip("huggingface_hub")
+
+    def unreachable(*_, **__):
+        raise huggingface_hub.errors.LocalEntryNotFoundError("Got: ConnectError")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", unreachable)
+    with pytest.raises(ModelError) as error:
+        load_encoder("nobody/nothing")
+    assert str(error.value) == (
+        "nobody/nothing: no such folder, and the hub gave no model of this name: the hub cannot be "
+        "reached, and no copy was downloaded before"
+    )
+
+
+def test_an_unused_pooler_is_no_fault(bert_folder, tmp_path):
+    """transformers would report the pooler's weights as missing or unexpected."""
+    from safetensors.torch import load_file, save_file
+
+    folder = shutil.copytree(bert_folder, tmp_path / "bert")
+    weights = load_file(folder / "model.safetensors")
+    kept = {name: value for name, value in weights.items() if "pooler" not in name}
+    assert len(kept) < len(weights)
+    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+    code = f"import hybridret; hybridret.TorchEncoder.load({str(folder)!r})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("", "")

@@ -18,7 +18,7 @@ from hybridret import _native
 from hybridret._files import sha256
 from hybridret.data.table import Document
 from hybridret.errors import DataError, IndexFileError
-from hybridret.index import GraphSettings, Index
+from hybridret.serving.index import GraphSettings, Index
 
 LANGUAGES = ("ar", "de", "en", "zh")
 
@@ -182,7 +182,7 @@ def test_two_processes_that_save_at_once(tmp_path):
     code = f"""
 import sys, numpy as np
 from hybridret.data.table import Document
-from hybridret.index import Index
+from hybridret.serving.index import Index
 who = sys.argv[1]
 index = Index(4)
 vectors = np.eye(4, dtype=np.float32) if who == "a" else np.eye(4, dtype=np.float32)[::-1]
@@ -275,9 +275,12 @@ def test_damaged_files_are_found(tmp_path):
             "damaged",
         ),
         ("j", "manifest.json", lambda b: b.replace(b'"cosine"', b'"euclid"'), "damaged"),
-        ("k", "manifest.json", lambda b: b.replace(b"graph-1", b"../x-1"), "missing"),
+        ("k", "manifest.json", lambda b: b.replace(b"graph-1", b"../x-1"), "damaged"),
         ("l", "manifest.json", lambda b: b.replace(b'"bytes"', b'"size"'), "damaged"),
         ("g", "manifest.json", lambda b: b.replace(b'"schema": 1', b'"schema": 9'), "reads 1"),
+        ("m", "manifest.json", lambda b: b"\xff", "damaged"),
+        ("n", "manifest.json", lambda b: b"[" * 100_000, "damaged: nested too deeply"),
+        ("o", "manifest.json", lambda b: b"[]", "damaged: not the manifest"),
     ):
         damage(folder := copy(name), file, change)
         with pytest.raises(IndexFileError, match=message):
@@ -343,7 +346,7 @@ def test_killed_while_saving_leaves_an_index_that_loads(tmp_path):
     code = f"""
 import numpy as np
 from hybridret.data.table import Document
-from hybridret.index import Index
+from hybridret.serving.index import Index
 index = Index.load({str(tmp_path / "index")!r})
 print("ready", flush=True)
 for n in range(10_000):

@@ -486,7 +486,7 @@ def test_bad_input_is_named():
         (ValueError, r"segments\[1\] goes past the batch", (q, q), {"segments": [(2, 2), (2, 1)]}),
         (ValueError, r"labels\[2\] is 0, outside its segment's columns \[2, 3\)", (q, q, [0, 1, 0]),
          {"segments": [(2, 2), (1, 1)]}),
-        (ValueError, r"pairs of integers \(rows, columns\)", (q, q), {"segments": [3]}),
+        (ValueError, r"pairs of integers \(queries, documents\)", (q, q), {"segments": [3]}),
         (ValueError, r"log_bias must have shape \[3\]", (q, q), {"log_bias": np.zeros(2)}),
         (TypeError, "float32", (q.astype(np.float64), q), {}),
         (TypeError, "integers", (q, q, np.array([0.0, 1.0, 2.0])), {}),

@@ -12,7 +12,7 @@ pytest.importorskip("bm25s")
 
 from hybridret.errors import DataError
 from hybridret.quickstart import quickstart
-from hybridret.retriever import Retriever
+from hybridret.serving.retriever import Retriever
 
 
 def test_quickstart(tmp_path, capsys):

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from hybridret import _native
 from hybridret.data.table import Dataset, Document, Query
 from hybridret.errors import DataError
-from hybridret.evaluation import score
-from hybridret.metrics import NEVER
-from hybridret.ranking import Pool, Ranks, rank_embeddings, ranks_of_ids
-from hybridret.trec import evaluate_run
+from hybridret.evaluation.judging import Evaluation
+from hybridret.evaluation.metrics import NEVER
+from hybridret.evaluation.ranking import Pool, Ranks, rank_embeddings, ranks_of_ids
+from hybridret.evaluation.trec import evaluate_run
 
 FLOATS = np.float32
 SCREENING = ["auto", "bfloat16", "float32"]
@@ -445,14 +445,14 @@ def test_a_relevant_document_that_is_the_query_is_not_retrieved():
     v = rng.standard_normal((20, 3)).astype(FLOATS)
     ranks = rank_embeddings(pool, v, v, ignore_identical_ids=True, best=20)
     metrics = ["AP", "nDCG@10", "recall@10"]
-    expected = score(pool, ranks, metrics, convention="beir")
+    expected = Evaluation(pool.dataset, metrics=metrics, convention="beir").judge(ranks, "made")
     run = {
         q: {ids[d]: s for d, s in zip(best, scores, strict=True) if d >= 0}
         for q, best, scores in zip(
             ids, ranks.best.tolist(), ranks.best_scores.tolist(), strict=True
         )
     }
-    actual = evaluate_run(qrels, run, metrics=metrics, tool="beir")
+    actual = evaluate_run(qrels, run, metrics=metrics, convention="beir")
     assert actual.metrics == pytest.approx(expected.summary["mono"])
     assert expected.bias.rank_distance.mean is None
     # All equal: the other relevant document is first of 19, or last.

@@ -8,15 +8,10 @@ from html.parser import HTMLParser
 import numpy as np
 
 from hybridret.data import load_facts
-from hybridret.evaluation import evaluate_embeddings
-from hybridret.report import (
-    comparison_text,
-    seeds_text,
-    summary_text,
-    text_table,
-    write_html,
-)
-from hybridret.significance import compare, over_seeds
+from hybridret.evaluation.judging import evaluate_embeddings
+from hybridret.evaluation.page import write_html
+from hybridret.evaluation.significance import compare, over_seeds
+from hybridret.evaluation.text import comparison_text, seeds_text, summary_text, text_table
 
 
 def a_report(name: str, seed: int = 0):

@@ -11,10 +11,10 @@ pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
 
 from hybridret.data.table import Document
+from hybridret.encoder.exporting import export
+from hybridret.encoder.torch_encoder import TorchEncoder
 from hybridret.errors import DataError, IndexFileError, ModelError
-from hybridret.exporting import export
-from hybridret.retriever import Retriever, has_index
-from hybridret.torch_encoder import TorchEncoder
+from hybridret.serving.retriever import Retriever, has_index
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ import pytest
 from test_ranking import make_dataset
 
 from hybridret.errors import DataError
-from hybridret.evaluation import evaluate_embeddings
-from hybridret.significance import compare, holm, over_seeds
+from hybridret.evaluation.judging import evaluate_embeddings
+from hybridret.evaluation.significance import compare, holm, over_seeds
 
 
 def systems(noises, groups=8, languages="ab", seed=0, dimension=8):

@@ -159,27 +159,25 @@ OPTIONS = {
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS.keys())
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_all_four_checks_of_the_ops(options, dtype):
-    from hybridret import _torch
+    from hybridret.losses import _ops
+    from hybridret.losses._options import Loss, Statistics, make_batch
 
-    options = {"labels": None, "segments": None, "log_bias": None, "query_groups": None,
-               "document_groups": None, "normalize": False} | options  # fmt: skip
     q, d = leaves(20, 30, 16, dtype=dtype)
     temperature = torch.tensor(0.05, requires_grad=True)
-    batch = _torch.batch(
-        q, d, options["labels"], temperature, options["query_groups"], options["document_groups"],
-        options["segments"], options["log_bias"], options["normalize"], False,
-        "negatives" in options,
-    )  # fmt: skip
+    rest = {name: value for name, value in options.items() if name != "symmetric"}
+    batch = make_batch(_ops, q, d, temperature=temperature, **rest)
     symmetric = options.get("symmetric", False)
     # The gradients of 16 bits differ by their own rounding from run to run of the check.
     for ranks in (False, True):
-        torch.library.opcheck(_torch.total_loss, (*batch, symmetric, True, ranks, True))
-        torch.library.opcheck(_torch.row_statistics, (*batch, symmetric, ranks))
+        total = Loss(symmetric=symmetric, mean=True, ranks=ranks, gradients=True)
+        torch.library.opcheck(_ops.total_loss, (*batch, *total))
+        parts = Statistics(columns=symmetric, ranks=ranks)
+        torch.library.opcheck(_ops.row_statistics, (*batch, *parts))
     detached = batch._replace(queries=q.detach(), documents=d.detach(), scale=batch.scale.detach())
-    lse, _, column_lse, _ = _torch.row_statistics(*detached, symmetric, False)
+    lse, _, column_lse, _ = _ops.row_statistics(*detached, symmetric, False)
     columns = (column_lse, torch.rand(30)) if symmetric else (None, None)
     torch.library.opcheck(
-        _torch.statistics_backward,
+        _ops.statistics_backward,
         (*detached, lse, columns[0], torch.rand(20), torch.rand(20), columns[1]),
     )
 

@@ -14,10 +14,10 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 from hybridret.data import Dataset, Document, Query, StreamedDocuments  # noqa: E402
-from hybridret.encoder import load_encoder  # noqa: E402
+from hybridret.encoder.loading import load_encoder  # noqa: E402
+from hybridret.encoder.torch_encoder import TorchEncoder  # noqa: E402
 from hybridret.errors import DataError, ModelError  # noqa: E402
-from hybridret.evaluation import embed, evaluate  # noqa: E402
-from hybridret.torch_encoder import TorchEncoder  # noqa: E402
+from hybridret.evaluation.judging import embed, evaluate  # noqa: E402
 
 SAMPLE = [TEXTS[0], "short", "", TEXTS[3], "a " * 200]
 
@@ -209,7 +209,7 @@ def test_models_that_are_not_there(monkeypatch):
     with pytest.raises(ModelError, match="no such model folder"):
         TorchEncoder.load("./nowhere")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(ModelError, match="nobody/nothing: neither a folder nor a model"):
+    with pytest.raises(ModelError, match="nobody/nothing: no such folder, and the hub gave no"):
         load_encoder("nobody/nothing")
 
 
@@ -218,7 +218,7 @@ def test_embeddings_of_a_stream_go_to_memory_maps(bert_folder, tmp_path, monkeyp
     documents = [Document(f"d{i}", "word " * (i % 5 + 1), "en", f"d{i}") for i in range(10)]
     queries = [Query(f"q{i}", f"question {i}", "en", f"q{i}") for i in range(3)]
     qrels = {f"q{i}": {f"d{i}": 1} for i in range(3)}
-    monkeypatch.setattr("hybridret.encoder.CHUNK", 4)
+    monkeypatch.setattr("hybridret.encoder.base.CHUNK", 4)
     stream = Dataset("made", queries, StreamedDocuments(lambda: documents), qrels)
     q, d = embed(encoder, Dataset("made", queries, documents, qrels), batch_size=2)
     kept_q, kept_d = embed(encoder, stream, batch_size=2, folder=tmp_path / "kept")
@@ -233,3 +233,12 @@ def test_embeddings_of_a_stream_go_to_memory_maps(bert_folder, tmp_path, monkeyp
         encoder.encode_documents(["a", "b", "c", "d"], out=room)
     with pytest.raises(DataError, match="2 documents, but room for 3"):
         encoder.encode_documents(["a", "b"], out=room)
+
+
+def test_saved_weights_can_be_read_by_others(bert_folder, tmp_path):
+    """safetensors writes its files for their owner alone."""
+    (tmp_path / "ordinary").write_text("")
+    (tmp_path / "model").mkdir()
+    TorchEncoder.load(bert_folder).save(tmp_path / "model")
+    for file in (tmp_path / "model").glob("*.safetensors"):
+        assert file.stat().st_mode == (tmp_path / "ordinary").stat().st_mode

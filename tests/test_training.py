@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 
-from hybridret import training  # noqa: E402
-from hybridret.batches import PairTable  # noqa: E402
 from hybridret.data import load_facts  # noqa: E402
 from hybridret.data.table import Dataset  # noqa: E402
+from hybridret.encoder.torch_encoder import TorchEncoder  # noqa: E402
 from hybridret.errors import DataError, ModelError  # noqa: E402
-from hybridret.evaluation import evaluate  # noqa: E402
-from hybridret.torch_encoder import TorchEncoder  # noqa: E402
-from hybridret.training import train  # noqa: E402
-from hybridret.training_config import TrainingConfig  # noqa: E402
+from hybridret.evaluation.judging import evaluate  # noqa: E402
+from hybridret.training import checkpoints, loop  # noqa: E402
+from hybridret.training.batches import PairTable  # noqa: E402
+from hybridret.training.config import TrainingConfig  # noqa: E402
+from hybridret.training.loop import train  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -88,14 +90,14 @@ class Interrupted(KeyboardInterrupt):
 
 def stop_at(monkeypatch, step: int) -> None:
     """Ctrl-C in the middle of a step."""
-    original = training._Run._step
+    original = loop._Run._step
 
     def _step(self, number, batch):
         if number == step:
             raise Interrupted
         return original(self, number, batch)
 
-    monkeypatch.setattr(training._Run, "_step", _step)
+    monkeypatch.setattr(loop._Run, "_step", _step)
 
 
 @pytest.mark.parametrize("folder", [None, "bert_folder"])
@@ -128,7 +130,7 @@ def test_stopped_and_resumed_equals_never_stopped(folder, request, table, tmp_pa
 def test_ctrl_c_while_a_checkpoint_is_written(table, tmp_path, monkeypatch):
     """The checkpoint before stays whole, and no temporary folder is left."""
     config = TrainingConfig(steps=10, batch_size=24, checkpoint_every=4)
-    original = training.save_file
+    original = checkpoints.save_tensors
     # The first checkpoint's parameters and optimizer pass; the second's optimizer does not.
     passed = {"optimizer": 0}
 
@@ -139,7 +141,7 @@ def test_ctrl_c_while_a_checkpoint_is_written(table, tmp_path, monkeypatch):
                 raise Interrupted
         return original(tensors, path)
 
-    monkeypatch.setattr(training, "save_file", counting)
+    monkeypatch.setattr(checkpoints, "save_tensors", counting)
     with pytest.raises(KeyboardInterrupt):
         train(new_encoder(table), table, tmp_path / "run", config, progress=False)
     assert json.loads((tmp_path / "run" / "checkpoint" / "state.json").read_text())["step"] == 4
@@ -174,9 +176,65 @@ def test_a_damaged_checkpoint(file, table, tmp_path, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             train(new_encoder(table), table, tmp_path / "run", config, progress=False)
     path = tmp_path / "run" / "checkpoint" / file
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(DataError, match="checkpoint is damaged"):
-        train(new_encoder(table), table, tmp_path / "run", config, resume=True, progress=False)
+    good = path.read_bytes()
+    middle = len(good) // 2
+    for damaged in (
+        good[:middle],
+        good[:middle] + bytes(b ^ 1 for b in good[middle : middle + 64]) + good[middle + 64 :],
+        b"\xff" + good[1:],
+        b"",
+        None,
+    ):
+        path.unlink() if damaged is None else path.write_bytes(damaged)
+        with pytest.raises(DataError, match=rf"checkpoint/{file}: .*; delete .* to start anew"):
+            train(new_encoder(table), table, tmp_path / "run", config, resume=True, progress=False)
+    path.write_bytes(good)
+    train(new_encoder(table), table, tmp_path / "run", config, resume=True, progress=False)
+
+
+@pytest.mark.parametrize("content", [b"\xff", b"{", b"[]", b"[" * 100_000, b'{"config": 1}'])
+def test_a_damaged_training_json(content, table, tmp_path):
+    (tmp_path / "training.json").write_bytes(content)
+    with pytest.raises(DataError, match=r"training\.json: damaged"):
+        train(new_encoder(table), table, tmp_path, TrainingConfig(), resume=True, progress=False)
+
+
+def test_several_processes_are_refused(table, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(DataError, match="one process, but 2 were started"):
+        train(new_encoder(table), table, tmp_path / "run", TrainingConfig(), progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+FULL_DISK = """
+import resource, sys
+from hybridret.cli import main
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))  # as a full disk, for larger files
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_a_full_disk_while_training(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, "train", "--data", "facts-evaluation", "--output", "run",
+         "--steps", "2", "--batch-size", "8", "--vocabulary-size", "600", "--checkpoint-every",
+         "1"], cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.startswith("hybridret: ")
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["log.jsonl", "training.json"]
+
+
+def test_a_full_disk_while_exporting(bert_folder, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, "export", bert_folder, "out"], cwd=tmp_path,
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.startswith("hybridret: ")
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_loss_that_is_not_a_number_stops_the_run(table, tmp_path):
@@ -196,6 +254,7 @@ def test_bad_settings(table, tmp_path):
         {"temperature": 0.0},
         {"learning_rate": -1.0},
         {"seed": -1},
+        {"seed": 10**30},
         {"weight_decay": -1.0},
         {"sampler": "bilingual"},
     ):

@@ -13,9 +13,9 @@ from test_evaluation import TREC_NAMES
 
 from hybridret.data.table import Dataset, Document, Query
 from hybridret.errors import DataError
-from hybridret.evaluation import score
-from hybridret.ranking import Pool, rank_embeddings
-from hybridret.trec import evaluate_run, read_qrels, read_run, write_qrels, write_run
+from hybridret.evaluation.judging import Evaluation
+from hybridret.evaluation.ranking import Pool, rank_embeddings
+from hybridret.evaluation.trec import evaluate_run, read_qrels, read_run, write_qrels, write_run
 
 
 @given(seed=st.integers(0, 2**32 - 1), levels=st.sampled_from([1, 3, 1000]))
@@ -72,22 +72,24 @@ def test_where_tools_disagree():
     qrels = {"q": {"d1": 1}}
     assert evaluate_run(qrels, tied, metrics=["RR"]).metrics["RR"] == pytest.approx(1 / 3)
     by = "sentence-transformers"
-    assert evaluate_run(qrels, tied, metrics=["RR"], tool=by).metrics["RR"] == 1
+    assert evaluate_run(qrels, tied, metrics=["RR"], convention=by).metrics["RR"] == 1
     close = {"q": {"d1": 0.7000000010, "d2": 0.7}}
     assert evaluate_run(qrels, close, metrics=["RR"]).metrics["RR"] == 1
     assert evaluate_run(qrels, close, metrics=["RR"], score_type="float").metrics["RR"] == 0.5
     many = {"q": {f"d{i}": 1 for i in range(10)}}
     first = {"q": {f"d{i}": 10.0 - i for i in range(10)}}
     assert evaluate_run(many, first, metrics=["AP@5"]).metrics["AP@5"] == 0.5
-    assert evaluate_run(many, first, metrics=["AP@5"], tool="xtreme").metrics["AP@5"] == 1
+    assert evaluate_run(many, first, metrics=["AP@5"], convention="xtreme").metrics["AP@5"] == 1
     itself = {"d1": {"d1": 9.0, "d2": 1.0}}
     assert evaluate_run({"d1": {"d2": 1}}, itself, metrics=["RR"]).metrics["RR"] == 0.5
-    assert evaluate_run({"d1": {"d2": 1}}, itself, metrics=["RR"], tool="beir").metrics["RR"] == 1
+    beir = evaluate_run({"d1": {"d2": 1}}, itself, metrics=["RR"], convention="beir")
+    assert beir.metrics["RR"] == 1
     graded = {"q": {"d1": 3, "d2": 1}}
     inverted = {"q": {"d2": 2.0, "d1": 1.0}}
     ndcg = evaluate_run(graded, inverted, metrics=["nDCG@10"]).metrics["nDCG@10"]
     assert ndcg == pytest.approx(0.7967, abs=1e-4)
-    assert evaluate_run(graded, inverted, metrics=["nDCG@10"], tool=by).metrics["nDCG@10"] == 1
+    binary = evaluate_run(graded, inverted, metrics=["nDCG@10"], convention=by)
+    assert binary.metrics["nDCG@10"] == 1
 
 
 def test_files_are_read_and_written_whole(tmp_path):
@@ -157,7 +159,7 @@ def test_a_run_of_the_scorer_scores_as_the_scorer(tmp_path):
     q, d = rng.integers(-2, 3, (10, 3)) + 0.1, rng.integers(-2, 3, (30, 3)) + 0.1
     ranks = rank_embeddings(pool, q, d, best=30)
     metrics = ["AP", "nDCG@10", "RR", "recall@5"]
-    expected = score(pool, ranks, metrics)
+    expected = Evaluation(dataset, metrics=metrics).judge(ranks, "made")
     write_run(tmp_path / "run", pool, ranks)
     write_qrels(tmp_path / "qrels", qrels)
     actual = evaluate_run(

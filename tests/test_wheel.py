@@ -17,8 +17,8 @@ pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
 pytest.importorskip("auditwheel")
 
-from hybridret.exporting import export
-from hybridret.torch_encoder import TorchEncoder
+from hybridret.encoder.exporting import export
+from hybridret.encoder.torch_encoder import TorchEncoder
 
 pytestmark = pytest.mark.packaging
 
@@ -28,7 +28,7 @@ assert shutil.which("cc") is shutil.which("gcc") is shutil.which("g++") is None
 for absent in ("torch", "transformers", "onnx"):
     assert importlib.util.find_spec(absent) is None, absent
 from hybridret.data import Document
-from hybridret.retriever import Retriever
+from hybridret.serving.retriever import Retriever
 folder, answer = sys.argv[1:]
 retriever = Retriever.load(folder)
 assert len(retriever) == 2

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import sys
-from pathlib import Path
 from typing import Any
 
 from hybridret.errors import DataError
@@ -16,6 +16,46 @@ DATA_HELP = (
 )
 TORCH_MODEL_HELP = "a sentence-transformers or Hugging Face model, by folder or hub name"
 MODEL_HELP = "a folder written by 'hybridret export', or " + TORCH_MODEL_HELP
+
+
+class Parser(argparse.ArgumentParser):
+    """Refuses an option that is given twice, and names the option that was meant."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        for name in (None, "store"):
+            self.register("action", name, StoreOnce)
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        found, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            parser = self._command(getattr(found, "command", None))
+            parser.error(f"unrecognized arguments: {' '.join(unknown)}{parser._hint(unknown[0])}")
+        return found
+
+    def _command(self, name: str | None) -> Parser:
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction) and name in action.choices:
+                return action.choices[name]  # type: ignore[no-any-return]
+        return self
+
+    def _hint(self, given: str) -> str:
+        options = [option for action in self._actions for option in action.option_strings]
+        near = difflib.get_close_matches(given.partition("=")[0], options, n=1)
+        return f" (did you mean {near[0]}?)" if near else ""
+
+
+class StoreOnce(argparse.Action):
+    """argparse's ``store``, where a second value would silently take the place of the first."""
+
+    def __call__(
+        self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: Any = None
+    ) -> None:
+        given = vars(namespace).setdefault("given", set())
+        if option_string and self.dest in given:
+            raise argparse.ArgumentError(self, "given twice; it takes one value")
+        given.add(self.dest)
+        setattr(namespace, self.dest, values)
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -47,8 +87,12 @@ def add_model_options(parser: Any, prompt_default: str) -> None:
     )
     group.add_argument("--document-prompt", metavar="TEXT", help="before every document")
     group.add_argument("--pooling", choices=("mean", "cls", "max", "lasttoken"), help="of tokens")
-    group.add_argument("--normalize", action=argparse.BooleanOptionalAction, default=None,
-                       help="scale vectors to length one")  # fmt: skip
+    group.add_argument(
+        "--normalize",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="scale vectors to length one",
+    )
     group.add_argument("--max-length", type=int, metavar="TOKENS", help="longer texts are cut")
 
 
@@ -58,12 +102,13 @@ def model_options(o: argparse.Namespace) -> dict[str, Any]:
 
 
 def load_encoder(source: str, o: argparse.Namespace) -> Any:
-    from hybridret.encoder import MANIFEST_FILE, load_encoder
+    from hybridret.encoder.loading import load_encoder
+    from hybridret.encoder.manifest import is_exported
 
     given = model_options(o)
     if not given:
         return load_encoder(source)
-    if (Path(source) / MANIFEST_FILE).is_file():
+    if is_exported(source):
         flags = ", ".join("--" + name.replace("_", "-") for name in given)
         raise DataError(f"{source} is exported: {flags} had to be given to 'hybridret export'")
     return torch_encoder().load(source, **given)
@@ -73,7 +118,7 @@ def torch_encoder() -> Any:
     from hybridret._extras import require
 
     require("torch", "train", "loading a torch model")
-    from hybridret.torch_encoder import TorchEncoder
+    from hybridret.encoder.torch_encoder import TorchEncoder
 
     return TorchEncoder
 

@@ -1,0 +1,78 @@
+"""``hybridret.json``: what an exported encoder's folder says of itself."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from hybridret._files import check_files, checksums, read_json, sha256
+from hybridret.encoder.tokenization import TOKENIZER_FILE
+from hybridret.errors import ModelError
+
+MANIFEST_FILE = "hybridret.json"
+ONNX_FILE = "onnx/model.onnx"
+INDEX_FOLDER = "index"
+
+
+def is_exported(folder: str | Path) -> bool:
+    """Whether a folder was written by ``hybridret export``."""
+    return (Path(folder) / MANIFEST_FILE).is_file()
+
+
+def seal(folder: Path, encoder: dict[str, Any]) -> dict[str, Any]:
+    """The manifest's ``files`` and ``fingerprint`` of an encoder that was just written."""
+    files = checksums(folder)
+    return {"files": files, "fingerprint": _fingerprint(files, encoder)}
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of an exported encoder, all of whose files were compared with it.
+
+    Raises:
+        ModelError: missing, damaged, of a newer schema, or a file differs from its checksum.
+    """
+    path = folder / MANIFEST_FILE
+    if not path.is_file():
+        raise ModelError(
+            f"{folder}: not an exported encoder (no {MANIFEST_FILE}); make one with "
+            f"'hybridret export MODEL {folder}'"
+        )
+    manifest = read_json(path, ModelError)
+    if not isinstance(manifest, dict):
+        raise ModelError(f"{path}: damaged: expected an object, got {type(manifest).__name__}")
+    if manifest.get("schema") != 1:
+        raise ModelError(f"{path}: not an encoder manifest this version reads (schema 1)")
+    for name, kind in (("dimension", int), ("fingerprint", str), ("encoder", dict)):
+        if type(manifest.get(name)) is not kind:
+            raise ModelError(f"{path}: damaged: {name!r} is {manifest.get(name)!r:.60}")
+    if not 1 <= manifest["dimension"] <= 1 << 20:
+        raise ModelError(f"{path}: damaged: 'dimension' is {manifest['dimension']:.6g}")
+    if "files" in manifest:
+        check_files(folder, manifest["files"], ModelError)
+        files = manifest["files"]
+    else:  # hybridret 0.1 listed none
+        files = {
+            file.relative_to(folder).as_posix(): {"sha256": sha256(file)}
+            for file in (folder / TOKENIZER_FILE, *(folder / ONNX_FILE).parent.glob("*"))
+            if file.is_file()
+        }
+    for name in (TOKENIZER_FILE, ONNX_FILE):
+        if name not in files:
+            raise ModelError(f"{folder}: no {name} in this encoder folder")
+    if _fingerprint(files, manifest["encoder"]) != manifest["fingerprint"]:
+        raise ModelError(
+            f"{folder}: damaged: tokenizer, model or {MANIFEST_FILE} were changed after the export"
+        )
+    return manifest
+
+
+def _fingerprint(files: dict[str, dict[str, Any]], encoder: dict[str, Any]) -> str:
+    """Changes with anything that changes a vector: weights, tokenizer, prompts, lengths."""
+    parent = Path(ONNX_FILE).parent.as_posix()
+    model = sorted(name for name in files if name.startswith(f"{parent}/"))
+    names = [TOKENIZER_FILE, *model]
+    parts = [f"{Path(name).name} {files[name]['sha256']}" for name in names]
+    text = "\n".join([*parts, json.dumps(encoder, sort_keys=True)])
+    return hashlib.sha256(text.encode()).hexdigest()[:32]

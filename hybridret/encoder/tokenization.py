@@ -1,0 +1,100 @@
+"""Text -> padded token ids, by one code path in training, export and service.
+
+Everything a model expects of its text is in its ``tokenizer.json``; only the maximum length and the
+padding are settings of ours. Free of torch and transformers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hybridret._extras import require
+from hybridret._types import Ints
+from hybridret.errors import ModelError
+
+if TYPE_CHECKING:
+    import tokenizers
+
+TOKENIZER_FILE = "tokenizer.json"
+
+
+class Tokenizer:
+    """A ``tokenizers.Tokenizer`` cut at ``max_length`` tokens, special ones included."""
+
+    def __init__(
+        self,
+        backend: tokenizers.Tokenizer,
+        *,
+        max_length: int,
+        pad_id: int = 0,
+        special_tokens: bool = True,
+    ) -> None:
+        if max_length < 1:
+            raise ModelError(f"max_length must be at least 1, got {max_length}")
+        self.backend = backend
+        self.max_length = max_length
+        self.pad_id = pad_id
+        self.special_tokens = special_tokens
+        backend.no_padding()
+        backend.enable_truncation(max_length)
+
+    @classmethod
+    def from_file(cls, path: str | Path, **settings: Any) -> Tokenizer:
+        """Reads a ``tokenizer.json``.
+
+        Raises:
+            ModelError: the file is missing or is no tokenizer.
+        """
+        library = require("tokenizers", "serve", "reading a tokenizer")
+        path = Path(path)
+        if not path.is_file():
+            raise ModelError(f"{path.parent}: no {TOKENIZER_FILE} in this model folder")
+        try:
+            backend = library.Tokenizer.from_file(str(path))
+        except Exception as error:  # the library raises plain Exception
+            raise ModelError(f"{path}: not a tokenizer: {error}") from None
+        return cls(backend, **settings)
+
+    @classmethod
+    def train(cls, texts: Iterable[str], *, vocabulary_size: int, max_length: int) -> Tokenizer:
+        """A new BPE vocabulary: NFKC, lower case, no special tokens around a text."""
+        library = require("tokenizers", "train", "training a tokenizer")
+        backend = library.Tokenizer(library.models.BPE(unk_token="[UNK]"))
+        backend.normalizer = library.normalizers.Sequence(
+            [library.normalizers.NFKC(), library.normalizers.Lowercase()]
+        )
+        backend.pre_tokenizer = library.pre_tokenizers.Sequence(
+            [library.pre_tokenizers.Whitespace(), library.pre_tokenizers.Digits()]
+        )
+        trainer = library.trainers.BpeTrainer(
+            vocab_size=vocabulary_size, special_tokens=["[PAD]", "[UNK]"], show_progress=False
+        )
+        backend.train_from_iterator(texts, trainer)
+        return cls(backend, max_length=max_length, pad_id=0, special_tokens=False)
+
+    @property
+    def vocabulary_size(self) -> int:
+        return int(self.backend.get_vocab_size())
+
+    def ids(self, texts: Sequence[str]) -> list[NDArray[np.int32]]:
+        """Token ids of each text, int32 [length], unpadded."""
+        encodings = self.backend.encode_batch(list(texts), add_special_tokens=self.special_tokens)
+        return [np.array(e.ids, dtype=np.int32) for e in encodings]
+
+    def pad(self, ids: Sequence[NDArray[np.int32]]) -> tuple[Ints, Ints]:
+        """(input_ids, attention_mask), int64 [B, S]; S is the longest of the batch, at least 1."""
+        lengths = np.array([len(i) for i in ids], dtype=np.int64)
+        width = max(1, int(lengths.max(initial=1)))
+        mask = (np.arange(width) < lengths[:, None]).astype(np.int64)
+        input_ids = np.full(mask.shape, self.pad_id, dtype=np.int64)
+        input_ids[mask.astype(bool)] = np.concatenate([*ids, np.empty(0, dtype=np.int32)])
+        return input_ids, mask
+
+    def __call__(self, texts: Sequence[str]) -> tuple[Ints, Ints]:
+        """(input_ids, attention_mask) of texts, both int64 [B, S]."""
+        return self.pad(self.ids(texts))

@@ -1,0 +1,117 @@
+"""The trainable encoder: a torch model, its tokenizer, and its text settings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from hybridret._types import Ints, Vectors
+from hybridret.encoder import model_folder
+from hybridret.encoder.base import EncoderConfig, TextEncoder
+from hybridret.encoder.model import POOLINGS, EncoderModel, Pooling, StaticEmbeddings
+from hybridret.encoder.tokenization import Tokenizer
+from hybridret.errors import ModelError
+
+_VOCABULARY_CHARACTERS = 20_000_000
+
+
+class TorchEncoder(TextEncoder):
+    """A trainable encoder: model, tokenizer and text settings."""
+
+    def __init__(self, model: EncoderModel, tokenizer: Tokenizer, config: EncoderConfig) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.config = replace(
+            config,
+            max_length=tokenizer.max_length,
+            pad_id=tokenizer.pad_id,
+            special_tokens=tokenizer.special_tokens,
+        )
+        self.dimension: int = model.dimension
+
+    @torch.inference_mode()
+    def embed_tokens(self, input_ids: Ints, attention_mask: Ints) -> Vectors:
+        training = self.model.training
+        self.model.eval()
+        device = next(self.model.parameters()).device
+        vectors = self.model(
+            torch.from_numpy(input_ids).to(device), torch.from_numpy(attention_mask).to(device)
+        )
+        self.model.train(training)
+        return vectors.float().cpu().numpy()  # type: ignore[no-any-return]
+
+    @classmethod
+    def new_static(
+        cls,
+        texts: Sequence[str],
+        *,
+        dimension: int = 256,
+        vocabulary_size: int = 8192,
+        max_length: int = 256,
+        seed: int = 0,
+    ) -> TorchEncoder:
+        """An untrained static encoder: a BPE vocabulary of ``texts``, random vectors, mean, L2.
+
+        The vocabulary is made of every n-th text where there are more than 20 million characters.
+        """
+        if not 0 <= seed < 2**63:
+            raise ModelError(f"seed must be at least 0 and below 2^63, got {seed}")
+        if dimension < 1 or vocabulary_size < 2:
+            raise ModelError(
+                f"a static encoder needs a dimension of at least 1 and a vocabulary of at least 2, "
+                f"got {dimension} and {vocabulary_size}"
+            )
+        stride = 1 + sum(map(len, texts)) // _VOCABULARY_CHARACTERS
+        tokenizer = Tokenizer.train(
+            texts[::stride], vocabulary_size=vocabulary_size, max_length=max_length
+        )
+        torch.manual_seed(seed)
+        model = EncoderModel(
+            StaticEmbeddings(tokenizer.vocabulary_size, dimension),
+            pooling="mean",
+            normalize=True,
+            width=dimension,
+        )
+        return cls(model, tokenizer, EncoderConfig())
+
+    @classmethod
+    def load(
+        cls,
+        source: str | Path,
+        *,
+        pooling: Pooling | None = None,
+        normalize: bool | None = None,
+        query_prompt: str | None = None,
+        document_prompt: str | None = None,
+        max_length: int | None = None,
+    ) -> TorchEncoder:
+        """A sentence-transformers or Hugging Face model, by folder or hub name.
+
+        The model's own pooling, normalisation, dense layers, prompts and length are honoured; the
+        arguments override them. A plain Hugging Face encoder says nothing of these: mean pooling,
+        no normalisation, no prompts, as sentence-transformers reads it.
+
+        Raises:
+            ModelError: nothing there, no tokenizer, weights that are missing or only pickled, or a
+                part that this library does not know.
+        """
+        encoder = cls(*model_folder.read(model_folder.local_folder(source), max_length))
+        if pooling is not None:
+            if pooling not in POOLINGS:
+                raise ModelError(f"unknown pooling {pooling!r}; expected {', '.join(POOLINGS)}")
+            if encoder.model.is_static and pooling != "mean":
+                raise ModelError(f"{source}: a static encoder takes the mean, not {pooling!r}")
+            encoder.model.pooling = pooling
+        if normalize is not None:
+            encoder.model.normalize = normalize
+        prompts = {"query_prompt": query_prompt, "document_prompt": document_prompt}
+        given = {name: prompt for name, prompt in prompts.items() if prompt is not None}
+        encoder.config = replace(encoder.config, **given)  # type: ignore[arg-type]
+        return encoder
+
+    def save(self, folder: str | Path) -> None:
+        """Writes a sentence-transformers model (weights as safetensors) into an existing folder."""
+        model_folder.write(Path(folder), self.model, self.tokenizer, self.config)

@@ -1,0 +1,224 @@
+"""What a kernel of the loss is given: one record, in the order of the torch ops' schemas."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from operator import index
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypedDict
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+    from numpy.typing import ArrayLike
+
+Reduction = Literal["mean", "sum", "none"]
+Negatives = Literal["in-batch", "hard-only"]
+Segments = Sequence[tuple[int, int]]
+Array = Any  # of numpy or of torch
+REDUCTIONS = ("mean", "sum", "none")
+NEGATIVES = ("in-batch", "hard-only")
+WORKSPACE = 4 << 30
+"""Bytes the CUDA kernels may take beside inputs and gradients."""
+
+
+class InBatchMetrics(NamedTuple):
+    """How well a batch was told apart. For numpy, arrays; for torch, tensors without gradient."""
+
+    accuracy: Any
+    """float32 scalar: share of the rows whose positive no negative outranks; NaN without rows."""
+    rank: Any
+    """int32 [N]: 1 + the number of negatives with a higher logit than the positive; 0 where the
+    loss is NaN."""
+
+
+class InfoNCEStatistics(NamedTuple):
+    """What the loss of a row is made of: ``softplus(negatives_lse - positive)``."""
+
+    negatives_lse: Any
+    """float32 [N]: log-sum-exp of the row's negatives' logits, -inf where there are none."""
+    positive: Any
+    """float32 [N]: logit of the row's positive, -inf where its label is -1."""
+    column_negatives_lse: Any = None
+    """float32 [M], the same over the rows for each document, or None."""
+
+
+class LossOptions(TypedDict, total=False):
+    """The options of :func:`hybridret.infonce` for type checkers."""
+
+    temperature: float | torch.Tensor
+    symmetric: bool
+    query_groups: ArrayLike | torch.Tensor | None
+    document_groups: ArrayLike | torch.Tensor | None
+    segments: Segments | None
+    log_bias: ArrayLike | torch.Tensor | None
+    negatives: Negatives
+    normalize: bool
+    unit_norm: bool
+    workspace: int
+    reduction: Reduction
+
+
+class Batch(NamedTuple):
+    """A batch and how its logits are made, as arrays of numpy or of torch.
+
+    The schemas and fakes of the torch ops and the calls of both backends are made from this record.
+    """
+
+    queries: Array  # [N, D]
+    documents: Array  # [M, D]
+    labels: Array | None  # int64 [N]; None: 0 ... N-1
+    query_groups: Array | None  # int64 [N]
+    document_groups: Array | None  # int64 [M]
+    segments: Array | None  # int64 [S, 2] on the CPU: queries and documents of each
+    log_bias: Array | None  # float32 [M]
+    scale: Array  # float32 scalar: 1 / temperature
+    normalize: bool
+    unit_norm: bool
+    hard_only: bool
+    labels_elsewhere: bool  # a label may be -1: that row's positive is in another batch
+    workspace: int  # bytes, of CUDA alone
+    logit_bound: float  # the largest absolute logit, as far as the host knows one; 0: it does not
+
+
+class Loss(NamedTuple):
+    """What is computed from a batch, in the order of the op's schema."""
+
+    symmetric: bool
+    mean: bool
+    ranks: bool
+    gradients: bool
+
+
+class Statistics(NamedTuple):
+    """The same for the statistics."""
+
+    columns: bool
+    ranks: bool
+
+
+def schema(*records: type[Any]) -> str:
+    """The arguments of a torch op that takes the fields of these records."""
+    kinds = {"Array": "Tensor", "Array | None": "Tensor?"}
+    return ", ".join(
+        f"{kinds.get(kind.__forward_arg__, kind.__forward_arg__)} {name}"
+        for record in records
+        for name, kind in record.__annotations__.items()
+    )
+
+
+class Backend(Protocol):
+    """How numpy and torch check what a user gave: each raises TypeError or ValueError."""
+
+    def embeddings(self, queries: Any, documents: Any) -> tuple[Array, Array]: ...
+    def integers(self, name: str, given: Any, queries: Array) -> Array | None: ...
+    def floats(self, name: str, given: Any, queries: Array) -> Array | None: ...
+    def scale(self, temperature: Any, queries: Array) -> Array: ...
+    def segments(self, pairs: list[list[int]]) -> Array: ...
+
+
+def make_batch(
+    backend: Backend,
+    queries: Any,
+    documents: Any,
+    labels: Any = None,
+    *,
+    temperature: Any = 0.05,
+    query_groups: Any = None,
+    document_groups: Any = None,
+    segments: Segments | None = None,
+    log_bias: Any = None,
+    normalize: bool = False,
+    unit_norm: bool = False,
+    workspace: int = WORKSPACE,
+    negatives: str = "in-batch",
+    labels_elsewhere: bool = False,
+) -> Batch:
+    """Checks what holds on every backend, and has the backend check the rest.
+
+    Raises:
+        ValueError, TypeError: see :func:`hybridret.infonce`.
+    """
+    for name, given in (("queries", queries), ("documents", documents)):
+        if not hasattr(given, "shape") or not hasattr(given, "dtype"):
+            raise TypeError(f"{name} must be an array or tensor, got {type(given).__name__}")
+        if len(given.shape) != 2:
+            raise ValueError(f"{name} must have two dimensions, got shape {list(given.shape)}")
+    if negatives not in NEGATIVES:
+        raise ValueError(f"negatives must be one of {', '.join(NEGATIVES)}, got {negatives!r}")
+    if normalize and unit_norm:
+        raise ValueError("unit_norm says that vectors need no normalize: give one of them")
+    if len(documents) < len(queries) and not labels_elsewhere:
+        raise ValueError(
+            f"each query needs a document of its own: got {len(queries)} queries "
+            f"and {len(documents)} documents"
+        )
+    hard_only = negatives == "hard-only"
+    if hard_only and labels is None and len(documents) == len(queries) > 0:
+        raise ValueError(
+            f"negatives='hard-only' needs documents beyond the positives, got {len(queries)} "
+            f"queries and {len(documents)} documents"
+        )
+    queries, documents = backend.embeddings(queries, documents)
+    log_bias = backend.floats("log_bias", log_bias, queries)
+    scale = backend.scale(temperature, queries)
+    # With room for vectors that are as far from length one as unit_norm allows.
+    known = (normalize or unit_norm) and log_bias is None and is_number(temperature)
+    return Batch(
+        queries,
+        documents,
+        backend.integers("labels", labels, queries),
+        backend.integers("query_groups", query_groups, queries),
+        backend.integers("document_groups", document_groups, queries),
+        None if segments is None else backend.segments(_pairs(segments)),
+        log_bias,
+        scale,
+        normalize,
+        unit_norm,
+        hard_only,
+        labels_elsewhere,
+        workspace,
+        1.03 / temperature if known else 0.0,
+    )
+
+
+def is_number(temperature: Any) -> bool:
+    return isinstance(temperature, int | float | np.floating)
+
+
+def check_temperature(temperature: Any) -> None:
+    """Raises TypeError or ValueError unless ``1 / temperature`` can scale a float32 logit."""
+    if not is_number(temperature):
+        raise TypeError(f"temperature must be a number, got {type(temperature).__name__}")
+    if not 1e-30 < temperature < 1e30:
+        raise ValueError(f"temperature must be positive and finite, got {temperature}")
+
+
+def _pairs(segments: Segments) -> list[list[int]]:
+    try:
+        pairs = [[index(queries), index(documents)] for queries, documents in segments]
+    except (TypeError, ValueError):
+        pairs = [[-1, -1]]
+    if any(not 0 <= count < 2**62 for pair in pairs for count in pair):
+        raise ValueError(
+            f"segments must be pairs of integers (queries, documents), got {segments!r}"
+        )
+    return pairs
+
+
+def losses(
+    softplus: Callable[[Array], Array],
+    lse: Array,
+    positive: Array,
+    column_lse: Array | None,
+    labels: Array | None,
+) -> Array:
+    """The loss of each row [N], from its statistics; with ``column_lse`` the symmetric one."""
+    rows = softplus(lse - positive)
+    if column_lse is None:
+        return rows
+    if labels is None:
+        own = column_lse[: len(positive)]
+    else:  # a label that no document has made its row NaN; it must not reach past the end here
+        own = column_lse[labels.clip(0, max(len(column_lse) - 1, 0))]
+    return (rows + softplus(own - positive)) / 2

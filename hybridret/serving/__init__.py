@@ -1,0 +1,1 @@
+"""Searching in a service: index and retriever, free of torch and transformers."""

@@ -1,0 +1,1 @@
+"""Training: batches of chosen languages, settings (``config``), the loop, checkpoints."""

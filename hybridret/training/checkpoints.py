@@ -1,0 +1,100 @@
+"""Checkpoints: a whole encoder folder with the state of optimizer, random numbers and run.
+
+::
+
+    checkpoint/state.json                step, losses, log, and checksums of all other files
+    checkpoint/parameters.safetensors    the model's parameters as they are trained
+    checkpoint/optimizer.safetensors     the optimizer's tensors by parameter, the random state
+    checkpoint/...                       the encoder in the sentence-transformers layout
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hybridret._files import atomic_folder, check_files, checksums, read_json, write_json
+from hybridret.encoder.torch_encoder import TorchEncoder
+from hybridret.encoder.weights import load_tensors, save_tensors
+from hybridret.errors import DataError, ModelError
+
+STATE_FILE = "state.json"
+PARAMETERS_FILE = "parameters.safetensors"
+OPTIMIZER_FILE = "optimizer.safetensors"
+_RANDOM_STATE = "random state"
+
+
+@dataclass
+class RunState:
+    """What a run knows beside its tensors."""
+
+    step: int
+    losses: list[float]
+    log: list[dict[str, Any]]
+
+
+def save(
+    folder: Path, encoder: TorchEncoder, optimizer: torch.optim.Optimizer, state: RunState
+) -> None:
+    """Writes a checkpoint; the one before stays whole until the last moment.
+
+    Raises:
+        OSError: it could not be written (a full disk).
+    """
+    with atomic_folder(folder) as temporary:
+        encoder.save(temporary)
+        save_tensors(encoder.model.state_dict(), temporary / PARAMETERS_FILE)
+        tensors = {_RANDOM_STATE: torch.get_rng_state()}
+        for name, parameter in encoder.model.named_parameters():
+            for key, value in optimizer.state[parameter].items():
+                tensors[f"{name}|{key}"] = value
+        save_tensors(tensors, temporary / OPTIMIZER_FILE)
+        content = vars(state) | {"files": checksums(temporary)}
+        write_json(temporary / STATE_FILE, {"sha256": _digest(content), **content})
+
+
+def check(folder: Path) -> RunState:
+    """The state of a checkpoint whose files are what was written.
+
+    Raises:
+        DataError: a file is missing or damaged.
+    """
+    path = folder / STATE_FILE
+    if not path.is_file():
+        raise DataError(f"{path}: missing")
+    content = read_json(path, DataError)
+    written = content.pop("sha256", None) if isinstance(content, dict) else None
+    if written != _digest(content):
+        raise DataError(f"{path}: damaged: its checksum differs from the one it holds")
+    check_files(folder, content["files"], DataError)
+    return RunState(content["step"], content["losses"], content["log"])
+
+
+def load(folder: Path, encoder: TorchEncoder, optimizer: torch.optim.Optimizer) -> RunState:
+    """Sets parameters, optimizer and random numbers as they were.
+
+    Raises:
+        DataError: see :func:`check`; or the checkpoint is of another model.
+    """
+    state = check(folder)
+    try:
+        encoder.model.load_state_dict(load_tensors(folder / PARAMETERS_FILE))
+        saved = load_tensors(folder / OPTIMIZER_FILE)
+    except (ModelError, RuntimeError) as error:
+        raise DataError(f"{folder}: of another model: {error}") from None
+    for name, parameter in encoder.model.named_parameters():
+        prefix = f"{name}|"  # none for a parameter without a gradient: BERT's unused pooler
+        kept = {k.removeprefix(prefix): v for k, v in saved.items() if k.startswith(prefix)}
+        if kept:
+            optimizer.state[parameter] = kept
+    torch.set_rng_state(saved[_RANDOM_STATE])
+    return state
+
+
+def _digest(content: Any) -> str:
+    return sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,53 @@
+"""Settings of a training run, readable without torch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from hybridret.errors import DataError
+from hybridret.training.batches import SAMPLERS
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Settings of a run.
+
+    Attributes:
+        sampler: one of :data:`hybridret.training.batches.SAMPLERS`; ``alpha`` counts for
+            ``hybrid``.
+        steps, batch_size: pairs seen are their product.
+        learning_rate: its peak; None takes 2e-2 for a static encoder and 3e-5 for a transformer
+            (the paper's). Linear warm-up over ``warmup`` of the steps, then linear decay to zero.
+        weight_decay: AdamW's (the paper's 1e-2).
+        temperature: of the loss.
+        seed: of the sampler and of dropout.
+        log_every, checkpoint_every: in steps; 0 checkpoints at the end alone.
+    """
+
+    sampler: str = "hybrid"
+    alpha: float = 0.5
+    steps: int = 700
+    batch_size: int = 256
+    learning_rate: float | None = None
+    warmup: float = 0.07
+    weight_decay: float = 1e-2
+    temperature: float = 0.05
+    seed: int = 0
+    log_every: int = 10
+    checkpoint_every: int = 500
+
+    def __post_init__(self) -> None:
+        if self.sampler not in SAMPLERS:
+            raise DataError(f"unknown sampler {self.sampler!r}; expected {', '.join(SAMPLERS)}")
+        if not 0 <= self.seed < 2**63:
+            raise DataError(f"seed must be at least 0 and below 2^63, got {self.seed}")
+        for name in ("checkpoint_every", "weight_decay"):
+            if not getattr(self, name) >= 0:
+                raise DataError(f"{name} must not be negative, got {getattr(self, name)}")
+        if self.steps < 0:
+            raise DataError(f"steps must be 0 (leave the encoder untrained) or more: {self.steps}")
+        if not (self.temperature > 0 and math.isfinite(self.temperature)):
+            raise DataError(f"temperature must be positive, got {self.temperature}")
+        if self.learning_rate is not None and not self.learning_rate > 0:
+            raise DataError(f"learning_rate must be positive, got {self.learning_rate}")
