@@ -40,13 +40,15 @@ class Probe:
         )
         return done.returncode == 0, " ".join((done.stdout + done.stderr).split())
 
-    def install(self) -> Path:
-        """Builds; the folder that things are installed to."""
-        target = self.build_folder.parent / "installed"
-        cmake = tool("cmake")
+    def install(self) -> tuple[Path, str]:
+        """The folder that things are built and installed to, and what the compilers printed."""
+        target, cmake = self.build_folder.parent / "installed", tool("cmake")
+        said = ""
         for command in (
             [cmake, "--build", self.build_folder, "--parallel", str(os.cpu_count())],
             [cmake, "--install", self.build_folder, "--prefix", target],
         ):
-            subprocess.run(command, check=True)
-        return target
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            said += done.stdout + done.stderr
+            assert done.returncode == 0, said
+        return target, said

@@ -480,7 +480,9 @@ def compiled(tmp_path_factory) -> Path:
     if not done and ("no nvcc was found" in said or "12.5 or newer is needed" in said):
         pytest.skip("no nvcc 12.5 or newer")
     assert done, said
-    return probe.install() / "hybridret" / "libhybridret_cuda.so"
+    folder, said = probe.install()
+    assert "warning" not in said, said
+    return folder / "hybridret" / "libhybridret_cuda.so"
 
 
 @pytest.mark.skipif(not NO_GPU, reason="there is a GPU")
