@@ -329,7 +329,7 @@ def test_bad_tensors_are_named():
         (ValueError, "temperature", (q, d), {"temperature": torch.tensor(0.0)}),
         (ValueError, "scalar", (q, d), {"temperature": torch.ones(2)}),
         (ValueError, "differ in dtype", (q, d.bfloat16()), {}),
-        (ValueError, "log_bias takes no gradient", (q, d),
+        (ValueError, "log_bias must not require a gradient", (q, d),
          {"log_bias": torch.zeros(4, requires_grad=True)}),
         (ValueError, "queries are on meta", (q.to("meta"), d.to("meta")), {}),
         (ValueError, "temperature is on meta", (q, d),
