@@ -146,10 +146,10 @@ def _remove_stale(path: Path) -> None:
 
 def _exchange(new: Path, old: Path) -> None:
     """Swaps two folders in one step (Linux's renameat2), so that a kill leaves a complete one."""
-    current, flag = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    at_fdcwd, rename_exchange = -100, 2  # from fcntl.h and stdio.h
     libc = ctypes.CDLL(None, use_errno=True)
     done = hasattr(libc, "renameat2") and (
-        libc.renameat2(current, bytes(new), current, bytes(old), flag) == 0
+        libc.renameat2(at_fdcwd, bytes(new), at_fdcwd, bytes(old), rename_exchange) == 0
     )
     if not done:  # not supported by the file system: between the two renames the name is missing
         backup = new.with_name(f"{new.name}.old")

@@ -119,7 +119,7 @@ def check(
     seed=st.integers(0, 2**32 - 1),
 )
 @settings(max_examples=400, deadline=None)
-def test_random_options_agree_with_the_twin(
+def test_anything_agrees_with_the_twin(
     n,
     extra,
     depth,

@@ -30,8 +30,8 @@ def add(commands: Any) -> None:
     p.add_argument(
         "--overwrite",
         action="store_true",
-        help="replace the encoder in the output folder; its index is kept if the new encoder is "
-        "the same",
+        help="replace the encoder in the output folder; an index there is kept if the new encoder "
+        "gives the same vectors, otherwise the export is refused",
     )
     add_model_options(p, "the model's own")
     p.add_argument("--json", action="store_true", help="print the result as JSON")

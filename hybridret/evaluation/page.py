@@ -193,7 +193,7 @@ def _bias(report: Report) -> list[str]:
     b, size = report.bias, report.languages
     figures = [
         ("rank distance", b.rank_distance, distance_text),
-        ("the same, of the pool's size", b.normalized_rank_distance, _percent),
+        ("rank distance,<br>share of the pool", b.normalized_rank_distance, _percent),
         ("worst rank of an answer", b.max_rank, distance_text),
         ("best answer is in<br>the query's language", b.preference_rate, _percent),
         ("top document is in<br>the query's language", b.same_language_first, _percent),

@@ -66,7 +66,7 @@ class Report:
     bias: LanguageBias
     queries: QueryScores = field(repr=False)
     query_ids: list[str] = field(repr=False)
-    clusters: Ints = field(repr=False)  # [Q], queries of one group are translations
+    clusters: Ints = field(repr=False)  # [Q], number of each query's translation group
     details: dict[str, Any] = field(default_factory=dict)
 
     def matrix(self, metric: str) -> Floats:

@@ -77,7 +77,7 @@ class Batch(NamedTuple):
     normalize: bool
     unit_norm: bool
     hard_only: bool
-    labels_elsewhere: bool  # a label may be -1: that row's positive is in another batch
+    labels_elsewhere: bool  # a label may be -1: that query's positive is in another batch
     workspace: int  # bytes, used by CUDA only
     logit_bound: float  # an upper bound of the absolute logits; 0: the host knows none
 

@@ -111,20 +111,20 @@ class InfoNCELoss(torch.nn.Module):
             all_queries = _gather(queries)
             all_documents = [_gather(x) for x in documents]
             all_groups = None if groups is None else _gather(groups)
-        labels = torch.arange(offset, offset + rows, device=queries.device)
+        positives = torch.arange(offset, offset + rows, device=queries.device)
         options: dict[str, Any] = {"temperature": self.temperature, "normalize": self.normalize}
         loss: Tensor = infonce(
             queries,
             torch.cat(all_documents),
-            labels,
+            positives,
             symmetric=self.symmetric and not gathers,
             **_groups(groups, all_groups, sum(map(len, all_documents[1:]))),
             **options,
         )
         if self.symmetric and gathers:
-            groups_of_both = _groups(groups, all_groups)
-            backward = infonce(documents[0], all_queries, labels, **groups_of_both, **options)
-            loss = (loss + backward) / 2
+            options |= _groups(groups, all_groups)
+            swapped = infonce(documents[0], all_queries, positives, **options)
+            loss = (loss + swapped) / 2
         return loss
 
     def get_config_dict(self) -> dict[str, Any]:

@@ -121,7 +121,7 @@ class Index:
         # By label. Deleted documents are kept until the next load: a search may be using them.
         self._documents: list[Document | None] = []
         self._labels: dict[str, int] = {}
-        self._languages: dict[str, int] = {}  # number of each language in the graph, also unused
+        self._languages: dict[str, int] = {}  # the graph's number for each, even if unused
         self._counts: Counter[str] = Counter()  # documents in each language
         self._change = threading.RLock()
 

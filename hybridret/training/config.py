@@ -11,7 +11,7 @@ from hybridret.training.batches import SAMPLERS
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """Settings of a run. "Paper" is arXiv 2408.10536.
+    """Settings of a run; "the paper" is arXiv 2408.10536.
 
     Attributes:
         sampler: one of :data:`hybridret.training.batches.SAMPLERS`.
