@@ -126,12 +126,14 @@ endforeach()
 
 get_filename_component(root "${nvcc}" DIRECTORY)
 get_filename_component(root "${root}" DIRECTORY)
-find_library(cudart cudart_static PATHS "${root}/lib64" "${root}/lib" NO_DEFAULT_PATH NO_CACHE REQUIRED)
-find_package(Threads REQUIRED)
-add_library(hybridret_cuda MODULE ${objects})
-set_target_properties(hybridret_cuda PROPERTIES LINKER_LANGUAGE CXX)
-target_link_libraries(hybridret_cuda PRIVATE "${cudart}" Threads::Threads ${CMAKE_DL_LIBS} rt)
+set(library "${CMAKE_CURRENT_BINARY_DIR}/libhybridret_cuda.so")
+set(exports "${CMAKE_CURRENT_LIST_DIR}/cuda.map")
 # Nothing of the static libraries is seen from outside, nor replaced by another copy in the process.
-target_link_options(hybridret_cuda PRIVATE -static-libstdc++ -static-libgcc
-  "-Wl,--version-script=${CMAKE_CURRENT_LIST_DIR}/cuda.map")
-install(TARGETS hybridret_cuda LIBRARY DESTINATION hybridret)
+add_custom_command(OUTPUT "${library}"
+  COMMAND "${nvcc}" -shared -cudart static --no-device-link -ccbin "${CMAKE_CXX_COMPILER}"
+    -Xcompiler -static-libstdc++,-static-libgcc -Xlinker "--version-script=${exports}"
+    "-L${root}/lib" "-L${root}/lib64" -o "${library}" ${objects}
+  DEPENDS ${objects} "${exports}" COMMENT "CUDA: ${library}" VERBATIM)
+add_custom_target(hybridret_cuda ALL DEPENDS "${library}")
+install(FILES "${library}" DESTINATION hybridret
+  PERMISSIONS OWNER_READ OWNER_WRITE OWNER_EXECUTE GROUP_READ GROUP_EXECUTE WORLD_READ WORLD_EXECUTE)

@@ -42,8 +42,6 @@ def cuda(tmp_path_factory) -> Callable[..., str]:
         (toolkit / "bin").mkdir(exist_ok=True)
         (toolkit / "bin" / name).write_text(text)
         (toolkit / "bin" / name).chmod(0o755)
-    (toolkit / "lib64").mkdir()
-    (toolkit / "lib64" / "libcudart_static.a").touch()
     probe = Probe(tmp_path_factory.mktemp("cuda"), "cuda", python="false")
     path = f"{toolkit}/bin{os.pathsep}{os.environ['PATH']}"
 

@@ -11,6 +11,8 @@ namespace {
 using hybridret::infonce::kWeakSum;
 using hybridret::infonce::sigmoid;
 
+constexpr double kExactLn2 = 0.693147180559945309417;  // for sums that stay in double
+
 __device__ __forceinline__ double softplus(double x) {
   return x > 0 ? x + log1p(exp(-x)) : log1p(exp(x));
 }
@@ -47,7 +49,7 @@ struct Finished {
     const double sum = sum_of_strips(sums, row, strips);
     float own = weak[row / kTileRows] ? largest[row] : shift[row];
     if (own == -kInfinity) own = 0;
-    log_sum = sum == 0 ? -HUGE_VAL : static_cast<double>(own) * 0.693147180559945309417 + log(sum);
+    log_sum = sum == 0 ? -HUGE_VAL : static_cast<double>(own) * kExactLn2 + log(sum);
     return sum;
   }
 };
@@ -93,8 +95,7 @@ __global__ void finish_strong_documents(const double* total, int documents, cons
                                         const int* weak, float* lse) {
   const int j = blockIdx.x * blockDim.x + threadIdx.x;
   if (j >= documents || weak[j / kTileRows]) return;
-  lse[j] = total[j] == 0 ? -kInfinity
-                         : static_cast<float>(shift[0] * 0.693147180559945309417 + log(total[j]));
+  lse[j] = total[j] == 0 ? -kInfinity : static_cast<float>(shift[0] * kExactLn2 + log(total[j]));
 }
 
 __global__ void __launch_bounds__(kBlockThreads) finish_weak_documents(Finished own) {
