@@ -588,7 +588,7 @@ def test_ctrl_c_during_training(tmp_path):
             _, err = process.communicate(timeout=60)
         finally:
             process.kill()
-    assert process.returncode == 130
+    assert process.returncode == 130, err
     assert "--resume" in err
     assert "Traceback" not in err
     before = json.loads(state.read_text())["step"]
