@@ -5,7 +5,7 @@
 # PYTHON        the interpreter .venv is made with
 # TORCH         the torch that is installed
 # TORCH_INDEX   where it comes from: PyTorch's CPU builds, so that nobody without a GPU downloads CUDA.
-#               With an NVIDIA GPU: make quickstart TORCH_INDEX=https://pypi.org/simple
+#               With an NVIDIA GPU: make quickstart TORCH_INDEX= (empty: pip's default index)
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
@@ -43,20 +43,21 @@ benchmark-mkl: $(VENV)/.installed-dev
 	echo 'int mkl_serv_intel_cpu_true(void) { return 1; }' | $(CC) -shared -fPIC -x c - -o $(VENV)/intel.so
 	LD_PRELOAD=$(CURDIR)/$(VENV)/intel.so $(BIN)/python -m pytest benchmarks/test_loss.py
 
+# With CUDA kernels for all GPUs: an isolated build fetches nvcc.
 wheel: $(VENV)/.installed-dev
-	rm -rf dist && $(BIN)/python -m build --wheel --outdir dist
+	rm -rf dist && HYBRIDRET_CUDA=$${HYBRIDRET_CUDA:-on} $(BIN)/python -m build --wheel --outdir dist
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/auditwheel repair --wheel-dir wheelhouse dist/*.whl
 
 clean:
 	rm -rf $(VENV) build dist wheelhouse quickstart
 
-# An extra index, not the only one: a build named +cpu is preferred over PyPI's wherever it is found, so
-# a mirror that holds one will do. What torch depends on comes from PyPI with the package.
+# An extra index, not the only one: a build named +cpu is preferred wherever it is found, so a mirror
+# that holds one will do. What torch depends on comes from the default index with the package.
 $(VENV)/.torch:
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'hybridret needs Python 3.11 or newer, this is ' + sys.version.split()[0])"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --no-deps --extra-index-url $(TORCH_INDEX) "$(TORCH)"
+	$(BIN)/python -m pip install --quiet --no-deps $(addprefix --extra-index-url ,$(TORCH_INDEX)) "$(TORCH)"
 	touch $@
 
 # Editable, because Python started in this folder finds the sources before any other copy.

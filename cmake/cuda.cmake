@@ -1,18 +1,43 @@
 # libhybridret_cuda: a C library with a static CUDA runtime, loaded on first use.
 #
-# HYBRIDRET_CUDA (cache or environment): auto builds it where nvcc is found, on fails without, off
-# does not look. HYBRIDRET_CUDA_ARCHITECTURES: semicolons between, the first one as PTX too.
-set(HYBRIDRET_CUDA "$ENV{HYBRIDRET_CUDA}" CACHE STRING "Build the CUDA library: auto, on or off")
-set(HYBRIDRET_CUDA_ARCHITECTURES "$ENV{HYBRIDRET_CUDA_ARCHITECTURES}" CACHE STRING
-  "Architectures, such as 80;90a")
-if(NOT HYBRIDRET_CUDA)
-  set(HYBRIDRET_CUDA auto)
-endif()
+# HYBRIDRET_CUDA (-D or environment): auto builds it for the GPUs of this machine, if it has any, and
+# nvcc; on builds it for all architectures and fails without nvcc; off builds nothing.
+# HYBRIDRET_CUDA_ARCHITECTURES: what to build for instead, semicolons between, the first one as PTX too.
+include("${CMAKE_CURRENT_LIST_DIR}/setting.cmake")
+setting(HYBRIDRET_CUDA auto "Build the CUDA library: auto, on or off")
+setting(HYBRIDRET_CUDA_ARCHITECTURES "" "Architectures of the CUDA library, such as 80;90a")
 if(NOT HYBRIDRET_CUDA MATCHES "^(auto|on|off)$")
   message(FATAL_ERROR "HYBRIDRET_CUDA is '${HYBRIDRET_CUDA}'; expected auto, on or off")
 endif()
 if(HYBRIDRET_CUDA STREQUAL "off")
   return()
+endif()
+
+set(architectures ${HYBRIDRET_CUDA_ARCHITECTURES})
+if(HYBRIDRET_CUDA STREQUAL "auto" AND NOT architectures)
+  execute_process(
+    COMMAND nvidia-smi --query-gpu=compute_cap --format=csv,noheader
+    OUTPUT_VARIABLE found ERROR_QUIET RESULT_VARIABLE status)
+  if(NOT status EQUAL 0)
+    set(found "")
+  endif()
+  string(REGEX MATCHALL "[0-9]+\\.[0-9]+" capabilities "${found}")
+  list(REMOVE_DUPLICATES capabilities)
+  list(SORT capabilities COMPARE NATURAL)
+  foreach(capability IN LISTS capabilities)
+    if(capability VERSION_LESS 8.0)
+      message(STATUS "A GPU has compute capability ${capability}; the kernels need 8.0 or newer")
+    elseif(capability VERSION_EQUAL 9.0)
+      list(APPEND architectures 90a)  # with the instructions of Hopper alone
+    else()
+      string(REPLACE "." "" architecture "${capability}")
+      list(APPEND architectures ${architecture})
+    endif()
+  endforeach()
+  if(NOT architectures)
+    message(STATUS "No GPU here: building without CUDA (HYBRIDRET_CUDA=on builds for all)")
+    return()
+  endif()
 endif()
 
 # The package index's compiler, which an isolated build brings along, goes before the system's.
@@ -34,7 +59,7 @@ elseif(HYBRIDRET_CUDA STREQUAL "on")
   message(FATAL_ERROR
     "HYBRIDRET_CUDA is on, but no nvcc was found: put it on PATH, set CUDA_PATH, or build isolated")
 else()
-  message(STATUS "No nvcc: building without CUDA")
+  message(STATUS "No nvcc for the GPU: building without CUDA (HYBRIDRET_CUDA=on fetches a compiler)")
   return()
 endif()
 
@@ -48,17 +73,25 @@ if(version VERSION_LESS 12.5)
   message(STATUS "${nvcc} is CUDA ${version}, older than 12.5: building without CUDA")
   return()
 endif()
-set(architectures ${HYBRIDRET_CUDA_ARCHITECTURES})
 if(NOT architectures)
   set(architectures 80 90a)
   if(version VERSION_GREATER_EQUAL 12.8)
     list(APPEND architectures 100 120)
   endif()
+elseif(NOT HYBRIDRET_CUDA_ARCHITECTURES)
+  # A GPU that this nvcc does not know yet compiles the PTX of sm_80 for itself.
+  execute_process(COMMAND "${nvcc}" --list-gpu-code OUTPUT_VARIABLE known)
+  foreach(architecture IN LISTS architectures)
+    string(REPLACE a "" plain "${architecture}")
+    if(NOT known MATCHES "sm_${plain}[^0-9]")
+      list(REMOVE_ITEM architectures ${architecture})
+      list(PREPEND architectures 80)
+    endif()
+  endforeach()
+  list(REMOVE_DUPLICATES architectures)
 endif()
 message(STATUS "CUDA ${version} for ${architectures}: ${nvcc}")
 
-get_filename_component(root "${nvcc}" DIRECTORY)
-get_filename_component(root "${root}" DIRECTORY)
 list(GET architectures 0 first)
 set(flags -gencode "arch=compute_${first},code=compute_${first}")
 foreach(architecture IN LISTS architectures)
@@ -72,16 +105,33 @@ set(hopper 0)
 if("90a" IN_LIST architectures)
   set(hopper 1)
 endif()
-file(GLOB sources CONFIGURE_DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/csrc/cuda/*.h"
-  "${CMAKE_CURRENT_SOURCE_DIR}/csrc/cuda/*.cu")
-set(library "${CMAKE_CURRENT_BINARY_DIR}/libhybridret_cuda.so")
+
 # Not CMake's CUDA language: it does not find the libraries where the package index puts them.
-add_custom_command(OUTPUT "${library}"
-  COMMAND "${nvcc}" -std=c++17 -O3 -shared -cudart static -ccbin "${CMAKE_CXX_COMPILER}" ${flags}
-    -DHYBRIDRET_HOPPER=${hopper} "-DHYBRIDRET_ARCHITECTURES=\"${listed}\"" --threads 0 -Xcompiler -fPIC,-fvisibility=hidden,-static-libstdc++,-static-libgcc
-    "-L${root}/lib" "-L${root}/lib64" -o "${library}"
-    "${CMAKE_CURRENT_SOURCE_DIR}/csrc/cuda/infonce.cu"
-  DEPENDS ${sources} COMMENT "CUDA kernels for ${architectures}" VERBATIM)
-add_custom_target(hybridret_cuda ALL DEPENDS "${library}")
-install(FILES "${library}" DESTINATION hybridret
-  PERMISSIONS OWNER_READ OWNER_WRITE OWNER_EXECUTE GROUP_READ GROUP_EXECUTE WORLD_READ WORLD_EXECUTE)
+get_filename_component(csrc "${CMAKE_CURRENT_LIST_DIR}/../csrc" ABSOLUTE)
+file(GLOB_RECURSE sources CONFIGURE_DEPENDS RELATIVE "${csrc}/cuda" "${csrc}/cuda/*.cu")
+set(objects)
+foreach(source IN LISTS sources)
+  set(object "${CMAKE_CURRENT_BINARY_DIR}/cuda/${source}.o")
+  get_filename_component(folder "${object}" DIRECTORY)
+  file(MAKE_DIRECTORY "${folder}")
+  add_custom_command(OUTPUT "${object}"
+    COMMAND "${nvcc}" -std=c++17 -O3 -c -ccbin "${CMAKE_CXX_COMPILER}" ${flags} --threads 0
+      -DHYBRIDRET_HOPPER=${hopper} "-DHYBRIDRET_ARCHITECTURES=\"${listed}\"" "-I${csrc}"
+      -Xcompiler -fPIC,-fvisibility=hidden,-Wall,-Wextra -MD -MF "${object}.d" -o "${object}"
+      "${csrc}/cuda/${source}"
+    DEPENDS "${csrc}/cuda/${source}" DEPFILE "${object}.d"
+    COMMENT "CUDA: ${source} for ${listed}" VERBATIM)
+  list(APPEND objects "${object}")
+endforeach()
+
+get_filename_component(root "${nvcc}" DIRECTORY)
+get_filename_component(root "${root}" DIRECTORY)
+find_library(cudart cudart_static PATHS "${root}/lib64" "${root}/lib" NO_DEFAULT_PATH NO_CACHE REQUIRED)
+find_package(Threads REQUIRED)
+add_library(hybridret_cuda MODULE ${objects})
+set_target_properties(hybridret_cuda PROPERTIES LINKER_LANGUAGE CXX)
+target_link_libraries(hybridret_cuda PRIVATE "${cudart}" Threads::Threads ${CMAKE_DL_LIBS} rt)
+# Nothing of the static libraries is seen from outside, nor replaced by another copy in the process.
+target_link_options(hybridret_cuda PRIVATE -static-libstdc++ -static-libgcc
+  "-Wl,--version-script=${CMAKE_CURRENT_LIST_DIR}/cuda.map")
+install(TARGETS hybridret_cuda LIBRARY DESTINATION hybridret)

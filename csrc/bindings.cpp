@@ -13,8 +13,9 @@
 #include "index/hnsw.h"
 #include "infonce/infonce.h"
 #include "ranking/ranking.h"
+#include "similarity/elements.h"
 #include "similarity/kernel.h"
-#include "similarity/panels.h"
+#include "similarity/memory.h"
 #include "similarity/threads.h"
 
 namespace py = pybind11;
@@ -122,25 +123,26 @@ struct Loss {
       throw py::value_error("segments must have shape [count, 2], got " + shape_of(segments));
     problem.segments = segments.data();
     problem.segment_count = segments.shape(0);
-    int64_t rows = 0, columns = 0;
+    int64_t queries = 0, documents = 0;
     for (int64_t s = 0; s < problem.segment_count; ++s) {
-      const int64_t more_rows = segments.at(s, 0), more_columns = segments.at(s, 1);
-      if (more_rows < 0 || more_columns < 0 || more_rows > n - rows || more_columns > m - columns)
+      const int64_t own_queries = segments.at(s, 0), own_documents = segments.at(s, 1);
+      if (own_queries < 0 || own_documents < 0 || own_queries > n - queries ||
+          own_documents > m - documents)
         throw py::value_error("segments[" + std::to_string(s) + "] goes past the batch of " +
                               std::to_string(n) + " queries and " + std::to_string(m) +
                               " documents");
-      for (int64_t i = rows; i < rows + more_rows; ++i)
+      for (int64_t i = queries; i < queries + own_queries; ++i)
         if (problem.labels[i] != -1 &&
-            (problem.labels[i] < columns || problem.labels[i] >= columns + more_columns))
+            (problem.labels[i] < documents || problem.labels[i] >= documents + own_documents))
           throw py::value_error("labels[" + std::to_string(i) + "] is " +
                                 std::to_string(problem.labels[i]) +
-                                ", outside its segment's columns [" + std::to_string(columns) +
-                                ", " + std::to_string(columns + more_columns) + ")");
-      rows += more_rows, columns += more_columns;
+                                ", outside its segment's documents [" + std::to_string(documents) +
+                                ", " + std::to_string(documents + own_documents) + ")");
+      queries += own_queries, documents += own_documents;
     }
-    if (rows != n || columns != m)
-      throw py::value_error("segments hold " + std::to_string(rows) + " rows and " +
-                            std::to_string(columns) + " columns, the batch has " +
+    if (queries != n || documents != m)
+      throw py::value_error("segments hold " + std::to_string(queries) + " queries and " +
+                            std::to_string(documents) + " documents, the batch has " +
                             std::to_string(n) + " and " + std::to_string(m));
   }
 
@@ -426,9 +428,10 @@ PYBIND11_MODULE(_native, m) {
         "pairs), "
         "see ranking.h.");
 
-  py::class_<HnswIndex>(m, "HnswIndex", "HNSW graph over inner products, see hybridret.index.")
+  py::class_<HnswIndex>(m, "HnswIndex",
+                        "HNSW graph over inner products, see hybridret.serving.index.")
       .def(py::init<int64_t, int64_t, int64_t, int64_t, int64_t>(), arg("dimension"), kw_only(),
-           arg("links"), arg("ef_construction"), arg("ef_search"), arg("seed"))
+           arg("M"), arg("ef_construction"), arg("ef_search"), arg("seed"))
       .def(
           "add",
           [](HnswIndex& index, const Floats& vectors, const Array<int32_t>& languages,

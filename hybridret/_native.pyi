@@ -87,7 +87,7 @@ def rank(
 
 class HnswIndex:
     def __init__(
-        self, dimension: int, *, links: int, ef_construction: int, ef_search: int, seed: int
+        self, dimension: int, *, M: int, ef_construction: int, ef_search: int, seed: int
     ) -> None: ...
     def add(
         self, vectors: NDArray[float32], languages: NDArray[int32], *, threads: int = 0

@@ -19,13 +19,15 @@ SPARE = 512
 
 def build_emulated(target: Path) -> Library:
     """The kernels for the emulator of tests/native/cuda."""
-    subprocess.run(
-        ["g++", "-std=c++17", "-O2", "-U_FORTIFY_SOURCE", "-Wall", "-Wextra", "-Werror",
-         "-Wno-unknown-pragmas", "-Wno-unused-function", "-shared", "-fPIC", f"-I{ROOT / 'csrc'}",
-         f"-I{ROOT / 'csrc/cuda'}", f"-I{ROOT / 'tests/native/cuda'}",
-         str(ROOT / "tests/native/cuda/library.cpp"), "-o", str(target)],
-        check=True,
-    )  # fmt: skip
+    emulator, csrc = ROOT / "tests" / "native" / "cuda", ROOT / "csrc"
+    options = [
+        *("-std=c++17", "-O2", "-U_FORTIFY_SOURCE", "-fPIC", "-shared"),
+        *("-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"),  # unroll is not of g++
+        *("-DHYBRIDRET_EMULATED", '-DHYBRIDRET_ARCHITECTURES="emulated"'),
+        *(f"-I{csrc}", f"-I{emulator}", "-x", "c++"),
+    ]
+    sources = [*sorted((csrc / "cuda").rglob("*.cu")), emulator / "tensor_map.cpp"]
+    subprocess.run(["g++", *options, *sources, "-o", target], check=True)
     return Library(target)
 
 
@@ -51,15 +53,20 @@ class InfoNCE:
         names = ("query_groups", "document_groups", "log_bias")
         segments = options.get("segments")
         self.batch = Batch(
-            self.tensor(queries), self.tensor(documents), self.tensor(labels),
+            self.tensor(queries),
+            self.tensor(documents),
+            self.tensor(labels),
             *(self.tensor(options.get(name)) for name in names[:2]),
             None if segments is None else torch.tensor(np.asarray(segments)),
-            self.tensor(options.get("log_bias")), self.tensor(np.array(scale, dtype=np.float32)),
-            *(bool(options.get(name)) for name in (
-                "normalize", "unit_norm", "hard_only", "labels_elsewhere"
-            )),
-            self.workspace, options.pop("logit_bound", 0.0),
-        )  # fmt: skip
+            self.tensor(options.get("log_bias")),
+            self.tensor(np.array(scale, dtype=np.float32)),
+            *(
+                bool(options.get(name))
+                for name in ("normalize", "unit_norm", "hard_only", "labels_elsewhere")
+            ),
+            self.workspace,
+            options.pop("logit_bound", 0.0),
+        )
         unknown = set(options) - {*names, "segments", *Batch._fields}
         assert not unknown, unknown
 
@@ -81,9 +88,15 @@ class InfoNCE:
         return self.arrays((*found[:4], *found[5:]))
 
     def backward(
-        self, lse, column_lse, *, by_negatives_lse, by_positive, by_column_negatives_lse=None,
+        self,
+        lse,
+        column_lse,
+        *,
+        by_negatives_lse,
+        by_positive,
+        by_column_negatives_lse=None,
         threads=1,
-    ) -> tuple:  # fmt: skip
+    ) -> tuple:
         GuardedProblem.rooms = []
         given = (lse, column_lse, by_negatives_lse, by_positive, by_column_negatives_lse)
         found = _cuda.statistics_backward(self.batch, *map(self.tensor, given))

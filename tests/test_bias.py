@@ -16,8 +16,11 @@ from hybridret.evaluation.ranking import Pool, Ranks, rank_embeddings
 def two_languages() -> Pool:
     """g has an answer in a and in b, x in a alone."""
     queries = [Query("qa", "?", "a", "g"), Query("qb", "?", "b", "g"), Query("qx", "?", "a", "x")]
-    documents = [Document("da", "!", "a", "g"), Document("db", "!", "b", "g"),
-                 Document("dx", "!", "a", "x")]  # fmt: skip
+    documents = [
+        Document("da", "!", "a", "g"),
+        Document("db", "!", "b", "g"),
+        Document("dx", "!", "a", "x"),
+    ]
     return Pool(
         Dataset("made", queries, documents, {"qa": {"da": 1}, "qb": {"db": 1}, "qx": {"dx": 1}})
     )

@@ -61,8 +61,10 @@ def test_export_index_and_search(capsys, bert_folder, tmp_path):
     assert status == 0
     assert json.loads(text)["parity"] < 1e-5
     documents = tmp_path / "docs.jsonl"
-    lines = [{"id": "a", "text": "The capital of France is Paris.", "language": "en"},
-             {"id": "b", "text": "法国的首都是巴黎。", "language": "zho"}]  # fmt: skip
+    lines = [
+        {"id": "a", "text": "The capital of France is Paris.", "language": "en"},
+        {"id": "b", "text": "法国的首都是巴黎。", "language": "zho"},
+    ]
     documents.write_text("\n".join(map(json.dumps, lines)))
     assert (
         "2 documents added, 2 in the index (en 1, zh 1)" in run(capsys, "index", out, documents)[1]
@@ -86,9 +88,26 @@ def test_export_index_and_search(capsys, bert_folder, tmp_path):
 def test_train_then_evaluate(capsys, tmp_path):
     pytest.importorskip("torch")
     run_folder, scores = tmp_path / "run", tmp_path / "scores.json"
-    arguments = ("train", "--data", "facts-evaluation", "--languages", "de", "en", "--steps", 20,
-                 "--batch-size", 32, "--dimension", 16, "--vocabulary-size", 600, "--hold-out", 0.2,
-                 "--output", run_folder)  # fmt: skip
+    arguments = (
+        "train",
+        "--data",
+        "facts-evaluation",
+        "--languages",
+        "de",
+        "en",
+        "--steps",
+        20,
+        "--batch-size",
+        32,
+        "--dimension",
+        16,
+        "--vocabulary-size",
+        600,
+        "--hold-out",
+        0.2,
+        "--output",
+        run_folder,
+    )
     status, text, _ = run(capsys, *arguments, "--json")
     assert status == 0
     summary = json.loads(text)
@@ -100,10 +119,25 @@ def test_train_then_evaluate(capsys, tmp_path):
     assert "already contains a training run" in fails(capsys, *arguments)
     page = tmp_path / "page.html"
     status, text, _ = run(
-        capsys, "evaluate", run_folder / "model", "--data", "facts-evaluation", "--languages", "de",
-        "en", "--baselines", "random", "bm25", "--metrics", "ap", "NDCG@10", "--json", scores,
-        "--html", page,
-    )  # fmt: skip
+        capsys,
+        "evaluate",
+        run_folder / "model",
+        "--data",
+        "facts-evaluation",
+        "--languages",
+        "de",
+        "en",
+        "--baselines",
+        "random",
+        "bm25",
+        "--metrics",
+        "ap",
+        "NDCG@10",
+        "--json",
+        scores,
+        "--html",
+        page,
+    )
     assert status == 0
     assert [line.split()[0] for line in text.splitlines()[3:7]] == ["run", "random", "bm25", "n"]
     assert "AP minus that of run" in text
@@ -113,8 +147,12 @@ def test_train_then_evaluate(capsys, tmp_path):
         "multi"
     ] * 2
     assert report["settings"][0].keys() == {
-        "setting", "query_language", "document_language", "n", "metrics"
-    }  # fmt: skip
+        "setting",
+        "query_language",
+        "document_language",
+        "n",
+        "metrics",
+    }
     assert report["settings"][-1]["document_language"] is None
     assert report["summary"]["mono"].keys() == {"AP", "nDCG@10"}
     assert [other["name"] for other in report["others"]] == ["random", "bm25"]
@@ -125,8 +163,22 @@ def test_train_then_evaluate(capsys, tmp_path):
 
 def test_train_a_hugging_face_encoder(capsys, xlmr_folder, tmp_path):
     """A model that names no prompts gets the paper's; what is given on the line counts."""
-    arguments = ("train", "--data", "facts-evaluation", "--languages", "deu", "en", "--steps", 2,
-                 "--batch-size", 8, "--model", xlmr_folder, "--pooling", "cls")  # fmt: skip
+    arguments = (
+        "train",
+        "--data",
+        "facts-evaluation",
+        "--languages",
+        "deu",
+        "en",
+        "--steps",
+        2,
+        "--batch-size",
+        8,
+        "--model",
+        xlmr_folder,
+        "--pooling",
+        "cls",
+    )
     for name, more, query in (
         ("a", (), "Query: "),
         ("b", ("--query-prompt", ""), ""),
@@ -153,9 +205,15 @@ def test_evaluate_embeddings_of_xquad_r(capsys, real_data, tmp_path):
     rng = np.random.default_rng(0)
     for name, rows in (("q", 13_090), ("d", 13_014)):
         np.save(tmp_path / f"{name}.npy", rng.standard_normal((rows, 16), dtype=np.float32))
-    arguments = ["evaluate", "--data", real_data / "xquad-r",
-                 "--query-embeddings", tmp_path / "q.npy",
-                 "--document-embeddings", tmp_path / "d.npy"]  # fmt: skip
+    arguments = [
+        "evaluate",
+        "--data",
+        real_data / "xquad-r",
+        "--query-embeddings",
+        tmp_path / "q.npy",
+        "--document-embeddings",
+        tmp_path / "d.npy",
+    ]
     status, _, _ = run(
         capsys,
         *arguments,
@@ -180,57 +238,149 @@ def test_evaluate_embeddings_of_xquad_r(capsys, real_data, tmp_path):
     [
         (["evaluate", "--data", "facts-evaluation"], "nothing to evaluate"),
         (["evaluate", "--data", "nowhere", "--baselines", "random"], "nowhere: no such file"),
-        (["evaluate", "--data", "facts-evaluation", "--languages", "fr", "--baselines", "random"],
-         "has no language fr"),
-        (["evaluate", "--data", "facts-evaluation", "--baselines", "random", "--metrics", "f1"],
-         "unknown metric 'f1'"),
+        (
+            [
+                "evaluate",
+                "--data",
+                "facts-evaluation",
+                "--languages",
+                "fr",
+                "--baselines",
+                "random",
+            ],
+            "has no language fr",
+        ),
+        (
+            ["evaluate", "--data", "facts-evaluation", "--baselines", "random", "--metrics", "f1"],
+            "unknown metric 'f1'",
+        ),
         (["evaluate", "./nowhere", "--data", "facts-evaluation"], "no such model folder"),
-        (["evaluate", "--data", "facts-evaluation", "--query-embeddings", "q.npy"],
-         "must be given together"),
+        (
+            ["evaluate", "--data", "facts-evaluation", "--query-embeddings", "q.npy"],
+            "must be given together",
+        ),
         (["evaluate"], "no data to evaluate on"),
-        (["evaluate", "--qrels", "q", "--data", "facts-evaluation"],
-         "--run must be given together"),
-        (["evaluate", "--qrels", "q", "--run", "r", "--html", "x"],
-         "cannot be combined with --html"),
+        (
+            ["evaluate", "--qrels", "q", "--data", "facts-evaluation"],
+            "--run must be given together",
+        ),
+        (
+            ["evaluate", "--qrels", "q", "--run", "r", "--html", "x"],
+            "cannot be combined with --html",
+        ),
         (["evaluate", "--qrels", "q", "--run", "r"], "q: no such file"),
-        (["evaluate", "--data", "facts-evaluation", "--baselines", "random", "--write-run", "r"],
-         "--write-run needs a model or embeddings"),
-        (["evaluate", "--data", "facts-evaluation", "--baselines", "random", "--missing", "zero"],
-         "they need --run"),
-        (["evaluate", "--data", "facts-evaluation", "--baselines", "random", "--ties",
-          "optimistic"], "baselines always break ties by id"),
+        (
+            ["evaluate", "--data", "facts-evaluation", "--baselines", "random", "--write-run", "r"],
+            "--write-run needs a model or embeddings",
+        ),
+        (
+            [
+                "evaluate",
+                "--data",
+                "facts-evaluation",
+                "--baselines",
+                "random",
+                "--missing",
+                "zero",
+            ],
+            "they need --run",
+        ),
+        (
+            [
+                "evaluate",
+                "--data",
+                "facts-evaluation",
+                "--baselines",
+                "random",
+                "--ties",
+                "optimistic",
+            ],
+            "baselines always break ties by id",
+        ),
         (["evaluate", "m", "--data", "facts-evaluation", "--seeds"], "needs at least two models"),
-        (["evaluate", "m", "--data", "facts-evaluation", "--similarity", "dot"],
-         "--similarity applies to embeddings"),
+        (
+            ["evaluate", "m", "--data", "facts-evaluation", "--similarity", "dot"],
+            "--similarity applies to embeddings",
+        ),
         (["evaluate", "m", "--data", "facts-evaluation", "--batch-size", "0"], "at least 1, got 0"),
-        (["evaluate", "--data", "facts-evaluation", "--baselines", "random", "--metrics",
-          "AP@99999999999999999999"], "the cut-off is too large"),
+        (
+            [
+                "evaluate",
+                "--data",
+                "facts-evaluation",
+                "--baselines",
+                "random",
+                "--metrics",
+                "AP@99999999999999999999",
+            ],
+            "the cut-off is too large",
+        ),
         (["evaluate", "--qrels", "q", "--run", "r", "--seeds"], "cannot be combined with --seeds"),
-        (["evaluate", "--qrels", "q", "--run", "r", "--depth", "5"],
-         "cannot be combined with --depth"),
+        (
+            ["evaluate", "--qrels", "q", "--run", "r", "--depth", "5"],
+            "cannot be combined with --depth",
+        ),
         (["evaluate", "--qrels", "q", "--run", "r", "--per-query"], "it needs --json"),
-        (["evaluate", "--data", "facts-evaluation", "--baselines", "random", "--per-query"],
-         "it needs --json"),
-        (["evaluate", "--data", "facts-evaluation", "--baselines", "random", "--json", "."],
-         "--json: . is a folder, not a file to write"),
-        (["train", "--data", "facts-evaluation", "--output", "run", "--seed", str(10**30)],
-         "seed must be at least 0 and below 2^63"),
-        (["quickstart", "--seed", str(10**30), "--output", "."],
-         "seed must be at least 0 and below 2^63"),
+        (
+            ["evaluate", "--data", "facts-evaluation", "--baselines", "random", "--per-query"],
+            "it needs --json",
+        ),
+        (
+            ["evaluate", "--data", "facts-evaluation", "--baselines", "random", "--json", "."],
+            "--json: . is a folder, not a file to write",
+        ),
+        (
+            ["train", "--data", "facts-evaluation", "--output", "run", "--seed", str(10**30)],
+            "seed must be at least 0 and below 2^63",
+        ),
+        (
+            ["quickstart", "--seed", str(10**30), "--output", "."],
+            "seed must be at least 0 and below 2^63",
+        ),
         (["search", "nowhere", "question"], "not an exported encoder"),
         (["index", "nowhere", "docs.jsonl"], "not an exported encoder"),
-        (["train", "--data", "facts-evaluation", "--output", "run", "--batch-size", "100000"],
-         "only 567 translation groups"),
-        (["train", "--data", "facts-evaluation", "--output", "run", "--hold-out", "2"],
-         "must lie between 0 and 1"),
-        (["train", "--data", "facts-evaluation", "--output", "run", "--dimension", "0"],
-         "a dimension of at least 1"),
-        (["evaluate", "--data", "facts-evaluation", "--baselines", "random", "--html",
-          f"{__file__}/page.html"], "test_cli.py: File exists"),
-        (["train", "--data", "facts-evaluation", "--output", __file__, "--batch-size", "8",
-          "--dimension", "2", "--vocabulary-size", "300"], "test_cli.py: File exists"),
+        (
+            ["train", "--data", "facts-evaluation", "--output", "run", "--batch-size", "100000"],
+            "only 567 translation groups",
+        ),
+        (
+            ["train", "--data", "facts-evaluation", "--output", "run", "--hold-out", "2"],
+            "must lie between 0 and 1",
+        ),
+        (
+            ["train", "--data", "facts-evaluation", "--output", "run", "--dimension", "0"],
+            "a dimension of at least 1",
+        ),
+        (
+            [
+                "evaluate",
+                "--data",
+                "facts-evaluation",
+                "--baselines",
+                "random",
+                "--html",
+                f"{__file__}/page.html",
+            ],
+            "test_cli.py: File exists",
+        ),
+        (
+            [
+                "train",
+                "--data",
+                "facts-evaluation",
+                "--output",
+                __file__,
+                "--batch-size",
+                "8",
+                "--dimension",
+                "2",
+                "--vocabulary-size",
+                "300",
+            ],
+            "test_cli.py: File exists",
+        ),
     ],
-)  # fmt: skip
+)
 def test_mistakes_give_one_line_and_write_nothing(
     arguments, message, capsys, tmp_path, monkeypatch
 ):
@@ -264,8 +414,18 @@ def test_json_is_written_through_links_and_pipes(capsys, tmp_path):
     """Into a link's target, a pipe, the shell's output; none of them is replaced by a file."""
     link, target = tmp_path / "link.json", tmp_path / "target.json"
     link.symlink_to(target)
-    arguments = ("evaluate", "--data", "facts-evaluation", "--languages", "de", "--baselines",
-                 "random", "--metrics", "AP", "--json")  # fmt: skip
+    arguments = (
+        "evaluate",
+        "--data",
+        "facts-evaluation",
+        "--languages",
+        "de",
+        "--baselines",
+        "random",
+        "--metrics",
+        "AP",
+        "--json",
+    )
     assert run(capsys, *arguments, link)[0] == 0
     assert link.is_symlink()
     assert json.loads(target.read_text())["schema"] == 1
@@ -278,9 +438,12 @@ def test_json_is_written_through_links_and_pipes(capsys, tmp_path):
 
 def test_an_unknown_instruction_set(tmp_path):
     done = subprocess.run(
-        [sys.executable, "-m", "hybridret.cli", "info"], capture_output=True, text=True,
-        env=os.environ | {"HYBRIDRET_ISA": "mmx"}, check=False,
-    )  # fmt: skip
+        [sys.executable, "-m", "hybridret.cli", "info"],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"HYBRIDRET_ISA": "mmx"},
+        check=False,
+    )
     assert done.returncode == 1
     assert done.stderr.startswith("hybridret: HYBRIDRET_ISA is 'mmx', but this machine")
     assert done.stderr.count("\n") == 1
@@ -291,25 +454,53 @@ def test_a_trec_run_and_seeds(capsys, tmp_path):
     rng = np.random.default_rng(0)
     for name in ("q", "d"):
         np.save(tmp_path / f"{name}.npy", rng.standard_normal((6237, 8), dtype=np.float32))
-    arguments = ["evaluate", "--data", "facts-evaluation", "--languages", "de", "en", "--metrics",
-                 "recall@50", "--json"]  # fmt: skip
+    arguments = [
+        "evaluate",
+        "--data",
+        "facts-evaluation",
+        "--languages",
+        "de",
+        "en",
+        "--metrics",
+        "recall@50",
+        "--json",
+    ]
     n = len(load_facts("evaluation").only_languages(["de", "en"]).queries)
     for name in ("q", "d"):
         np.save(tmp_path / f"{name}.npy", rng.standard_normal((n, 8), dtype=np.float32))
     status, text, _ = run(
-        capsys, *arguments, "-", "--query-embeddings", tmp_path / "q.npy", "--document-embeddings",
-        tmp_path / "d.npy", "--write-run", tmp_path / "run", "--write-qrels", tmp_path / "qrels",
-        "--depth", 50, "--per-query",
-    )  # fmt: skip
+        capsys,
+        *arguments,
+        "-",
+        "--query-embeddings",
+        tmp_path / "q.npy",
+        "--document-embeddings",
+        tmp_path / "d.npy",
+        "--write-run",
+        tmp_path / "run",
+        "--write-qrels",
+        tmp_path / "qrels",
+        "--depth",
+        50,
+        "--per-query",
+    )
     assert status == 0
     report = json.loads(text)
     multi = [s for s in report["settings"] if s["setting"] == "multi"]
     expected = {q: v for s in multi for q, v in s["scores"]["recall@50"].items()}
     out = tmp_path / "out.json"
     status, text, _ = run(
-        capsys, "evaluate", "--qrels", tmp_path / "qrels", "--run", tmp_path / "run", "--metrics",
-        "recall@50", "--json", out,
-    )  # fmt: skip
+        capsys,
+        "evaluate",
+        "--qrels",
+        tmp_path / "qrels",
+        "--run",
+        tmp_path / "run",
+        "--metrics",
+        "recall@50",
+        "--json",
+        out,
+    )
     assert status == 0
     assert f"run: {n:,} queries; judged but not in the run: 0" in text
     found = json.loads(out.read_text())["queries"]
@@ -330,33 +521,62 @@ def test_damaged_arrays(capsys, tmp_path):
     nested.write_bytes(good.read_bytes()[:8] + b"\xff\xff" + b"(" * 65535)
     for bad in (cut, pickled, zipped, nested):
         message = fails(
-            capsys, "evaluate", "--data", "facts-evaluation", "--query-embeddings", bad,
-            "--document-embeddings", good,
-        )  # fmt: skip
+            capsys,
+            "evaluate",
+            "--data",
+            "facts-evaluation",
+            "--query-embeddings",
+            bad,
+            "--document-embeddings",
+            good,
+        )
         assert f"{bad}: not a complete .npy file" in message
     longer = tmp_path / "longer.npy"
     longer.write_bytes(good.read_bytes() + b"more")
     assert "4 bytes after the array" in fails(
-        capsys, "evaluate", "--data", "facts-evaluation", "--query-embeddings", longer,
-        "--document-embeddings", good,
-    )  # fmt: skip
+        capsys,
+        "evaluate",
+        "--data",
+        "facts-evaluation",
+        "--query-embeddings",
+        longer,
+        "--document-embeddings",
+        good,
+    )
 
 
 def test_ctrl_c_during_training(tmp_path):
     """The checkpoint is complete, the message says how to continue, and continuing works."""
     pytest.importorskip("torch")
     command = [
-        sys.executable, "-m", "hybridret.cli", "train", "--data", "facts-evaluation", "--output",
-        "run", "--dimension", "16", "--vocabulary-size", "600", "--batch-size", "64",
-        "--checkpoint-every", "20", "--steps",
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "hybridret.cli",
+        "train",
+        "--data",
+        "facts-evaluation",
+        "--output",
+        "run",
+        "--dimension",
+        "16",
+        "--vocabulary-size",
+        "600",
+        "--batch-size",
+        "64",
+        "--checkpoint-every",
+        "20",
+        "--steps",
+    ]
 
     def start(*more: str) -> subprocess.Popen[str]:
         # A background job of a shell ignores the signal, and so would its children.
         return subprocess.Popen(
-            [*command, "100000", *more], cwd=tmp_path, stderr=subprocess.PIPE, text=True,
+            [*command, "100000", *more],
+            cwd=tmp_path,
+            stderr=subprocess.PIPE,
+            text=True,
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-        )  # fmt: skip
+        )
 
     state = tmp_path / "run" / "checkpoint" / "state.json"
     deadline = time.monotonic() + 120

@@ -64,10 +64,14 @@ def test_importing_needs_numpy_alone():
 
 # What each package may import from; those after the first line are for a user's whole job.
 LAYERS: dict[str, set[str]] = {
-    "data": set(), "losses": set(), "encoder": set(), "serving": {"data", "encoder"},
-    "evaluation": {"data", "encoder"}, "training": {"data", "encoder", "losses"},
+    "data": set(),
+    "losses": set(),
+    "encoder": set(),
+    "serving": {"data", "encoder"},
+    "evaluation": {"data", "encoder"},
+    "training": {"data", "encoder", "losses"},
     "studies": {"data", "encoder", "evaluation", "training"},
-}  # fmt: skip
+}
 # Of packages that have both: the modules that run torch. All others work where it is not installed.
 TORCH = {
     "losses": {"_cuda", "_ops", "sentence_transformers"},
@@ -122,9 +126,10 @@ def test_only_listed_modules_import_torch(package):
     free = [
         name
         for name in modules()
-        if name.split(".")[1] == package and name.split(".")[-1] not in TORCH.get(package, ())
+        if name.split(".")[1] == package
+        and name.split(".")[-1] not in TORCH.get(package, ())
         and not name.endswith(("__main__", "generate"))
-    ]  # fmt: skip
+    ]
     assert free
     code = (
         "import importlib, sys; sys.modules |= {'torch': None, 'transformers': None}; "
@@ -147,6 +152,9 @@ def test_every_other_instruction_set_passes_the_kernel_tests(isa):
     tests = [Path(__file__).parent / f"test_{name}.py" for name in ("losses", "ranking")]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *map(str, tests)],
-        env=os.environ | {"HYBRIDRET_ISA": isa}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        env=os.environ | {"HYBRIDRET_ISA": isa},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stdout[-3000:]

@@ -8,11 +8,14 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import twins
+from cmake_probe import Probe
+from conftest import ROOT
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_losses import FORMATS, check, stored, vectors
@@ -128,9 +131,21 @@ def test_temperatures(engine, rng, temperature, form):
 )
 @settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
 def test_anything_agrees_with_the_twin(
-    engine, n, extra, depth, temperature, groups, spread, symmetric, normalize, hard_only, biased,
-    segments, form, seed,
-):  # fmt: skip
+    engine,
+    n,
+    extra,
+    depth,
+    temperature,
+    groups,
+    spread,
+    symmetric,
+    normalize,
+    hard_only,
+    biased,
+    segments,
+    form,
+    seed,
+):
     rng = np.random.default_rng(seed)
     m = n + extra
     q, d = vectors(rng, n, depth, spread), vectors(rng, m, depth, spread)
@@ -150,9 +165,15 @@ def test_anything_agrees_with_the_twin(
         options["segments"] = list(zip(rows.tolist(), columns.tolist(), strict=True))
         labels = np.arange(n)
     agrees(
-        engine, q, d, labels, temperature=temperature, form=form, scale=4 * max(spread, 1) ** 2,
+        engine,
+        q,
+        d,
+        labels,
+        temperature=temperature,
+        form=form,
+        scale=4 * max(spread, 1) ** 2,
         **options,
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.parametrize("symmetric", [False, True])
@@ -321,7 +342,7 @@ def test_bad_input_is_named(engine):
         ("differ in dimension", (q, np.zeros((3, 9), np.float32), np.arange(3)), {}),
         (r"labels must have shape \[3\], got \[2\]", (q, q, np.arange(2)), {}),
         ("give both or neither", (q, q, np.arange(3)), {"query_groups": np.arange(3)}),
-        ("segments hold 2 rows and 3 columns", (q, q, np.arange(3)), {"segments": [(2, 3)]}),
+        ("segments hold 2 queries and 3 documents", (q, q, np.arange(3)), {"segments": [(2, 3)]}),
     ):
         with pytest.raises(ValueError, match=message):
             engine(*arguments, scale=1.0, **options).forward()
@@ -353,12 +374,19 @@ def both(q, d, **options):
 
 @gpu
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("options", [
-    {}, {"symmetric": True}, {"normalize": True}, {"reduction": "none"},
-    {"labels": torch.arange(499, -1, -1)},
-    {"query_groups": torch.arange(500) // 7, "document_groups": torch.arange(900) // 7},
-    {"segments": [(100, 100), (400, 800)]},
-], ids=lambda o: "-".join(o) or "plain")  # fmt: skip
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"symmetric": True},
+        {"normalize": True},
+        {"reduction": "none"},
+        {"labels": torch.arange(499, -1, -1)},
+        {"query_groups": torch.arange(500) // 7, "document_groups": torch.arange(900) // 7},
+        {"segments": [(100, 100), (400, 800)]},
+    ],
+    ids=lambda o: "-".join(o) or "plain",
+)
 def test_a_gpu_agrees_with_the_cpu(dtype, options):
     (loss, *by), (expected, *by_expected) = both(*leaves(500, 900, 136, dtype), **options)
     assert (loss - expected).norm() <= 1e-5 * expected.norm()
@@ -432,55 +460,86 @@ def test_the_checks_of_the_ops_on_a_gpu(options):
 
 def test_what_a_build_without_kernels_says(monkeypatch, tmp_path):
     monkeypatch.setattr(_library, "LIBRARY", tmp_path / "none.so")
-    with pytest.raises(RuntimeError, match="CPU kernels only: build it where nvcc is"):
+    with pytest.raises(RuntimeError, match="CPU kernels only: build it where a GPU and nvcc are"):
         _library.library.__wrapped__()
     (tmp_path / "none.so").write_text("no library")
     with pytest.raises(RuntimeError, match=r"none.so cannot be loaded"):
         _library.library.__wrapped__()
 
 
-@pytest.mark.skipif(not _library.LIBRARY.is_file(), reason="built without CUDA")
+# ---- as it is compiled --------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def compiled(tmp_path_factory) -> Path:
+    """The library for all GPUs, built here: the installed one may be for this machine's alone."""
+    if not (ROOT / "cmake").is_dir():
+        pytest.skip("no sources here")
+    probe = Probe(tmp_path_factory.mktemp("compiled"), "cuda", python=sys.executable)
+    done, said = probe.configure(HYBRIDRET_CUDA="on")
+    if not done and ("no nvcc was found" in said or "12.5 or newer is needed" in said):
+        pytest.skip("no nvcc 12.5 or newer")
+    assert done, said
+    folder, said = probe.install()
+    assert "warning" not in said, said
+    return folder / "hybridret" / "libhybridret_cuda.so"
+
+
 @pytest.mark.skipif(not NO_GPU, reason="there is a GPU")
-def test_a_library_without_a_driver_says_so():
+def test_a_library_without_a_driver_says_so(compiled, monkeypatch):
     """It loads, since it links no driver; a call is one clear sentence."""
-    library = _library.library()
+    library = _library.Library(compiled)
     with pytest.raises(RuntimeError, match="infonce on CUDA: no usable GPU or driver"):
         library.workspace(_library.Batch(), columns=False, gradients=False, limit=0)
+    monkeypatch.setattr(_library, "LIBRARY", compiled)
+    monkeypatch.setattr(_library, "library", lambda: library)
     found = _library.describe()
     assert (found["compiled"], found["available"]) == (True, False)
-    assert "90a" in found["architectures"]
+    assert {"80", "90a"} <= set(found["architectures"])
     assert found["reason"].startswith("no usable GPU or driver")
 
 
-@pytest.mark.skipif(not _library.LIBRARY.is_file(), reason="built without CUDA")
-def test_the_library_needs_no_library():
-    found = subprocess.run(
-        ["ldd", str(_library.LIBRARY)], capture_output=True, text=True, check=True
-    ).stdout
+def test_the_library_needs_no_library(compiled):
+    found = subprocess.run(["ldd", compiled], capture_output=True, text=True, check=True).stdout
     names = {Path(line.split()[0]).name.partition(".so")[0] for line in found.splitlines() if line}
-    assert names <= {"linux-vdso", "libc", "libm", "libdl", "librt", "libpthread", "libgcc_s",
-                     "ld-linux-x86-64"}, found  # fmt: skip
+    system = {"linux-vdso", "libc", "libm", "libdl", "librt", "libpthread", "ld-linux-x86-64"}
+    assert names <= system, found
+
+
+def test_the_library_exports_what_its_headers_declare(compiled):
+    declared = {
+        name
+        for header in (ROOT / "csrc" / "cuda").rglob("*_cuda.h")
+        for name in re.findall(r"\b(hybridret_cuda_\w+)\(", header.read_text())
+    }
+    assert {"hybridret_cuda_abi", "hybridret_cuda_infonce_forward"} <= declared
+    symbols = subprocess.run(
+        ["nm", "--dynamic", "--defined-only", compiled], capture_output=True, text=True, check=True
+    ).stdout
+    assert {line.split()[-1] for line in symbols.splitlines()} == declared
 
 
 def cuda_tool(name: str) -> str | None:
     """From the package index, beside the compiler's other parts, or the system's."""
     found = importlib.util.find_spec("nvidia")
-    places = [f"{p}/{part}/bin" for p in (found.submodule_search_locations if found else ())
-              for part in ("cu13", "cu12")]  # fmt: skip
+    places = [
+        f"{p}/{part}/bin"
+        for p in (found.submodule_search_locations if found else ())
+        for part in ("cu13", "cu12")
+    ]
     return shutil.which(name, path=os.pathsep.join([*places, os.environ.get("PATH", "")]))
 
 
-@pytest.mark.skipif(not _library.LIBRARY.is_file(), reason="built without CUDA")
 @pytest.mark.skipif(cuda_tool("cuobjdump") is None, reason="no cuobjdump")
 @pytest.mark.skipif(cuda_tool("nvdisasm") is None, reason="no nvdisasm")
-def test_the_machine_code_is_what_was_meant():
+def test_the_machine_code_is_what_was_meant(compiled):
     """Matrix instructions in every product, 168 registers where warps trade them, no spills to
     speak of."""
     tools = os.path.dirname(cuda_tool("nvdisasm"))
     environment = os.environ | {"PATH": f"{tools}{os.pathsep}{os.environ['PATH']}"}
 
     def dump(option: str, architecture: str) -> str:
-        command = [cuda_tool("cuobjdump"), option, "-arch", architecture, _library.LIBRARY]
+        command = [cuda_tool("cuobjdump"), option, "-arch", architecture, compiled]
         return subprocess.run(
             command, env=environment, capture_output=True, text=True, check=True
         ).stdout
@@ -490,7 +549,7 @@ def test_the_machine_code_is_what_was_meant():
     for name, line in usage:
         used = {key: int(value) for key, value in re.findall(r"(\w+):(\d+)", line)}
         rare = "Weights" in name or "Maxima" in name  # not on the way of the one-way loss
-        assert used["STACK"] <= (256 if rare else 0), name
+        assert used["STACK"] <= (184 if rare else 0), name
         assert used["LOCAL"] == 0, name
         if "multiply_hopper" in name:
             assert used["REG"] == 168, name

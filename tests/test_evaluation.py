@@ -25,21 +25,53 @@ from hybridret.evaluation.metrics import (
 from hybridret.evaluation.ranking import Pool, rank_embeddings
 
 METRICS = [
-    "AP", "AP@3", "AP@10", "RR", "nDCG@5", "nDCG@10", "recall@1", "recall@10", "recall@100", "P@1",
-    "P@5", "P@20", "success@1", "success@10", "Rprec", "bpref",
-]  # fmt: skip
+    "AP",
+    "AP@3",
+    "AP@10",
+    "RR",
+    "nDCG@5",
+    "nDCG@10",
+    "recall@1",
+    "recall@10",
+    "recall@100",
+    "P@1",
+    "P@5",
+    "P@20",
+    "success@1",
+    "success@10",
+    "Rprec",
+    "bpref",
+]
 TREC_NAMES = {
-    "AP": "map", "AP@3": "map_cut_3", "AP@10": "map_cut_10", "RR": "recip_rank",
-    "nDCG@5": "ndcg_cut_5", "nDCG@10": "ndcg_cut_10", "recall@1": "recall_1",
-    "recall@10": "recall_10", "recall@100": "recall_100", "P@1": "P_1", "P@5": "P_5",
-    "P@20": "P_20", "success@1": "success_1", "success@10": "success_10", "Rprec": "Rprec",
+    "AP": "map",
+    "AP@3": "map_cut_3",
+    "AP@10": "map_cut_10",
+    "RR": "recip_rank",
+    "nDCG@5": "ndcg_cut_5",
+    "nDCG@10": "ndcg_cut_10",
+    "recall@1": "recall_1",
+    "recall@10": "recall_10",
+    "recall@100": "recall_100",
+    "P@1": "P_1",
+    "P@5": "P_5",
+    "P@20": "P_20",
+    "success@1": "success_1",
+    "success@10": "success_10",
+    "Rprec": "Rprec",
     "bpref": "bpref",
-}  # fmt: skip
+}
 
 TREC_MEASURES = {
-    "map", "map_cut.3,10", "recip_rank", "ndcg_cut.5,10", "recall.1,10,100", "P.1,5,20",
-    "success.1,10", "Rprec", "bpref",
-}  # fmt: skip
+    "map",
+    "map_cut.3,10",
+    "recip_rank",
+    "ndcg_cut.5,10",
+    "recall.1,10,100",
+    "P.1,5,20",
+    "success.1,10",
+    "Rprec",
+    "bpref",
+}
 
 
 @given(
@@ -153,9 +185,12 @@ def test_metrics_by_hand():
     # Two queries: relevant at ranks 1 and 4 (grades 1, 3), and at rank 2.
     # Of the first query, documents at ranks 2 and 9 were judged not relevant.
     relevant = RankedRelevant(
-        np.array([0, 2, 3]), np.array([1, 4, 2]), np.array([1, 3, 1]),
-        np.array([0, 2, 2]), np.array([2, 9]),
-    )  # fmt: skip
+        np.array([0, 2, 3]),
+        np.array([1, 4, 2]),
+        np.array([1, 3, 1]),
+        np.array([0, 2, 2]),
+        np.array([2, 9]),
+    )
     assert Metric.parse("bpref").per_query(relevant) == pytest.approx([(1 + 1 / 2) / 2, 1])
     assert Metric.parse("AP").per_query(relevant) == pytest.approx([(1 + 2 / 4) / 2, 1 / 2])
     assert Metric.parse("RR").per_query(relevant) == pytest.approx([1, 1 / 2])
@@ -168,9 +203,16 @@ def test_metrics_by_hand():
 
 @pytest.mark.parametrize(
     ("given", "written"),
-    [("ap", "AP"), ("MAP", "AP"), ("ndcg@10", "nDCG@10"), ("Recall@100", "recall@100"),
-     ("mrr", "RR"), ("p@5", "P@5"), ("RPREC", "Rprec")],
-)  # fmt: skip
+    [
+        ("ap", "AP"),
+        ("MAP", "AP"),
+        ("ndcg@10", "nDCG@10"),
+        ("Recall@100", "recall@100"),
+        ("mrr", "RR"),
+        ("p@5", "P@5"),
+        ("RPREC", "Rprec"),
+    ],
+)
 def test_metric_names_are_read_in_any_case(given, written):
     assert str(Metric.parse(given)) == written
 
@@ -194,8 +236,11 @@ def test_bad_metric_names(bad):
 def test_settings_and_summaries():
     """Two languages, one question each answered in both; b's documents are out of reach for a."""
     queries = [Query("qa", "?", "a", "g"), Query("qb", "?", "b", "g"), Query("qx", "?", "a", "x")]
-    documents = [Document("da", "!", "a", "g"), Document("db", "!", "b", "g"),
-                 Document("dx", "!", "a", "x")]  # fmt: skip
+    documents = [
+        Document("da", "!", "a", "g"),
+        Document("db", "!", "b", "g"),
+        Document("dx", "!", "a", "x"),
+    ]
     dataset = Dataset(
         "made", queries, documents, {"qa": {"da": 1}, "qb": {"db": 1}, "qx": {"dx": 1}}
     )
@@ -231,17 +276,27 @@ def test_sentence_transformers_convention(seed):
     rng = np.random.default_rng(seed)
     ids = [f"d{i}" for i in rng.permutation(40)]
     queries = [Query(f"q{i}", "?", "en", f"q{i}") for i in range(12)]
-    qrels = {q.query_id: {d: int(rng.integers(1, 4)) for d in ids if rng.random() < 0.2}
-             for q in queries}  # fmt: skip
+    qrels = {
+        q.query_id: {d: int(rng.integers(1, 4)) for d in ids if rng.random() < 0.2} for q in queries
+    }
     qrels["q3"] = {}
     vectors = [rng.integers(1, 3, (n, 3)).astype(np.float32) for n in (12, 40)]
     dataset = Dataset("made", queries, [Document(d, "!", "en", d) for d in ids], qrels)
-    names = {"AP@5": "map@5", "nDCG@10": "ndcg@10", "RR@10": "mrr@10", "P@5": "precision@5",
-             "recall@5": "recall@5", "success@1": "accuracy@1"}  # fmt: skip
+    names = {
+        "AP@5": "map@5",
+        "nDCG@10": "ndcg@10",
+        "RR@10": "mrr@10",
+        "P@5": "precision@5",
+        "recall@5": "recall@5",
+        "success@1": "accuracy@1",
+    }
     report = evaluate_embeddings(
-        *vectors, dataset, similarity="dot", metrics=list(names),
+        *vectors,
+        dataset,
+        similarity="dot",
+        metrics=list(names),
         convention="sentence-transformers",
-    )  # fmt: skip
+    )
 
     class Encoded(module.InformationRetrievalEvaluator):
         def embed_inputs(self, *_, **__):
@@ -249,11 +304,17 @@ def test_sentence_transformers_convention(seed):
             return torch.from_numpy(vectors[0][kept])
 
     evaluator = Encoded(
-        {q.query_id: "?" for q in queries}, dict.fromkeys(ids, "!"),
-        {q: set(judged) for q, judged in qrels.items()}, map_at_k=[5], ndcg_at_k=[10],
-        mrr_at_k=[10], precision_recall_at_k=[5], accuracy_at_k=[1], write_csv=False,
+        {q.query_id: "?" for q in queries},
+        dict.fromkeys(ids, "!"),
+        {q: set(judged) for q, judged in qrels.items()},
+        map_at_k=[5],
+        ndcg_at_k=[10],
+        mrr_at_k=[10],
+        precision_recall_at_k=[5],
+        accuracy_at_k=[1],
+        write_csv=False,
         score_functions={"dot": lambda a, b: a @ b.T},
-    )  # fmt: skip
+    )
     theirs = evaluator.compute_metrices(None, corpus_embeddings=torch.from_numpy(vectors[1]))["dot"]
     assert report.summary["n"]["mono"] == len(evaluator.queries)
     for ours, name in names.items():

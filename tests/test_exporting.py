@@ -44,16 +44,18 @@ def test_exported_vectors_equal_torch(kind, request, tmp_path):
     for batch_size in (1, 4, 9):
         np.testing.assert_allclose(
             exported.encode_queries(texts, batch_size=batch_size),
-            encoder.encode_queries(texts), atol=2e-5,
-        )  # fmt: skip
+            encoder.encode_queries(texts),
+            atol=2e-5,
+        )
 
 
 def test_two_outputs_tokens_first(bert_folder, tmp_path):
     exporting.export(bert_folder, tmp_path / "out")
     exported = OnnxEncoder(tmp_path / "out")
     assert [o.name for o in exported.session.get_outputs()] == [
-        "last_hidden_state", "sentence_embedding"
-    ]  # fmt: skip
+        "last_hidden_state",
+        "sentence_embedding",
+    ]
     assert [i.name for i in exported.session.get_inputs()] == ["input_ids", "attention_mask"]
     ids, mask = exported.tokenizer(TEXTS[:2])
     tokens, vectors = exported.session.run(None, {"input_ids": ids, "attention_mask": mask})
@@ -63,11 +65,16 @@ def test_two_outputs_tokens_first(bert_folder, tmp_path):
 
 def test_the_fingerprint_changes_with_whatever_changes_a_vector(bert_folder, tmp_path):
     prints = {
-        name: exporting.export(TorchEncoder.load(bert_folder, **settings), tmp_path /
-        name).fingerprint for name, settings in {
-            "a": {}, "same": {}, "cls": {"pooling": "cls"}, "prompt": {"query_prompt": "Q: "}
+        name: exporting.export(
+            TorchEncoder.load(bert_folder, **settings), tmp_path / name
+        ).fingerprint
+        for name, settings in {
+            "a": {},
+            "same": {},
+            "cls": {"pooling": "cls"},
+            "prompt": {"query_prompt": "Q: "},
         }.items()
-    }  # fmt: skip
+    }
     assert prints["a"] == prints["same"]
     assert len(set(prints.values())) == 3
 

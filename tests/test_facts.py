@@ -87,7 +87,7 @@ def test_the_answers_of_a_group_are_its_documents_in_every_language(evaluation: 
         assert len(answers) == len(LANGUAGES)
 
 
-def test_no_text_stands_twice_in_a_language(train: Dataset, evaluation: Dataset) -> None:
+def test_no_text_is_a_duplicate_in_its_language(train: Dataset, evaluation: Dataset) -> None:
     passages = [(d.language, d.text) for s in (train, evaluation) for d in s.documents]
     questions = [(q.language, q.text) for s in (train, evaluation) for q in s.queries]
     assert len(set(passages)) == len(passages)

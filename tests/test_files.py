@@ -38,8 +38,13 @@ def test_a_link_is_followed(tmp_path):
     assert (tmp_path / "named").is_symlink()
     assert (tmp_path / "real" / "file").read_text() == "x"
     assert sorted(p.name for p in tmp_path.iterdir()) == [
-        "dangling", "folder", "link.json", "named", "real", "target.json"
-    ]  # fmt: skip
+        "dangling",
+        "folder",
+        "link.json",
+        "named",
+        "real",
+        "target.json",
+    ]
 
 
 def test_a_pipe_is_written_to(tmp_path):

@@ -70,7 +70,7 @@ def test_the_graph_finds_what_the_exact_search_finds():
 
 
 def test_saved_and_loaded(tmp_path):
-    index, vectors = made(3000, encoder="e1", settings=GraphSettings(links=8, ef_search=77))
+    index, vectors = made(3000, encoder="e1", settings=GraphSettings(M=8, ef_search=77))
     index.delete(["d5", "d17"])
     index.save(tmp_path / "index")
     again = Index.load(tmp_path / "index", encoder="e1")
@@ -172,9 +172,15 @@ def test_saving_keeps_unrelated_files(tmp_path):
     index.save(tmp_path)
     left = {p.name for p in tmp_path.iterdir()}
     assert left == {
-        "documents-en.jsonl", "graph-notes.txt", "documents.jsonl", "graph-dir", ".lock",
-        "manifest.json", "graph-2.hnsw", "documents-2.jsonl",
-    }  # fmt: skip
+        "documents-en.jsonl",
+        "graph-notes.txt",
+        "documents.jsonl",
+        "graph-dir",
+        ".lock",
+        "manifest.json",
+        "graph-2.hnsw",
+        "documents-2.jsonl",
+    }
 
 
 def test_two_processes_that_save_at_once(tmp_path):
@@ -219,14 +225,14 @@ def test_invalid_vectors_texts_and_settings_are_rejected():
     for bad in (2.0, "3"):
         with pytest.raises(DataError, match="k must be"):
             index.search(np.ones(2, np.float32), bad)
-    with pytest.raises(DataError, match="links must be"):
-        GraphSettings(links=1)
+    with pytest.raises(DataError, match="M must be"):
+        GraphSettings(M=1)
     with pytest.raises(DataError, match="similarity"):
         Index(2, similarity="euclid")
 
 
 def test_native_guards():
-    graph = _native.HnswIndex(4, links=4, ef_construction=10, ef_search=10, seed=0)
+    graph = _native.HnswIndex(4, M=4, ef_construction=10, ef_search=10, seed=0)
     with pytest.raises(ValueError, match="not finite"):
         graph.add(np.full((1, 4), np.nan, np.float32), np.zeros(1, np.int32))
     with pytest.raises(ValueError, match=r"shape \[count, 4\]"):
@@ -299,9 +305,19 @@ def test_damaged_files_are_found(tmp_path):
         Index.load(tmp_path / "good", encoder="e2")
 
 
+def test_an_index_of_version_0_1_is_read(tmp_path):
+    """It called M links."""
+    index, _ = made(50, settings=GraphSettings(M=5))
+    index.save(tmp_path)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    manifest["settings"]["links"] = manifest["settings"].pop("M")
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    assert Index.load(tmp_path).settings == index.settings
+
+
 def test_a_graph_of_another_index_is_rejected(tmp_path):
     """Checksums made to fit: header and links are still checked before they are followed."""
-    for name, options in (("mine", {}), ("other", {"settings": GraphSettings(links=6)})):
+    for name, options in (("mine", {}), ("other", {"settings": GraphSettings(M=6)})):
         made(300, **options)[0].save(tmp_path / name)
 
     def load_with(graph: bytes):

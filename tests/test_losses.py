@@ -120,9 +120,20 @@ def check(
 )
 @settings(max_examples=400, deadline=None)
 def test_anything_agrees_with_the_twin(
-    n, extra, depth, temperature, groups, spread, symmetric, normalize, hard_only, biased, segments,
-    form, seed,
-):  # fmt: skip
+    n,
+    extra,
+    depth,
+    temperature,
+    groups,
+    spread,
+    symmetric,
+    normalize,
+    hard_only,
+    biased,
+    segments,
+    form,
+    seed,
+):
     rng = np.random.default_rng(seed)
     q, d = vectors(rng, n, depth, spread), vectors(rng, n + extra, depth, spread)
     labels = rng.permutation(n + extra)[:n] if symmetric else rng.integers(0, n + extra, n)
@@ -240,9 +251,11 @@ def test_normalize_equals_normalising_beforehand():
 def test_unit_norm_with_other_lengths_gives_nan(form):
     rng = np.random.default_rng(14)
     q, d = vectors(rng, 8, 64), vectors(rng, 12, 64)
-    assert np.isfinite(_native.InfoNCE(
-        stored(q, form)[0], stored(d, form)[0], np.arange(8), scale=20.0, unit_norm=True
-    ).forward()[0]).all()  # fmt: skip
+    assert np.isfinite(
+        _native.InfoNCE(
+            stored(q, form)[0], stored(d, form)[0], np.arange(8), scale=20.0, unit_norm=True
+        ).forward()[0]
+    ).all()
     for broken in (q, d):
         broken[5] *= 1.05
         native = _native.InfoNCE(
@@ -476,24 +489,40 @@ def test_bad_input_is_named():
         (ValueError, "besides the positives", (q, q), {"negatives": "hard-only"}),
         (ValueError, "no symmetric loss", (q, q), {"negatives": "hard-only", "symmetric": True}),
         (ValueError, "give one of them", (q, q), {"normalize": True, "unit_norm": True}),
-        (ValueError, r"labels\[0\] and labels\[2\] are both 1", (q, q, [1, 0, 1]),
-         {"symmetric": True}),
+        (
+            ValueError,
+            r"labels\[0\] and labels\[2\] are both 1",
+            (q, q, [1, 0, 1]),
+            {"symmetric": True},
+        ),
         (ValueError, "pairs of integers", (q, q), {"segments": [(2**63, 1)]}),
         (ValueError, "pairs of integers", (q, q), {"segments": [(1.0, 1.0)]}),
         (TypeError, "temperature must be a number, got NoneType", (q, q), {"temperature": None}),
-        (ValueError, "segments hold 2 rows and 3 columns, the batch has 3 and 3", (q, q),
-         {"segments": [(2, 3)]}),
+        (
+            ValueError,
+            "segments hold 2 queries and 3 documents, the batch has 3 and 3",
+            (q, q),
+            {"segments": [(2, 3)]},
+        ),
         (ValueError, r"segments\[1\] goes past the batch", (q, q), {"segments": [(2, 2), (2, 1)]}),
-        (ValueError, r"labels\[2\] is 0, outside its segment's columns \[2, 3\)", (q, q, [0, 1, 0]),
-         {"segments": [(2, 2), (1, 1)]}),
+        (
+            ValueError,
+            r"labels\[2\] is 0, outside its segment's documents \[2, 3\)",
+            (q, q, [0, 1, 0]),
+            {"segments": [(2, 2), (1, 1)]},
+        ),
         (ValueError, r"pairs of integers \(queries, documents\)", (q, q), {"segments": [3]}),
         (ValueError, r"log_bias must have shape \[3\]", (q, q), {"log_bias": np.zeros(2)}),
         (TypeError, "float32", (q.astype(np.float64), q), {}),
         (TypeError, "integers", (q, q, np.array([0.0, 1.0, 2.0])), {}),
-        (TypeError, "integers that fit int64, got uint64", (q, q),
-         {"query_groups": np.arange(3, dtype=np.uint64), "document_groups": np.arange(3)}),
+        (
+            TypeError,
+            "integers that fit int64, got uint64",
+            (q, q),
+            {"query_groups": np.arange(3, dtype=np.uint64), "document_groups": np.arange(3)},
+        ),
         (TypeError, "queries must be an array or tensor, got list", ([[1.0]], q), {}),
-    ]  # fmt: skip
+    ]
     for error, message, arguments, options in wrong:
         with pytest.raises(error, match=message):
             infonce(*arguments, **options)

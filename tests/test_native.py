@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
+CSRC = ROOT / "csrc"
 X86 = platform.machine() in ("x86_64", "AMD64")
 
 
@@ -23,12 +25,15 @@ def tool(name: str) -> str:
 
 def build(folder: Path, *options: str) -> Path:
     cmake = tool("cmake")
-    subprocess.run(
-        [cmake, "-S", ROOT, "-B", folder, "-DCMAKE_BUILD_TYPE=Release", "-DHYBRIDRET_PYTHON=OFF",
-         "-DHYBRIDRET_NATIVE_TESTS=ON", "-DSKBUILD_PROJECT_VERSION=0", *options],
-        check=True, capture_output=True,
-    )  # fmt: skip
-    subprocess.run([cmake, "--build", folder, "--parallel", "2"], check=True, capture_output=True)
+    settings = [
+        "-DCMAKE_BUILD_TYPE=Release",
+        "-DHYBRIDRET_PYTHON=OFF",
+        "-DHYBRIDRET_NATIVE_TESTS=ON",
+        "-DSKBUILD_PROJECT_VERSION=0",
+        *options,
+    ]
+    run(cmake, "-S", ROOT, "-B", folder, *settings)
+    run(cmake, "--build", folder, "--parallel", "2")
     return folder / "native_tests"
 
 
@@ -57,6 +62,23 @@ def test_kernel_files_give_the_linker_nothing_to_merge(native_tests):
         assert [name.startswith("hybridret::similarity::k") for name in shared] == [True], shared
 
 
+def test_only_kernel_files_compile_the_kernel_source():
+    """The engine knows the loss and the scorer by what their epilogues' sources bring, no more."""
+    included = {
+        (str(file.relative_to(CSRC)), name)
+        for file in sorted(CSRC.rglob("*"))
+        if file.suffix in (".h", ".cpp")
+        for name in re.findall(r'^#include "(.+)"', file.read_text(), re.MULTILINE)
+    }
+    sources = {name for _, name in included if name.endswith("_source.h")}
+    assert {"infonce/epilogue_source.h", "ranking/epilogue_source.h"} <= sources
+    for file, name in included:
+        if name in sources:
+            assert re.search(r"_source\.h$|^similarity/kernel_\w+\.cpp$", file), (file, name)
+        if file.startswith("similarity/") and not name.startswith("similarity/"):
+            assert (file, name in sources) == ("similarity/kernel_source.h", True), name
+
+
 @pytest.mark.skipif(not X86, reason="the baseline of x86-64")
 def test_x86_without_avx(native_tests):
     """A wheel that reaches for an instruction the processor lacks dies here."""
@@ -66,6 +88,11 @@ def test_x86_without_avx(native_tests):
 @pytest.mark.skipif(not X86, reason="the kernels of x86-64")
 def test_x86_with_avx2_alone(native_tests):
     assert "active avx2" in run(tool("qemu-x86_64"), "-cpu", "Haswell", native_tests)
+
+
+def test_clang(tmp_path):
+    compiler = tool("clang++")
+    assert ": 0 failed" in run(build(tmp_path, f"-DCMAKE_CXX_COMPILER={compiler}"))
 
 
 def test_arm64(tmp_path):

@@ -136,10 +136,18 @@ def test_adversarial_vectors(spread, screening):
     pool = Pool(make_dataset(rng, 60, "ab"))
     q, d = narrow_cone(rng, 120, 48, 0.3), narrow_cone(rng, 120, 48, spread)
     expected = sorted_ranks(
-        pool, np.array([[_native.pair_scores(
-            q, d, query_rows=np.full(120, i), document_rows=np.arange(120), cosine=True)]
-            for i in range(120)])[:, 0]
-    )  # fmt: skip
+        pool,
+        np.array(
+            [
+                [
+                    _native.pair_scores(
+                        q, d, query_rows=np.full(120, i), document_rows=np.arange(120), cosine=True
+                    )
+                ]
+                for i in range(120)
+            ]
+        )[:, 0],
+    )
     actual = rank_embeddings(pool, q, d, screening=screening, best=7)
     assert_equal(actual, expected)
     assert actual.unsettled <= 1
@@ -209,8 +217,11 @@ def test_the_best_documents_when_every_score_exceeds_the_previous():
 
 
 def test_fewer_documents_than_requested():
-    pool = Pool(Dataset("made", [Query("q", "?", "a", "g")], [Document("d", "!", "a", "g")],
-                        {"q": {"d": 1}}))  # fmt: skip
+    pool = Pool(
+        Dataset(
+            "made", [Query("q", "?", "a", "g")], [Document("d", "!", "a", "g")], {"q": {"d": 1}}
+        )
+    )
     ranks = rank_embeddings(pool, np.ones((1, 3)), np.ones((1, 3)), best=5)
     assert ranks.best.tolist() == [[0]]
     assert ranks.in_all.tolist() == [1]
@@ -320,8 +331,10 @@ def test_the_same_bits_on_every_instruction_set():
         done = subprocess.run(
             [sys.executable, "-c", _OF_ISA],
             env=os.environ | {"HYBRIDRET_ISA": isa},
-            capture_output=True, text=True, check=True,
-        )  # fmt: skip
+            capture_output=True,
+            text=True,
+            check=True,
+        )
         digests[isa] = done.stdout
     assert len(set(digests.values())) == 1, digests
 
@@ -341,10 +354,16 @@ def test_counts_of_shards_can_be_added(seed, cut, cosine):
 
     def count(part: slice) -> np.ndarray:
         return _native.rank(
-            q, d[part], document_language=np.zeros(len(d[part]), np.int32), tie_order=ties[part],
-            target_begin=np.arange(21) * 2, target_scores=scores, target_order=ties[targets],
-            languages=1, cosine=cosine,
-        )[0]  # fmt: skip
+            q,
+            d[part],
+            document_language=np.zeros(len(d[part]), np.int32),
+            tie_order=ties[part],
+            target_begin=np.arange(21) * 2,
+            target_scores=scores,
+            target_order=ties[targets],
+            languages=1,
+            cosine=cosine,
+        )[0]
 
     whole = count(slice(None))
     assert (whole == count(slice(0, cut)) + count(slice(cut, None))).all()

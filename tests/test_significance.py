@@ -25,11 +25,14 @@ def systems(noises, groups=8, languages="ab", seed=0, dimension=8):
 
     return [
         evaluate_embeddings(
-            vectors(dataset.queries, noise), vectors(dataset.documents, noise), dataset,
-            metrics=["AP", "recall@1"], name=f"noise {noise}",
+            vectors(dataset.queries, noise),
+            vectors(dataset.documents, noise),
+            dataset,
+            metrics=["AP", "recall@1"],
+            name=f"noise {noise}",
         )
         for noise in noises
-    ]  # fmt: skip
+    ]
 
 
 def test_p_is_that_of_every_assignment_of_signs():

@@ -74,9 +74,11 @@ def test_near_convergence_ten_times_more_accurate_than_eager(dtype):
     assert distance(ours, exact) * 10 < distance(eager, exact)
     if dtype == torch.float32:  # in 16 bits the rounding of the gradient itself is the error
         for a, b, c in zip(
-            torch.autograd.grad(ours, (q, d)), torch.autograd.grad(eager, (q, d)), expected,
+            torch.autograd.grad(ours, (q, d)),
+            torch.autograd.grad(eager, (q, d)),
+            expected,
             strict=True,
-        ):  # fmt: skip
+        ):
             assert distance(a, c) * 10 < distance(b, c)
 
 
@@ -153,7 +155,7 @@ OPTIONS = {
     },
     "biased": {"log_bias": torch.linspace(-1, 1, 30), "normalize": True},
     "hard-only": {"negatives": "hard-only"},
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS.keys())
@@ -329,18 +331,30 @@ def test_bad_tensors_are_named():
         (ValueError, "temperature", (q, d), {"temperature": torch.tensor(0.0)}),
         (ValueError, "scalar", (q, d), {"temperature": torch.ones(2)}),
         (ValueError, "differ in dtype", (q, d.bfloat16()), {}),
-        (ValueError, "log_bias must not require a gradient", (q, d),
-         {"log_bias": torch.zeros(4, requires_grad=True)}),
+        (
+            ValueError,
+            "log_bias must not require a gradient",
+            (q, d),
+            {"log_bias": torch.zeros(4, requires_grad=True)},
+        ),
         (ValueError, "queries are on meta", (q.to("meta"), d.to("meta")), {}),
-        (ValueError, "temperature is on meta", (q, d),
-         {"temperature": torch.ones((), device="meta")}),
+        (
+            ValueError,
+            "temperature is on meta",
+            (q, d),
+            {"temperature": torch.ones((), device="meta")},
+        ),
         (ValueError, "labels is on meta", (q, d, torch.arange(4, device="meta")), {}),
         (ValueError, "log_bias is on meta", (q, d), {"log_bias": torch.zeros(4, device="meta")}),
         (TypeError, "log_bias must be a tensor, got list", (q, d), {"log_bias": [0.0] * 4}),
-        (TypeError, "documents must be a float32.* tensor, got ndarray",
-         (q, d.detach().numpy()), {}),
+        (
+            TypeError,
+            "documents must be a float32.* tensor, got ndarray",
+            (q, d.detach().numpy()),
+            {},
+        ),
         (TypeError, "temperature must be a number, got str", (q, d), {"temperature": "warm"}),
-    ]  # fmt: skip
+    ]
     for error, message, arguments, options in wrong:
         with pytest.raises(error, match=message):
             infonce(*arguments, **options)

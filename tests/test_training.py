@@ -60,9 +60,12 @@ def test_a_static_encoder_learns_across_languages(table, facts, tmp_path):
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
 def test_hugging_face_encoders_learn(folder, pooling, request, table, tmp_path):
     encoder = TorchEncoder.load(
-        request.getfixturevalue(folder), pooling=pooling, normalize=True,
-        query_prompt="Query: ", document_prompt="Passage: ",
-    )  # fmt: skip
+        request.getfixturevalue(folder),
+        pooling=pooling,
+        normalize=True,
+        query_prompt="Query: ",
+        document_prompt="Passage: ",
+    )
     config = TrainingConfig(
         sampler="mixed", steps=12, batch_size=16, learning_rate=3e-3, log_every=1
     )
@@ -107,8 +110,9 @@ def test_a_resumed_run_equals_an_uninterrupted_one(folder, request, table, tmp_p
     def encoder() -> TorchEncoder:
         return TorchEncoder.load(request.getfixturevalue(folder)) if folder else new_encoder(table)
 
-    config = TrainingConfig(steps=14, batch_size=24, checkpoint_every=5, log_every=1,
-                            learning_rate=1e-3)  # fmt: skip
+    config = TrainingConfig(
+        steps=14, batch_size=24, checkpoint_every=5, log_every=1, learning_rate=1e-3
+    )
     whole = encoder()
     train(whole, table, tmp_path / "whole", config, progress=False)
     with monkeypatch.context() as patch:
@@ -147,8 +151,10 @@ def test_ctrl_c_while_a_checkpoint_is_written(table, tmp_path, monkeypatch):
     assert json.loads((tmp_path / "run" / "checkpoint" / "state.json").read_text())["step"] == 4
     TorchEncoder.load(tmp_path / "run" / "checkpoint")
     assert sorted(p.name for p in (tmp_path / "run").iterdir()) == [
-        "checkpoint", "log.jsonl", "training.json"
-    ]  # fmt: skip
+        "checkpoint",
+        "log.jsonl",
+        "training.json",
+    ]
 
 
 def test_runs_are_not_overwritten_or_mixed(table, tmp_path):
@@ -216,10 +222,29 @@ sys.exit(main(sys.argv[1:]))
 
 def test_a_full_disk_while_training(tmp_path):
     done = subprocess.run(
-        [sys.executable, "-c", FULL_DISK, "train", "--data", "facts-evaluation", "--output", "run",
-         "--steps", "2", "--batch-size", "8", "--vocabulary-size", "600", "--checkpoint-every",
-         "1"], cwd=tmp_path, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-c",
+            FULL_DISK,
+            "train",
+            "--data",
+            "facts-evaluation",
+            "--output",
+            "run",
+            "--steps",
+            "2",
+            "--batch-size",
+            "8",
+            "--vocabulary-size",
+            "600",
+            "--checkpoint-every",
+            "1",
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 1
     assert done.stderr.startswith("hybridret: ")
     assert done.stderr.count("\n") == 1, done.stderr
@@ -228,9 +253,12 @@ def test_a_full_disk_while_training(tmp_path):
 
 def test_a_full_disk_while_exporting(bert_folder, tmp_path):
     done = subprocess.run(
-        [sys.executable, "-c", FULL_DISK, "export", bert_folder, "out"], cwd=tmp_path,
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        [sys.executable, "-c", FULL_DISK, "export", bert_folder, "out"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 1
     assert done.stderr.startswith("hybridret: ")
     assert done.stderr.count("\n") == 1, done.stderr

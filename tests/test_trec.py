@@ -37,9 +37,10 @@ def test_every_value_is_trec_evals(seed, levels):
     judged_and_run = [q for q in qrels if q in run]
     if not judged_and_run:
         return
-    expected = trec.RelevanceEvaluator(qrels, {
-        "map", "map_cut", "recip_rank", "ndcg_cut", "recall", "P", "success", "Rprec", "bpref"
-    }).evaluate({q: listed for q, listed in run.items() if q in qrels})  # fmt: skip
+    expected = trec.RelevanceEvaluator(
+        qrels,
+        {"map", "map_cut", "recip_rank", "ndcg_cut", "recall", "P", "success", "Rprec", "bpref"},
+    ).evaluate({q: listed for q, listed in run.items() if q in qrels})
     actual = evaluate_run(qrels, run, metrics=list(TREC_NAMES), score_type="float")
     assert list(actual.queries) == judged_and_run
     assert actual.missing == len(qrels) - len(judged_and_run)
@@ -111,9 +112,9 @@ def test_files_are_read_and_written_whole(tmp_path):
     ("line", "error"),
     [
         ("q1 Q0 d1 1 0.5", "run:2: 5 fields, expected 6: query_id Q0 document_id rank score tag"),
-        ("q1 Q0 d1 1 high tag", "run:2: the score must be a finite number, got 'high'"),
-        ("q1 Q0 d1 1 nan tag", "run:2: the score must be a finite number, got 'nan'"),
-        ("q0 Q0 d0 1 1 tag", "run:2: document 'd0' stands twice in the list of query 'q0'"),
+        ("q1 Q0 d1 1 high tag", "run:2: the score must be a finite decimal number, got 'high'"),
+        ("q1 Q0 d1 1 nan tag", "run:2: the score must be a finite decimal number, got 'nan'"),
+        ("q0 Q0 d0 1 1 tag", "run:2: duplicate document 'd0' in the list of query 'q0'"),
     ],
 )
 def test_bad_lines_of_runs_are_named(tmp_path, line, error):
@@ -126,9 +127,9 @@ def test_bad_lines_of_runs_are_named(tmp_path, line, error):
     ("line", "error"),
     [
         ("q1 0 d1", "qrels:2: 3 fields, expected 4: query_id iteration document_id grade"),
-        ("q1 0 d1 0.5", "qrels:2: the grade must be a whole number, got '0.5'"),
-        ("q0 0 d0 1", "qrels:2: query 'q0' judges document 'd0' twice, 1 and 1"),
-        ("q0 0 d0 2", "qrels:2: query 'q0' judges document 'd0' twice, 1 and 2"),
+        ("q1 0 d1 0.5", "qrels:2: the grade must be a whole number of 64 bits, got '0.5'"),
+        ("q0 0 d0 1", "qrels:2: duplicate judgement of document 'd0' for query 'q0': 1 and 1"),
+        ("q0 0 d0 2", "qrels:2: duplicate judgement of document 'd0' for query 'q0': 1 and 2"),
     ],
 )
 def test_bad_lines_of_qrels_are_named(tmp_path, line, error):

@@ -89,13 +89,19 @@ def test_it_serves_in_a_bare_environment(wheel, tmp_path):
     script.write_text(SERVE)
     subprocess.run(
         [binaries / "python", script, folder, tmp_path / "answer.json"],
-        check=True, env=bare, cwd=tmp_path,
-    )  # fmt: skip
+        check=True,
+        env=bare,
+        cwd=tmp_path,
+    )
     assert json.loads((tmp_path / "answer.json").read_text())[0] == "new"
     # What needs torch says so in one sentence.
     done = subprocess.run(
         [binaries / "hybridret", "export", "model", "out"],
-        env=bare, cwd=tmp_path, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        env=bare,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 1
     assert "needs torch, which is not installed: pip install 'hybridret[train]'" in done.stderr

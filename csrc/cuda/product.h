@@ -8,16 +8,15 @@
 // of the depth, in boxes of 64 x 64 elements with the same swizzle, and leave the accumulators in
 // the same layout, so that an epilogue is written once:
 //
-//   sm_90a  one thread keeps the ring full by bulk copies, two groups of four warps multiply 64
-//   rows
-//           each out of shared memory (wgmma)
+//   sm_90a  one thread keeps the ring full by bulk copies; two groups of four warps multiply 64
+//           rows each out of shared memory (wgmma)
 //   sm_80   eight warps copy (cp.async) and multiply 64 x 32 elements each from registers
-//   (mma.sync)
+//           (mma.sync)
 //
 // Tiles are dealt to a grid as large as the GPU in a fixed order; nothing depends on that order.
 #pragma once
 
-#include "hardware.h"
+#include "cuda/hardware.h"
 
 namespace hybridret::cuda {
 
@@ -63,6 +62,27 @@ struct Accumulators {
   int strip;                    // of the columns that this thread's warp has, counted over all of C
   int warp_rows;                // which of the tile's row blocks the warp has
 };
+
+// The sum over a row's four threads, for all of them.
+__device__ __forceinline__ float quad_sum(float value) {
+  value += shuffle_xor(value, 1);
+  return value + shuffle_xor(value, 2);
+}
+
+// Four words of each of four threads, transposed: word w of thread t becomes word t of thread w.
+__device__ __forceinline__ void quad_transpose(uint32_t (&words)[4], int lane) {
+  const bool odd = lane & 1, high = lane & 2;
+#pragma unroll
+  for (int pair = 0; pair < 4; pair += 2) {
+    const uint32_t taken = shuffle_xor(odd ? words[pair] : words[pair + 1], 1);
+    (odd ? words[pair] : words[pair + 1]) = taken;
+  }
+#pragma unroll
+  for (int pair = 0; pair < 2; ++pair) {
+    const uint32_t taken = shuffle_xor(high ? words[pair] : words[pair + 2], 2);
+    (high ? words[pair] : words[pair + 2]) = taken;
+  }
+}
 
 // ---- sm_90a -------------------------------------------------------------------------------------
 

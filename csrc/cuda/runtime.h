@@ -4,7 +4,7 @@
 #include <stdexcept>
 #include <string>
 
-#include "product.h"
+#include "cuda/product.h"
 
 #ifndef HYBRIDRET_EMULATED
 

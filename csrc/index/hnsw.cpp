@@ -15,8 +15,8 @@
 namespace hybridret::index {
 namespace {
 
-// Below this many admitted documents, or below this share of all, an exact scan is both faster than
-// a filtered walk of the graph and exact (measured: 100k x 384, crossover near a tenth).
+// Up to this many admitted documents, or one in so many of all, an exact scan is faster than a
+// filtered walk of the graph, and exact (measured: 100k x 384, crossover near a tenth).
 constexpr int64_t kExactScan = 2048;
 constexpr int64_t kExactShare = 10;
 
@@ -52,9 +52,9 @@ void require_finite(const float* values, int64_t count, const char* what) {
 }  // namespace
 
 struct HnswIndex::Graph {
-  Graph(int64_t depth, int64_t capacity, int64_t links, int64_t ef_construction, int64_t seed)
+  Graph(int64_t depth, int64_t capacity, int64_t M, int64_t ef_construction, int64_t seed)
       : space(depth),
-        hnsw(&space, static_cast<size_t>(capacity), static_cast<size_t>(links),
+        hnsw(&space, static_cast<size_t>(capacity), static_cast<size_t>(M),
              static_cast<size_t>(ef_construction), static_cast<size_t>(seed)) {}
 
   const float* vector(int64_t label) const {
@@ -69,16 +69,12 @@ struct HnswIndex::Graph {
   hnswlib::HierarchicalNSW<float> hnsw;
 };
 
-HnswIndex::HnswIndex(int64_t depth, int64_t links, int64_t ef_construction, int64_t ef_search,
+HnswIndex::HnswIndex(int64_t depth, int64_t M, int64_t ef_construction, int64_t ef_search,
                      int64_t seed)
-    : depth_(depth),
-      links_(links),
-      ef_construction_(ef_construction),
-      ef_search_(ef_search),
-      seed_(seed) {
-  if (depth < 1 || links < 2 || ef_construction < 1 || ef_search < 1)
-    throw std::invalid_argument("an index needs dimension >= 1, links >= 2 and ef values >= 1");
-  graph_ = std::make_unique<Graph>(depth, 1024, links, ef_construction, seed);
+    : depth_(depth), M_(M), ef_construction_(ef_construction), ef_search_(ef_search), seed_(seed) {
+  if (depth < 1 || M < 2 || ef_construction < 1 || ef_search < 1)
+    throw std::invalid_argument("an index needs dimension >= 1, M >= 2 and ef values >= 1");
+  graph_ = std::make_unique<Graph>(depth, 1024, M, ef_construction, seed);
   graph_->hnsw.setEf(static_cast<size_t>(ef_search_));
 }
 
@@ -188,20 +184,20 @@ void HnswIndex::save(const std::string& path) const {
     throw std::runtime_error("could not write the index to " + path + ": " +
                              std::to_string(file ? static_cast<long long>(file.tellg()) : 0LL) +
                              " of " + std::to_string(static_cast<long long>(expected)) +
-                             " bytes arrived");
+                             " bytes were written");
 }
 
-// Reads the file as hnswlib will, believing nothing: sizes decide where it would allocate and seek,
-// and an exception half-way through its own loading leaves it in a state that its destructor
-// crashes on.
+// Checks every size in the file before hnswlib reads it: hnswlib allocates and seeks by these
+// sizes, and an exception half-way through its loading leaves it in a state in which its destructor
+// crashes.
 void HnswIndex::check_layout(const std::string& path, int64_t count) const {
-  const Graph shape(depth_, 1, links_, ef_construction_, seed_);
+  const Graph shape(depth_, 1, M_, ef_construction_, seed_);
   const auto& h = shape.hnsw;
   const auto foreign = [&](bool condition) {
     if (condition)
       throw std::runtime_error(path +
                                " is not the graph of this index: its layout does not match "
-                               "dimension, links and number of documents");
+                               "dimension, M and number of documents");
   };
   std::ifstream file(path, std::ios::binary | std::ios::ate);
   if (!file) throw std::runtime_error("cannot open " + path);
@@ -239,9 +235,9 @@ void HnswIndex::load(const std::string& path, const int32_t* languages, int64_t 
   for (int64_t i = 0; i < count; ++i)
     if (languages[i] < 0) throw std::invalid_argument("a language number is negative");
   check_layout(path, count);
-  auto graph = std::make_unique<Graph>(depth_, 1, links_, ef_construction_, seed_);
+  auto graph = std::make_unique<Graph>(depth_, 1, M_, ef_construction_, seed_);
   auto& h = graph->hnsw;
-  if (count > 0)  // an empty graph's entry point and levels would be believed at the first add
+  if (count > 0)  // the first add would use an empty graph's entry point and levels
     h.loadIndex(path, &graph->space, static_cast<size_t>(std::max<int64_t>(count, 1024)));
   h.setEf(static_cast<size_t>(ef_search_));
   const auto damaged = [&](bool condition) {

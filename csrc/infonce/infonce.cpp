@@ -28,53 +28,55 @@ Matrix rows_of(const Matrix& matrix, int64_t begin, int64_t count) {
   return {matrix.row(begin), matrix.format, count, matrix.depth, matrix.stride};
 }
 
-// One block of the diagonal as a problem of its own.
+// One segment as a problem of its own.
 struct Segment {
-  Segment(const Problem& whole, int64_t row, int64_t column, int64_t rows, int64_t columns)
-      : first_row(row),
-        first_column(column),
-        labels(whole.labels + row, whole.labels + row + rows) {
+  Segment(const Problem& whole, int64_t first_query, int64_t first_document, int64_t queries,
+          int64_t documents)
+      : first_query(first_query),
+        first_document(first_document),
+        labels(whole.labels + first_query, whole.labels + first_query + queries) {
     for (int64_t& label : labels)
-      if (label >= 0) label -= column;
+      if (label >= 0) label -= first_document;
     problem = whole;
-    problem.queries = rows_of(whole.queries, row, rows);
-    problem.documents = rows_of(whole.documents, column, columns);
+    problem.queries = rows_of(whole.queries, first_query, queries);
+    problem.documents = rows_of(whole.documents, first_document, documents);
     problem.labels = labels.data();
-    problem.query_groups = offset(whole.query_groups, row);
-    problem.document_groups = offset(whole.document_groups, column);
-    problem.log_bias = offset(whole.log_bias, column);
+    problem.query_groups = offset(whole.query_groups, first_query);
+    problem.document_groups = offset(whole.document_groups, first_document);
+    problem.log_bias = offset(whole.log_bias, first_document);
     problem.segments = nullptr;
   }
   Statistics of(const Statistics& s) const {
-    return {s.negatives_lse + first_row, s.positive + first_row,
-            offset(s.column_negatives_lse, first_column), offset(s.rank, first_row)};
+    return {s.negatives_lse + first_query, s.positive + first_query,
+            offset(s.document_negatives_lse, first_document), offset(s.rank, first_query)};
   }
   Upstream of(const Upstream& u) const {
-    return {u.negatives_lse + first_row, u.positive + first_row,
-            offset(u.column_negatives_lse, first_column)};
+    return {u.negatives_lse + first_query, u.positive + first_query,
+            offset(u.document_negatives_lse, first_document)};
   }
   Gradients of(const Gradients& g) const {
     const int64_t bytes =
         problem.queries.depth * similarity::bytes_of(gradient_format(problem.queries.format));
-    return {static_cast<char*>(g.queries) + first_row * bytes,
-            static_cast<char*>(g.documents) + first_column * bytes, g.scale};
+    return {static_cast<char*>(g.queries) + first_query * bytes,
+            static_cast<char*>(g.documents) + first_document * bytes, g.scale};
   }
-  int64_t first_row, first_column;
+  int64_t first_query, first_document;
   std::vector<int64_t> labels;
   Problem problem;
 };
 
-// work(segment, threads, where to add the derivative by the scale); all is one segment by default.
+// work(segment, threads, where to add the derivative by the scale) for each segment.
 template <class Work>
 void for_segments(const Problem& problem, double* scale, int threads, const Work& work) {
   std::vector<Segment> segments;
   if (!problem.segments) {
     segments.emplace_back(problem, 0, 0, problem.queries.rows, problem.documents.rows);
   }
-  for (int64_t s = 0, row = 0, column = 0; problem.segments && s < problem.segment_count; ++s) {
-    const int64_t rows = problem.segments[2 * s], columns = problem.segments[2 * s + 1];
-    segments.emplace_back(problem, row, column, rows, columns);
-    row += rows, column += columns;
+  int64_t query = 0, document = 0;
+  for (int64_t s = 0; problem.segments && s < problem.segment_count; ++s) {
+    const int64_t queries = problem.segments[2 * s], documents = problem.segments[2 * s + 1];
+    segments.emplace_back(problem, query, document, queries, documents);
+    query += queries, document += documents;
   }
   const similarity::ParallelScope scope(threads);
   const int64_t count = static_cast<int64_t>(segments.size());
@@ -87,23 +89,23 @@ void for_segments(const Problem& problem, double* scale, int threads, const Work
   if (scale) *scale = std::accumulate(by_scale.begin(), by_scale.end(), 0.0);
 }
 
-// The loss of the rows, and half of it the columns', as derivatives by the statistics.
+// Derivatives of the symmetric loss, half the queries' and half the documents', by the statistics.
 struct SymmetricUpstream {
-  SymmetricUpstream(const Problem& p, const Statistics& s, const float* row_weights)
-      : row(static_cast<size_t>(p.queries.rows)),
-        positive(row),
-        column(static_cast<size_t>(p.documents.rows)) {
+  SymmetricUpstream(const Problem& p, const Statistics& s, const float* query_weights)
+      : query(static_cast<size_t>(p.queries.rows)),
+        positive(query),
+        document(static_cast<size_t>(p.documents.rows)) {
     for (int64_t i = 0; i < p.queries.rows; ++i) {
       const int64_t label = p.labels[i];
-      const double weight = row_weights[i] / 2, logit = s.positive[i];
-      const double by_row = weight * sigmoid(s.negatives_lse[i] - logit);
-      const double by_column = weight * sigmoid(s.column_negatives_lse[label] - logit);
-      row[i] = static_cast<float>(by_row);
-      column[label] = static_cast<float>(by_column);
-      positive[i] = static_cast<float>(-by_row - by_column);
+      const double weight = query_weights[i] / 2, logit = s.positive[i];
+      const double by_query = weight * sigmoid(s.negatives_lse[i] - logit);
+      const double by_document = weight * sigmoid(s.document_negatives_lse[label] - logit);
+      query[i] = static_cast<float>(by_query);
+      document[label] = static_cast<float>(by_document);
+      positive[i] = static_cast<float>(-by_query - by_document);
     }
   }
-  std::vector<float> row, positive, column;
+  std::vector<float> query, positive, document;
 };
 
 }  // namespace
@@ -111,8 +113,6 @@ struct SymmetricUpstream {
 Format gradient_format(Format format) {
   return format == Format::kBfloat16 ? Format::kBfloat16 : Format::kFloat32;
 }
-
-float unit_norm_tolerance(Format format) { return format == Format::kFloat32 ? 1e-3f : 1e-2f; }
 
 void statistics(const Problem& problem, const Statistics& out, int threads) {
   for_segments(problem, nullptr, threads, [&](const Segment& segment, int own_threads, double*) {
@@ -132,11 +132,11 @@ void gradients(const Problem& problem, const Statistics& statistics, const Upstr
 }
 
 void statistics_and_gradients(const Problem& problem, const Statistics& out,
-                              const float* row_weights, const Gradients& gradients, int threads) {
-  if (out.column_negatives_lse) {
+                              const float* query_weights, const Gradients& gradients, int threads) {
+  if (out.document_negatives_lse) {
     statistics(problem, out, threads);
-    const SymmetricUpstream by(problem, out, row_weights);
-    infonce::gradients(problem, out, {by.row.data(), by.positive.data(), by.column.data()},
+    const SymmetricUpstream by(problem, out, query_weights);
+    infonce::gradients(problem, out, {by.query.data(), by.positive.data(), by.document.data()},
                        gradients, threads);
     return;
   }
@@ -145,7 +145,7 @@ void statistics_and_gradients(const Problem& problem, const Statistics& out,
                  Gradients own = segment.of(gradients);
                  own.scale = scale;
                  run(segment.problem, segment.of(out), own_threads, [&](auto&& r) {
-                   r.statistics_and_gradients(row_weights + segment.first_row, own);
+                   r.statistics_and_gradients(query_weights + segment.first_query, own);
                  });
                });
 }

@@ -6,23 +6,10 @@
 namespace hybridret::infonce {
 namespace {
 
-constexpr int64_t kPanelBytes = int64_t{8} << 20;  // of weights held at once
-constexpr int64_t kLeastPanelRows = 64, kMostPanelRows = 1024;
-// Logits up to this far below the bound on them keep their digits: e^-87 is the smallest float.
-constexpr float kHeadroom = 40;
+constexpr int64_t kPanelBytes = int64_t{8} << 20;       // of weights held at once
+constexpr int64_t kLeastPanel = 64, kMostPanel = 1024;  // queries
 
 }  // namespace
-
-double sigmoid(double x) {
-  return x >= 0 ? 1 / (1 + std::exp(-x)) : std::exp(x) / (1 + std::exp(x));
-}
-
-float shift_for(double bound) {
-  if (!std::isfinite(bound)) return kInfinity;
-  if (bound > kHeadroom) return static_cast<float>(bound) - kHeadroom;
-  if (bound < -kHeadroom) return static_cast<float>(bound) + kHeadroom;
-  return 0;
-}
 
 Groups::Groups(const Problem& p, int64_t queries, int64_t documents)
     : query(queries, -1), document(documents, -2) {
@@ -42,14 +29,15 @@ Groups::Groups(const Problem& p, int64_t queries, int64_t documents)
   for (int64_t j = 0; j < p.documents.rows; ++j) document[j] = number(p.document_groups[j], -2);
 }
 
-RowsOfLabels::RowsOfLabels(const Problem& p)
-    : begin(static_cast<size_t>(p.documents.rows + 1)), rows(static_cast<size_t>(p.queries.rows)) {
+QueriesByLabel::QueriesByLabel(const Problem& p)
+    : begin(static_cast<size_t>(p.documents.rows + 1)),
+      queries(static_cast<size_t>(p.queries.rows)) {
   for (int64_t i = 0; i < p.queries.rows; ++i)
     if (p.labels[i] >= 0) ++begin[p.labels[i] + 1];
   std::partial_sum(begin.begin(), begin.end(), begin.begin());
   std::vector<int64_t> next(begin.begin(), begin.end() - 1);
   for (int64_t i = 0; i < p.queries.rows; ++i)
-    if (p.labels[i] >= 0) rows[next[p.labels[i]]++] = i;
+    if (p.labels[i] >= 0) queries[next[p.labels[i]]++] = i;
 }
 
 template <class Element>
@@ -59,55 +47,56 @@ Run<Element>::Run(const Problem& problem, const Statistics& statistics, int thre
       threads_(threads),
       kernel_(similarity::active_kernel()),
       tiles_(kernel_.tiles<Element>()),
-      stores_(kernel_.stores<Element>()),
-      columns_(kernel_.columns),
+      stores_(kernel_.loss.stores<Element>()),
+      tile_documents_(tiles_.rows),
+      tile_queries_(kernel_.columns),
       n_(p_.queries.rows),
       m_(p_.documents.rows),
-      padded_m_(round_up(round_up(m_, tiles_.rows), columns_)),
-      block_rows_(padded_m_ + kSkew),
-      parts_((m_ + tiles_.rows - 1) / tiles_.rows),
-      panel_rows_(std::min(round_up(std::max<int64_t>(n_, 1), columns_), panel_rows())),
+      padded_m_(round_up(round_up(m_, tile_documents_), tile_queries_)),
+      block_documents_(padded_m_ + kSkew),
+      strips_((m_ + tile_documents_ - 1) / tile_documents_),
+      panel_queries_(std::min(round_up(std::max<int64_t>(n_, 1), tile_queries_), largest_panel())),
       documents_(kernel_, p_.documents),
-      groups_(p_, round_up(n_, panel_rows_), padded_m_),
+      groups_(p_, round_up(n_, panel_queries_), padded_m_),
       labels_(p_),
-      query_factor_(static_cast<size_t>(round_up(n_, panel_rows_)), 1.0f),
+      query_factor_(static_cast<size_t>(round_up(n_, panel_queries_)), 1.0f),
       query_scale_(query_factor_.size()),
       shift_(query_factor_.size()),
       weight_(query_factor_.size()),
       document_factor_(static_cast<size_t>(padded_m_), 1.0f),
       document_bias_(static_cast<size_t>(padded_m_), -kInfinity),
       positive_bias_(static_cast<size_t>(padded_m_), 0.0f),
-      packed_queries_(panel_rows_ * documents_.depth()),
-      partial_(static_cast<size_t>(parts_ * panel_rows_)),
-      chosen_(static_cast<size_t>(panel_rows_ / columns_)),
+      packed_queries_(panel_queries_ * documents_.depth()),
+      partial_(static_cast<size_t>(strips_ * panel_queries_)),
+      chosen_(static_cast<size_t>(panel_queries_ / tile_queries_)),
       positive_(query_factor_.size(), -kInfinity),
-      sum_(query_factor_.size()),
+      query_sums_(query_factor_.size()),
       gap_(query_factor_.size()) {
   measure_vectors();
 }
 
 template <class Element>
-int64_t Run<Element>::panel_rows() const {
-  const int64_t weights =
+int64_t Run<Element>::largest_panel() const {
+  const int64_t by_weights =
       kPanelBytes / (int64_t{sizeof(Element)} * std::max<int64_t>(padded_m_, 1));
-  const int64_t queries =
+  const int64_t by_cache =
       kernel_.cache_bytes / (std::max<int64_t>(p_.queries.depth, 1) * int64_t{sizeof(Element)});
-  const int64_t rows = std::min(weights, queries) / columns_ * columns_;
-  return std::max(kLeastPanelRows, std::min(rows, kMostPanelRows));
+  const int64_t queries = std::min(by_weights, by_cache) / tile_queries_ * tile_queries_;
+  return std::max(kLeastPanel, std::min(queries, kMostPanel));
 }
 
 template <class Element>
 void Run<Element>::measure(const Matrix& matrix, float* lengths) const {
-  constexpr int64_t kRows = 256;
+  constexpr int64_t kPiece = 256;
   const float tolerance = unit_norm_tolerance(matrix.format);
-  parallel_for((matrix.rows + kRows - 1) / kRows, threads_, [&](int64_t item) {
+  parallel_for((matrix.rows + kPiece - 1) / kPiece, threads_, [&](int64_t item) {
     const Buffer<float> buffer(matrix.depth);
-    for (int64_t i = item * kRows; i < std::min(matrix.rows, (item + 1) * kRows); ++i) {
-      const float* row = float_row(matrix, i, buffer.get());
-      double square = kernel_.dot(row, row, matrix.depth);
+    for (int64_t i = item * kPiece; i < std::min(matrix.rows, (item + 1) * kPiece); ++i) {
+      const float* vector = float_row(matrix, i, buffer.get());
+      double square = kernel_.dot(vector, vector, matrix.depth);
       if (std::isinf(square)) {
         square = 0;
-        for (int64_t k = 0; k < matrix.depth; ++k) square += double{row[k]} * double{row[k]};
+        for (int64_t k = 0; k < matrix.depth; ++k) square += double{vector[k]} * double{vector[k]};
       }
       lengths[i] = static_cast<float>(std::sqrt(square));
       if (p_.unit_norm && !(std::abs(lengths[i] - 1) <= tolerance))
@@ -150,17 +139,17 @@ void Run<Element>::measure_vectors() {
     }
     query_scale_[i] = p_.unit_norm && broken ? std::numeric_limits<float>::quiet_NaN()
                                              : p_.scale * query_factor_[i];
-    // Cauchy and Schwarz.
+    // By Cauchy and Schwarz.
     const double bound = static_cast<double>(p_.scale) * query_length[i] * longest + largest_bias;
     shift_[i] = shift_for(bound);
-    if (bound > common_bound_) common_bound_ = bound;  // NaN, its row's own matter, is passed over
+    if (bound > common_bound_) common_bound_ = bound;  // a NaN concerns its own query only
   }
 }
 
 template <class Element>
 Logits Run<Element>::logits_of(const float* tile, int64_t block, int64_t j) const {
   return {tile,
-          tiles_.rows,
+          tile_documents_,
           &query_scale_[begin_ + block],
           &groups_.query[begin_ + block],
           &document_factor_[j],
@@ -170,18 +159,19 @@ Logits Run<Element>::logits_of(const float* tile, int64_t block, int64_t j) cons
 
 template <class Element>
 void Run<Element>::take_positives(Logits logits, float* tile, int64_t block, int64_t j) const {
-  const int64_t end = std::min(block + columns_, count_);
+  const int64_t end = std::min(block + tile_queries_, count_);
   const auto last = panel_labels_.begin() + end;
   auto label =
       std::lower_bound(panel_labels_.begin() + block, last, std::pair<int64_t, int64_t>{j, -1});
   logits.document_bias = &positive_bias_[j];
-  for (; label != last && label->first < j + tiles_.rows; ++label) {
-    const int64_t row = label->first - j, query = label->second - begin_ - block;
-    positive_[label->second] = kernel_.epilogues.logit(logits, row, query);
-    tile[row * columns_ + query] = -kInfinity;
+  for (; label != last && label->first < j + tile_documents_; ++label) {
+    const int64_t document = label->first - j, query = label->second - begin_ - block;
+    positive_[label->second] = kernel_.loss.logit(logits, document, query);
+    tile[document * tile_queries_ + query] = -kInfinity;
   }
-  for (int64_t query = end - block; query < columns_; ++query)
-    for (int64_t row = 0; row < tiles_.rows; ++row) tile[row * columns_ + query] = -kInfinity;
+  for (int64_t query = end - block; query < tile_queries_; ++query)
+    for (int64_t document = 0; document < tile_documents_; ++document)
+      tile[document * tile_queries_ + query] = -kInfinity;
 }
 
 #define HYBRIDRET_INSTANTIATE(Element)                                           \

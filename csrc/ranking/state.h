@@ -1,6 +1,5 @@
-// What a ranking knows that does not depend on the arithmetic of its tiles: the documents in the
-// order of their languages, the targets of every query by score, and the candidates for its best
-// documents.
+// What a ranking knows whatever the arithmetic of its tiles: the documents in the order of their
+// languages, the targets of every query by score, and the candidates for its best documents.
 #pragma once
 
 #include <algorithm>
@@ -12,7 +11,8 @@
 
 #include "ranking/ranking.h"
 #include "similarity/kernel.h"
-#include "similarity/panels.h"
+#include "similarity/memory.h"
+#include "similarity/operands.h"
 #include "similarity/threads.h"
 
 namespace hybridret::ranking {
@@ -21,11 +21,11 @@ using similarity::Buffer;
 using similarity::Kernel;
 using similarity::Matrix;
 
-constexpr double kLongest = 1e18;  // squared it is far from overflow in float32
+constexpr double kLongest = 1e18;  // its square is far from overflow in float32
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
-// As everywhere, on threads that take denormal numbers for what they are, whatever the caller's own
-// thread has been told (torch.set_flush_denormal).
+// The engine's, on threads that do not take denormal numbers for zero, whatever the caller's thread
+// does (torch.set_flush_denormal).
 template <class Work>
 void parallel_for(int64_t items, int threads, const Work& work) {
   similarity::parallel_for(items, threads, [&](int64_t item) {
@@ -38,9 +38,10 @@ void parallel_for(int64_t items, int threads, const Work& work) {
 // a tile may take them for zero.
 inline float bound_of(double value) { return static_cast<float>(value * (1 + 1e-5)) + 1e-31f; }
 
-inline double checked_length(const Kernel& kernel, const float* row, int64_t depth, bool query,
+// The length of query or document i. Throws BadRow, see ranking.h.
+inline double checked_length(const Kernel& kernel, const float* vector, int64_t depth, bool query,
                              int64_t i, bool cosine) {
-  const double square = kernel.exact_dot(row, row, depth);
+  const double square = kernel.exact_dot(vector, vector, depth);
   // A sum of squares of floats in double overflows for nothing finite.
   if (!std::isfinite(square)) throw BadRow(query, i, "has a value that is not finite");
   if (cosine && square == 0) throw BadRow(query, i, "is the zero vector, which has no cosine");
@@ -56,7 +57,6 @@ struct Candidate {
   double weight;  // what its inner products are multiplied by
 };
 
-// What does not depend on the arithmetic of the tiles.
 class State {
  public:
   State(const Problem& problem, Result& result, int threads)
@@ -74,12 +74,12 @@ class State {
     sort_targets();
   }
 
-  // The documents by language: positions, in the order of the rows where they are sorted already.
+  // Positions number the documents by language; where they are given in that order, position = row.
   int64_t document_at(int64_t position) const {
     return order_.empty() ? position : order_[static_cast<size_t>(position)];
   }
 
-  const float* query_row(int64_t i, float* buffer) const {
+  const float* query_vector(int64_t i, float* buffer) const {
     return float_row(p_.queries, i, buffer);
   }
 
@@ -95,14 +95,15 @@ class State {
   std::vector<float> lowest_;  // [Q], the least score that matters, in units of the query's length
   std::atomic<int64_t> unsettled_{0};
 
-  // Whatever may be among a query's best k is kept until k others are sure to be before it.
+  // A document that may be among a query's best k is kept until k others are sure to come before
+  // it.
   void offer(int64_t query, const Candidate& candidate) {
     Best& best = best_[query];
     if (!(candidate.high >= best.floor)) return;
     best.kept.push_back(candidate);
     if (static_cast<int64_t>(best.kept.size()) < 4 * out_.k + kSpareCandidates) return;
     drop_beaten(best);
-    // Many within the bound of one another: their exact scores tell.
+    // Too many within the bound of one another: their exact scores decide.
     if (static_cast<int64_t>(best.kept.size()) > 2 * out_.k + kSpareCandidates / 2)
       keep_exact_best(query, best);
     lowest_[query] = std::min(least_target(query), best.floor);
@@ -161,7 +162,7 @@ class State {
 
   std::vector<Scored> exact(int64_t query, const std::vector<Candidate>& candidates) const {
     const Buffer<float> query_buffer(depth_), buffer(depth_);
-    const float* q = query_row(query, query_buffer.get());
+    const float* q = query_vector(query, query_buffer.get());
     std::vector<Scored> scored;
     for (const Candidate& c : candidates) {
       const float* d = float_row(p_.documents, c.document, buffer.get());
@@ -200,12 +201,12 @@ class State {
 
   void sort_targets() {
     std::iota(target_.begin(), target_.end(), 0);
-    constexpr int64_t kRows = 256;
-    parallel_for((p_.queries.rows + kRows - 1) / kRows, threads_, [&](int64_t item) {
+    constexpr int64_t kPiece = 256;
+    parallel_for((p_.queries.rows + kPiece - 1) / kPiece, threads_, [&](int64_t item) {
       const Buffer<float> buffer(depth_);
-      for (int64_t i = item * kRows; i < std::min(p_.queries.rows, (item + 1) * kRows); ++i) {
+      for (int64_t i = item * kPiece; i < std::min(p_.queries.rows, (item + 1) * kPiece); ++i) {
         const double length =
-            checked_length(kernel_, query_row(i, buffer.get()), depth_, true, i, p_.cosine);
+            checked_length(kernel_, query_vector(i, buffer.get()), depth_, true, i, p_.cosine);
         factor_[i] = length == 0 ? 1 : 1 / length;
         const auto begin = target_.begin() + p_.target_begin[i];
         const auto end = target_.begin() + p_.target_begin[i + 1];
@@ -219,7 +220,7 @@ class State {
   }
 
   std::vector<int64_t> order_;
-  std::vector<Best> best_;  // [Q]; emptied with each panel
+  std::vector<Best> best_;  // [Q]; emptied after each panel
 };
 
 }  // namespace hybridret::ranking

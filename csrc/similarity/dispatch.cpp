@@ -1,4 +1,4 @@
-// Which kernel runs: an ordered list, looked at once, on first use.
+// Which kernel runs: the first usable one of an ordered list, chosen once, on first use.
 
 #if defined(HYBRIDRET_X86)
 #include <cpuid.h>

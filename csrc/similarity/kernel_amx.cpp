@@ -1,14 +1,13 @@
 // AVX-512 with AMX: registers of 16 x 64 bytes, one instruction multiplies 16 x 32 by 32 x 16
 // bfloat16 into 16 x 16 float32.
-#include <immintrin.h>
-
+#include "similarity/avx512_source.h"
 #include "similarity/kernel.h"
 
 namespace hybridret::similarity {
 namespace {
 
 constexpr int kRowsOfTile = 32, kDepths = 32;
-static_assert(kDepths == kSplitBlock);
+static_assert(kDepths == kSplitSlice);
 
 // c += a's part times b's part, over 32 depths. Register budget: 2 x 2 accumulators, two of a, two
 // of b, which stay for the next step unless it needs another part.
@@ -27,7 +26,7 @@ inline void step(const char* a, int64_t a_row, const char* b) {
 }
 
 template <class Element>
-void tile(int64_t depth, const Element* a_elements, int64_t a_row, int64_t a_block,
+void tile(int64_t depth, const Element* a_elements, int64_t a_row, int64_t a_slice,
           const Element* b_elements, float* c, int64_t c_row, bool accumulate) {
   const int64_t c_bytes = c_row * 4, a_bytes = a_row * sizeof(Element);
   const char *a = reinterpret_cast<const char*>(a_elements),
@@ -58,7 +57,7 @@ void tile(int64_t depth, const Element* a_elements, int64_t a_row, int64_t a_blo
       step<0, 1, false>(a, a_bytes, b);
       step<0, 2, true>(a, a_bytes, b);
     }
-    a += a_block * static_cast<int64_t>(sizeof(Element));
+    a += a_slice * static_cast<int64_t>(sizeof(Element));
     b += kDepths * 32 * static_cast<int64_t>(sizeof(Element));
   }
   _tile_stored(0, c, c_bytes);
@@ -82,8 +81,6 @@ void release_tiles() { _tile_release(); }
 }  // namespace
 }  // namespace hybridret::similarity
 
-#define HYBRIDRET_LANES 16
-#define HYBRIDRET_ROWS 14
 #define HYBRIDRET_KERNEL kAmxKernel
 #define HYBRIDRET_ISA_NAME "amx"
 #define HYBRIDRET_BFLOAT16_TILE kRowsOfTile, kDepths, tile<Bfloat16>

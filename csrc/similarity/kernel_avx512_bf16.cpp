@@ -1,7 +1,6 @@
 // AVX-512 with VDPBF16PS: two products of bfloat16 a lane, accumulated in float32. Zen 4 and 5 run
 // it at twice the rate of float32 multiply-adds; Intel's cores with AMX at half, and take AMX.
-#include <immintrin.h>
-
+#include "similarity/avx512_source.h"
 #include "similarity/kernel.h"
 
 namespace hybridret::similarity {
@@ -19,7 +18,7 @@ inline __m512bh pair_broadcast(const Bfloat16* p) {
 }
 
 // As the float32 tile, two depths at a time.
-void bfloat16_tile(int64_t depth, const Bfloat16* a, int64_t a_row, int64_t a_block,
+void bfloat16_tile(int64_t depth, const Bfloat16* a, int64_t a_row, int64_t a_slice,
                    const Bfloat16* b, float* c, int64_t c_row, bool accumulate) {
   __m512 sums[kBfloat16Rows][2];
 #pragma GCC unroll 16
@@ -41,7 +40,7 @@ void bfloat16_tile(int64_t depth, const Bfloat16* a, int64_t a_row, int64_t a_bl
       first += 2, fifth += 2, tenth += 2;
       b += 64;
     }
-    a += a_block;
+    a += a_slice;
   }
 #pragma GCC unroll 16
   for (int i = 0; i < kBfloat16Rows; ++i)
@@ -52,8 +51,6 @@ void bfloat16_tile(int64_t depth, const Bfloat16* a, int64_t a_row, int64_t a_bl
 }  // namespace
 }  // namespace hybridret::similarity
 
-#define HYBRIDRET_LANES 16
-#define HYBRIDRET_ROWS 14
 #define HYBRIDRET_KERNEL kAvx512Bf16Kernel
 #define HYBRIDRET_ISA_NAME "avx512_bf16"
 #define HYBRIDRET_BFLOAT16_TILE kBfloat16Rows, kBfloat16Columns, bfloat16_tile

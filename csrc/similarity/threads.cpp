@@ -47,7 +47,7 @@ inline void pause() {
 #endif
 }
 
-// Waits for done() actively; gives the processor away now and then, in case there are too few.
+// Waits for done() without sleeping; yields now and then, in case there are too few processors.
 template <class Done>
 void spin(const Done& done) {
   for (int turn = 1; !done(); ++turn) {
@@ -67,7 +67,7 @@ class Pool {
     try {
       while (static_cast<int>(threads_.size()) < helpers)
         threads_.emplace_back([this, index = threads_.size()] { serve(static_cast<int>(index)); });
-    } catch (const std::system_error&) {  // a limit on threads: make do with those there are
+    } catch (const std::system_error&) {  // a limit on threads: use those that have started
       helpers = static_cast<int>(threads_.size());
     }
     {
@@ -79,7 +79,7 @@ class Pool {
     }
     if (sleeping_.load() > 0) wake_.notify_all();
     job.run();
-    // Nothing is left to begin: what the others still do is short.
+    // No item is left to start: the others finish soon.
     spin([this] { return busy_.load(std::memory_order_acquire) == 0; });
     return true;
   }

@@ -1,9 +1,9 @@
 // One lazy pool of threads for the whole extension, or torch's, where there is one.
 //
-// The count is passed per call. A call made while another one holds the pool runs inline on its own
-// thread, so a service with many callers is never slower than its callers. After fork() the child
-// starts with an empty pool (DataLoader workers). Work is split by index only, so results do not
-// depend on the number of threads.
+// The number of threads is passed per call. A call made while another one holds the pool runs on
+// its caller's thread alone, so that many callers at once do not wait for each other. After fork()
+// the child starts with an empty pool (DataLoader workers). Work is split by index only, so results
+// do not depend on the number of threads.
 #pragma once
 
 #include <atomic>
@@ -42,13 +42,14 @@ class ExactFloats {
   unsigned before_ = 0;
 };
 
-// Runs parallel_for on the OpenMP runtime that torch has loaded (the file of a libgomp), on the
-// very threads that torch's own operations use: those keep spinning after each of them, and threads
-// of ours would have to share their processors. Not after fork(), which libgomp does not
-// survive: false then, and where that library is not loaded.
+// From now on parallel_for runs on the OpenMP runtime that torch has loaded, `path` of a libgomp,
+// and so on the threads of torch's own operations: those keep spinning after each operation, and
+// threads of ours would have to share their processors. False where that library is not loaded, and
+// after fork(), which libgomp does not survive.
 bool share_openmp(const char* path);
 
-// From here on it is noticed when this process is the child of a fork.
+// Gives the child of any later fork() a pool of its own. Called when the extension is loaded, so
+// that share_openmp knows of every fork.
 void watch_forks();
 
 // Processors this process may use: its affinity mask and its container's share.

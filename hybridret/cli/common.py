@@ -9,12 +9,6 @@ from typing import Any
 
 from hybridret.errors import DataError
 
-DATA_HELP = (
-    "data set: a folder of <language>.json files (XQuAD-R, MLQA-R, SQuAD), a BEIR, MIRACL, NTREX "
-    "or Tatoeba folder, a .jsonl file of pairs, a built-in set (facts-train, facts-evaluation, "
-    "facts-paraphrase), or a Hugging Face hub name (miracl/miracl, BeIR/NAME, a repository of such "
-    "files)"
-)
 TORCH_MODEL_HELP = "a sentence-transformers or Hugging Face model (folder or hub name)"
 MODEL_HELP = "a folder written by 'hybridret export', or " + TORCH_MODEL_HELP
 

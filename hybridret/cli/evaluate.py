@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hybridret.cli.common import (
-    DATA_HELP,
     MODEL_HELP,
     add_command,
     add_model_options,
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
 
 
 def add(commands: Any) -> None:
+    from hybridret.data import DATA_HELP
     from hybridret.evaluation.baselines import BASELINES
     from hybridret.evaluation.metrics import CONVENTIONS, DEFAULT_METRICS, measures_in_words
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from hybridret.cli.common import (
-    DATA_HELP,
     TORCH_MODEL_HELP,
     add_command,
     add_model_options,
@@ -19,6 +18,7 @@ from hybridret.cli.common import (
 
 
 def add(commands: Any) -> None:
+    from hybridret.data import DATA_HELP
     from hybridret.training.batches import SAMPLERS
     from hybridret.training.config import TrainingConfig
 

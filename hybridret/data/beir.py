@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hybridret.data.jsonl import read_lines, read_rows
-from hybridret.data.languages import normalize_language
+from hybridret.data.formats import Format
+from hybridret.data.languages import UNDETERMINED, normalize_language
+from hybridret.data.qrels import parse_grade
+from hybridret.data.reading import Record, read_lines, read_records
 from hybridret.data.table import Dataset, Document, Qrels, Query
 from hybridret.errors import DataError
-
-CORPUS_FILE = "corpus.jsonl*"
 
 
 def read_beir(
@@ -33,38 +33,59 @@ def read_beir(
     folder = Path(folder)
     default = normalize_language(language)
 
-    def tag(found: str) -> str:
-        return default if found == "und" else found
+    def language_of(row: Record) -> str:
+        found = row.language("language")
+        return default if found == UNDETERMINED else found
 
-    judgements: Qrels = {}
-    file = Path(qrels or folder / "qrels") / f"{split}.tsv"
-    for number, (where, line) in enumerate(read_lines(file)):
-        if number == 0 and line.startswith("query-id"):
-            continue
-        fields = line.split("\t")  # never quoted: ids and texts may begin with a quote
-        if len(fields) != 3 or not fields[2].lstrip("-").isdigit():
-            raise DataError(f"{where}: expected 'query-id<TAB>corpus-id<TAB>score', got {line!r}")
-        judged = judgements.setdefault(fields[0], {})
-        if judged.setdefault(fields[1], int(fields[2])) != int(fields[2]):
-            raise DataError(
-                f"{where}: query {fields[0]!r} judges document {fields[1]!r} twice, "
-                f"{judged[fields[1]]} and {fields[2]}"
-            )
+    judgements = _read_judgements(Path(qrels or folder / "qrels") / f"{split}.tsv")
     documents = [
         Document(
-            row.text("_id"), row.text("text", default=""), tag(row.language("language")),
-            row.text("_id"), row.text("title", default=""),
+            row.text("_id"),
+            row.text("text", default=""),
+            language_of(row),
+            row.text("_id"),
+            row.text("title", default=""),
         )
-        for row in read_rows(_file(folder, "corpus.jsonl"))
-    ]  # fmt: skip
+        for row in read_records(_file(folder, "corpus.jsonl"))
+    ]
     queries = [
-        Query(row.text("_id"), row.text("text"), tag(row.language("language")), row.text("_id"))
-        for row in read_rows(_file(folder, "queries.jsonl"))
+        Query(row.text("_id"), row.text("text"), language_of(row), row.text("_id"))
+        for row in read_records(_file(folder, "queries.jsonl"))
         if row.text("_id") in judgements
     ]
     return Dataset(folder.name, queries, documents, judgements)
 
 
+def _read_judgements(file: Path) -> Qrels:
+    judgements: Qrels = {}
+    for number, (where, line) in enumerate(read_lines(file)):
+        if number == 0 and line.startswith("query-id"):
+            continue
+        fields = line.split("\t")  # never quoted: ids and texts may begin with a quote
+        if len(fields) != 3:
+            raise DataError(
+                f"{where}: expected 'query-id<TAB>corpus-id<TAB>score', got {line[:60]!r}"
+            )
+        query_id, document_id, grade = fields[0], fields[1], parse_grade(fields[2], where)
+        judged = judgements.setdefault(query_id, {})
+        if judged.setdefault(document_id, grade) != grade:
+            raise DataError(
+                f"{where}: query {query_id!r} has two grades for document {document_id!r}: "
+                f"{judged[document_id]} and {grade}"
+            )
+    if not judgements:
+        raise DataError(f"{file}: no judgement in it")
+    return judgements
+
+
 def _file(folder: Path, name: str) -> Path:
     zipped = folder / f"{name}.gz"
     return zipped if zipped.is_file() else folder / name
+
+
+FORMAT = Format(
+    "BEIR",
+    "a folder with corpus.jsonl",
+    lambda path: _file(path, "corpus.jsonl").is_file(),
+    lambda source: read_beir(source.path, qrels=source.second),
+)

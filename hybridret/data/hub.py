@@ -7,11 +7,13 @@ repository is taken as a folder of a known format.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from hybridret._extras import require
+from hybridret._hub import hub_reason
 from hybridret.data.languages import normalize_language
 from hybridret.errors import DataError
 
@@ -22,14 +24,17 @@ ELSEWHERE = {
     "github.com/google-research-datasets/lareqa",
 }
 
+_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/\w[\w.-]*", re.ASCII)
+_FILE = re.compile(r".*\.(jsonl?|tsv|csv|txt|gz|zip|parquet)", re.ASCII)
+
 
 def is_hub_name(source: str) -> bool:
-    """``owner/name``, which a path may look like too."""
-    return source.count("/") == 1 and not source.startswith((".", "/", "~")) and source[-1] != "/"
+    """``owner/name``, which is no name of a file: a mistyped path is not looked for on the hub."""
+    return _NAME.fullmatch(source) is not None and not _FILE.fullmatch(source)
 
 
-def download(source: str, languages: Sequence[str] | None = None) -> list[Path]:
-    """The local folders that make up a hub data set, the one it is named by first.
+def download(source: str, languages: Sequence[str] | None = None) -> tuple[Path, Path | None]:
+    """The local folder of a hub data set, and that of its second repository, if it has one.
 
     Raises:
         DataError: the hub does not give it, or not in a form that can be read.
@@ -39,20 +44,20 @@ def download(source: str, languages: Sequence[str] | None = None) -> list[Path]:
         raise DataError(f"{source}: {ELSEWHERE[source]}")
     hub = require("huggingface_hub", "train", f"reading {source} from the hub")
     if source == MIRACL:
-        codes = [normalize_language(language) for language in languages or "*"]
+        codes = [normalize_language(language) for language in languages or ()] or ["*"]
         topics = [f"miracl-v1.0-{code}/*" for code in codes]
         corpora = [f"miracl-corpus-v1.0-{code}/*" for code in codes]
-        return [_snapshot(hub, source, topics), _snapshot(hub, f"{source}-corpus", corpora)]
+        return _snapshot(hub, source, topics), _snapshot(hub, f"{source}-corpus", corpora)
     if source.startswith(BEIR):
-        return [_snapshot(hub, source, ["*.jsonl*"]), _snapshot(hub, f"{source}-qrels", ["*.tsv"])]
-    return [_snapshot(hub, source, None)]
+        return _snapshot(hub, source, ["*.jsonl*"]), _snapshot(hub, f"{source}-qrels", ["*.tsv"])
+    return _snapshot(hub, source, None), None
 
 
 def _snapshot(hub: Any, name: str, patterns: list[str] | None) -> Path:
     try:
         return Path(hub.snapshot_download(name, repo_type="dataset", allow_patterns=patterns))
-    except Exception as error:  # offline, gated, unknown name: the hub's own words say which
-        reason = str(error).strip().split("\n")[0]
+    except Exception as error:  # the client raises what its libraries raise
         raise DataError(
-            f"{name}: neither a file or folder nor a data set that the hub gave: {reason}"
+            f"{name}: no such file or folder, and the hub gave no data set of this name: "
+            f"{hub_reason(error)}"
         ) from None

@@ -2,94 +2,22 @@
 
 from __future__ import annotations
 
-import gzip
-import io
-import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from hybridret.data.languages import UNDETERMINED, normalize_language
+from hybridret.data.formats import Format
+from hybridret.data.reading import Record, read_records
 from hybridret.data.table import Dataset, Document, Query, groups_by_relevance
-from hybridret.errors import DataError
 
-
-def open_text(path: Path) -> io.TextIOBase:
-    """A UTF-8 text file, gzipped where its name ends in ``.gz``.
-
-    Raises:
-        DataError: there is no such file.
-    """
-    if not path.is_file():
-        what = "a folder, not a file" if path.is_dir() else "no such file"
-        raise DataError(f"{path}: {what}")
-    if path.suffix == ".gz":
-        return gzip.open(path, "rt", encoding="utf-8-sig")
-    return path.open(encoding="utf-8-sig")  # spreadsheets put a byte order mark in front
-
-
-def read_lines(path: Path) -> Iterator[tuple[str, str]]:
-    """(``file:line``, line without its end) for every line; undecodable or cut files raise."""
-    number = 0
-    try:
-        with open_text(path) as file:
-            for number, line in enumerate(file, 1):
-                yield f"{path}:{number}", line.rstrip("\n")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 after line {number}: {error.reason}") from None
-    except (EOFError, gzip.BadGzipFile) as error:
-        raise DataError(f"{path}: damaged or cut short after line {number}: {error}") from None
-
-
-class Row:
-    """One JSON object of a file, whose fields are asked for by name and checked."""
-
-    def __init__(self, where: str, line: str) -> None:
-        self.where = where
-        try:
-            self.fields: Any = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{where}: not JSON: {error.msg} at column {error.colno}") from None
-        if not isinstance(self.fields, dict):
-            raise DataError(f"{where}: expected a JSON object, got {type(self.fields).__name__}")
-
-    def text(self, *names: str, default: str | None = None) -> str:
-        """The first of ``names`` that is there; numbers are read as text."""
-        for name in names:
-            if name in self.fields and not (default is not None and self.fields[name] is None):
-                value = self.fields[name]
-                if isinstance(value, int) and not isinstance(value, bool):
-                    return str(value)
-                if not isinstance(value, str) or (default is None and not value.strip()):
-                    got = "an empty text" if isinstance(value, str) else json.dumps(value)[:60]
-                    raise DataError(f"{self.where}: field {name!r} must be a text, got {got}")
-                if not value.isascii() and any("\ud800" <= c <= "\udfff" for c in value):
-                    raise DataError(f"{self.where}: field {name!r} holds a lone surrogate")
-                return value
-        if default is None:
-            expected = " or ".join(repr(name) for name in names)
-            there = ", ".join(repr(name) for name in self.fields) or "none"
-            raise DataError(f"{self.where}: no field {expected}; the line has {there}")
-        return default
-
-    def language(self, *names: str) -> str:
-        """A normalised language tag; ``und`` where none of ``names`` is there."""
-        tag = self.text(*names, default=UNDETERMINED)
-        try:
-            return normalize_language(tag)
-        except DataError as error:
-            raise DataError(f"{self.where}: {error}") from None
-
-
-def read_rows(path: Path) -> Iterator[Row]:
-    """The JSON objects of a file; blank lines are passed over, an empty file raises."""
-    empty = True
-    for where, line in read_lines(path):
-        if line.strip():
-            empty = False
-            yield Row(where, line)
-    if empty:
-        raise DataError(f"{path}: the file is empty")
+_QUERY_LANGUAGE = ("query_language", "query_lang", "language", "lang")
+_POSITIVE_LANGUAGE = (
+    "positive_language",
+    "positive_lang",
+    "passage_language",
+    "passage_lang",
+    "language",
+    "lang",
+)
 
 
 def read_documents(path: str | Path) -> Iterator[Document]:
@@ -101,10 +29,10 @@ def read_documents(path: str | Path) -> Iterator[Document]:
         DataError: naming file, line and field.
     """
     seen: set[str] = set()
-    for row in read_rows(Path(path)):
-        document_id = row.text("id", "_id", "document_id", default=row.where.rpartition(":")[2])
+    for row in read_records(Path(path)):
+        document_id = row.text("id", "_id", "document_id", default=_line(row))
         if document_id in seen:
-            raise DataError(f"{row.where}: document id {document_id!r} stands twice")
+            raise row.error(f"duplicate document id {document_id!r}")
         seen.add(document_id)
         yield Document(
             document_id,
@@ -118,8 +46,9 @@ def read_documents(path: str | Path) -> Iterator[Document]:
 def read_pairs(path: str | Path) -> Dataset:
     """Training pairs: ``{"query", "positive", "language"?, "group"?}`` a line (``.jsonl[.gz]``).
 
-    Lines of one ``group`` are translations of each other. ``passage`` may stand for ``positive``,
-    ``lang`` for ``language``; ``query_language`` and ``positive_language`` may differ.
+    Lines of one ``group`` are translations of each other. ``passage`` is read as ``positive``,
+    ``lang`` as ``language``; ``query_language`` and ``positive_language`` may differ. Negatives are
+    an error until training uses them; other fields are passed over.
 
     Raises:
         DataError: naming file, line and field.
@@ -129,11 +58,12 @@ def read_pairs(path: str | Path) -> Dataset:
     positives: list[tuple[str, str, str]] = []
     document_ids: dict[tuple[str, str], str] = {}
     qrels: dict[str, dict[str, int]] = {}
-    for row in read_rows(path):
-        number = row.where.rpartition(":")[2]
-        query_language = row.language("query_language", "language", "lang")
+    for row in read_records(path):
+        _refuse_negatives(row)
+        number = _line(row)
+        query_language = row.language(*_QUERY_LANGUAGE)
         text = row.text("positive", "passage")
-        language = row.language("positive_language", "language", "lang")
+        language = row.language(*_POSITIVE_LANGUAGE)
         # One passage may answer many questions: it is one document.
         document_id = document_ids.setdefault((language, text), f"d{number}")
         if document_id == f"d{number}":
@@ -147,3 +77,23 @@ def read_pairs(path: str | Path) -> Dataset:
     )
     documents = [Document(i, text, language, groups[i]) for i, text, language in positives]
     return Dataset(path.name, queries, documents, qrels)
+
+
+def _refuse_negatives(row: Record) -> None:
+    for name in row.fields:
+        if name == "neg" or name.startswith(("negative", "hard_negative")):
+            raise row.error(
+                f"field {name!r}: training does not use mined negatives yet; remove the field"
+            )
+
+
+def _line(row: Record) -> str:
+    return row.where.rpartition(":")[2]
+
+
+FORMAT = Format(
+    "JSON Lines",
+    "a .jsonl or .jsonl.gz file of query/positive pairs",
+    lambda path: path.is_file() and path.name.endswith((".jsonl", ".jsonl.gz")),
+    lambda source: read_pairs(source.path),
+)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
 from hybridret.errors import DataError
 
 UNDETERMINED = "und"
@@ -11,25 +15,93 @@ UNDETERMINED = "und"
 _TWO_LETTERS = {
     three: two
     for two, threes in {
-        "af": "afr", "am": "amh", "ar": "ara arb", "az": "aze azj", "bg": "bul", "bn": "ben",
-        "ca": "cat", "cs": "ces cze", "da": "dan", "de": "deu ger", "el": "ell gre", "en": "eng",
-        "es": "spa", "et": "est ekk", "eu": "eus baq", "fa": "fas per pes", "fi": "fin",
-        "fr": "fra fre", "gu": "guj", "ha": "hau", "he": "heb", "hi": "hin", "hr": "hrv",
-        "hu": "hun", "hy": "hye arm", "id": "ind", "ig": "ibo", "is": "isl ice", "it": "ita",
-        "ja": "jpn", "jv": "jav", "ka": "kat geo", "kk": "kaz", "km": "khm", "kn": "kan",
-        "ko": "kor", "lo": "lao", "lt": "lit", "lv": "lav lvs", "mk": "mkd mac", "ml": "mal",
-        "mn": "mon khk", "mr": "mar", "ms": "msa may zsm", "my": "mya bur", "nb": "nob",
-        "ne": "nep npi", "nl": "nld dut", "no": "nor", "pa": "pan", "pl": "pol", "pt": "por",
-        "ro": "ron rum", "ru": "rus", "rw": "kin", "si": "sin", "sk": "slk slo", "sl": "slv",
-        "sn": "sna", "so": "som", "sq": "sqi alb als", "sr": "srp", "sv": "swe", "sw": "swa swh",
-        "ta": "tam", "te": "tel", "tg": "tgk", "th": "tha", "tl": "tgl", "tr": "tur",
-        "uk": "ukr", "ur": "urd", "uz": "uzb uzn", "vi": "vie", "wo": "wol", "xh": "xho",
-        "yo": "yor", "zh": "zho chi cmn", "zu": "zul",
+        "af": "afr",
+        "am": "amh",
+        "ar": "ara arb",
+        "az": "aze azj",
+        "bg": "bul",
+        "bn": "ben",
+        "ca": "cat",
+        "cs": "ces cze",
+        "da": "dan",
+        "de": "deu ger",
+        "el": "ell gre",
+        "en": "eng",
+        "es": "spa",
+        "et": "est ekk",
+        "eu": "eus baq",
+        "fa": "fas per pes",
+        "fi": "fin",
+        "fr": "fra fre",
+        "gu": "guj",
+        "ha": "hau",
+        "he": "heb",
+        "hi": "hin",
+        "hr": "hrv",
+        "hu": "hun",
+        "hy": "hye arm",
+        "id": "ind",
+        "ig": "ibo",
+        "is": "isl ice",
+        "it": "ita",
+        "ja": "jpn",
+        "jv": "jav",
+        "ka": "kat geo",
+        "kk": "kaz",
+        "km": "khm",
+        "kn": "kan",
+        "ko": "kor",
+        "lo": "lao",
+        "lt": "lit",
+        "lv": "lav lvs",
+        "mk": "mkd mac",
+        "ml": "mal",
+        "mn": "mon khk",
+        "mr": "mar",
+        "ms": "msa may zsm",
+        "my": "mya bur",
+        "nb": "nob",
+        "ne": "nep npi",
+        "nl": "nld dut",
+        "no": "nor",
+        "pa": "pan",
+        "pl": "pol",
+        "pt": "por",
+        "ro": "ron rum",
+        "ru": "rus",
+        "rw": "kin",
+        "si": "sin",
+        "sk": "slk slo",
+        "sl": "slv",
+        "sn": "sna",
+        "so": "som",
+        "sq": "sqi alb als",
+        "sr": "srp",
+        "sv": "swe",
+        "sw": "swa swh",
+        "ta": "tam",
+        "te": "tel",
+        "tg": "tgk",
+        "th": "tha",
+        "tl": "tgl",
+        "tr": "tur",
+        "uk": "ukr",
+        "ur": "urd",
+        "uz": "uzb uzn",
+        "vi": "vie",
+        "wo": "wol",
+        "xh": "xho",
+        "yo": "yor",
+        "zh": "zho chi cmn",
+        "zu": "zul",
     }.items()
     for three in threes.split()
-}  # fmt: skip
+}
 # Languages written in more than one script: there the script is part of the name.
 _SEVERAL_SCRIPTS = {"az", "pa", "sr", "uz", "zh"}
+
+
+_TAG = re.compile("[A-Za-z]{2,3}(-([A-Za-z]{2}|[A-Za-z]{4}|[0-9]+))*")
 
 
 def normalize_language(tag: str) -> str:
@@ -40,13 +112,39 @@ def normalize_language(tag: str) -> str:
     Raises:
         DataError: ``tag`` is not of the form language[-Script][-REGION].
     """
-    language, *rest = tag.strip().replace("_", "-").split("-")
-    language = language.lower()
-    if not (language.isascii() and language.isalpha() and 2 <= len(language) <= 3):
-        raise DataError(f"{tag!r} is not a language tag; expected one such as 'de' or 'zh-Hans'")
-    language = _TWO_LETTERS.get(language, language)
+    if not is_language(tag):
+        raise DataError(
+            f"{tag[:40]!r} is not a language tag; expected one such as 'de' or 'zh-Hans'"
+        )
+    language, *rest = _parts(tag)
+    language = _TWO_LETTERS.get(language.lower(), language.lower())
     script = [p.title() for p in rest if len(p) == 4 and p.isalpha()]
-    region = [p.upper() for p in rest if (len(p) == 2 and p.isalpha()) or p.isdigit()]
-    if len(script) + len(region) != len(rest):
-        raise DataError(f"{tag!r} is not a language tag; expected one such as 'de' or 'zh-Hans'")
+    region = [p.upper() for p in rest if len(p) == 2 or p.isdigit()]
     return "-".join([language, *(script if language in _SEVERAL_SCRIPTS else []), *region])
+
+
+def is_language(tag: str) -> bool:
+    """Whether a text has the form of a language tag."""
+    return _TAG.fullmatch("-".join(_parts(tag))) is not None
+
+
+def _parts(tag: str) -> list[str]:
+    return tag.strip().replace("_", "-").split("-")
+
+
+def files_by_language(files: Iterable[tuple[str, Path]]) -> dict[str, Path]:
+    """The files of a data set that has one a language, from (tag as the file name has it, file).
+
+    Raises:
+        DataError: a tag that is none, or two files of one language; the files are named.
+    """
+    found: dict[str, Path] = {}
+    for tag, file in files:
+        try:
+            language = normalize_language(tag)
+        except DataError as error:
+            raise DataError(f"{file}: {error}") from None
+        if language in found:
+            raise DataError(f"{file}: duplicate of {found[language]}: both are {language!r}")
+        found[language] = file
+    return found

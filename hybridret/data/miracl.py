@@ -11,9 +11,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from hybridret.data.jsonl import read_lines, read_rows
-from hybridret.data.languages import normalize_language
+from hybridret.data.formats import Format
+from hybridret.data.languages import files_by_language, normalize_language
 from hybridret.data.qrels import read_qrels
+from hybridret.data.reading import read_lines, read_records
 from hybridret.data.table import Dataset, Document, Qrels, Query, StreamedDocuments
 from hybridret.errors import DataError
 
@@ -41,48 +42,52 @@ def read_miracl(
             judged document that the corpus lacks.
     """
     folder = Path(folder)
-    topics = {
-        path.name.split("-")[2]: path
-        for path in sorted(folder.rglob(f"topics.miracl-v1.0-*-{split}.tsv"))
-    }
+    topics = files_by_language(
+        (_code(file), file) for file in sorted(folder.rglob(f"topics.miracl-v1.0-*-{split}.tsv"))
+    )
     if not topics:
         raise DataError(f"{folder}: no topics.miracl-v1.0-<language>-{split}.tsv in it")
     if languages is not None:
         wanted = {normalize_language(language) for language in languages}
-        topics = {c: path for c, path in topics.items() if normalize_language(c) in wanted}
+        topics = {language: file for language, file in topics.items() if language in wanted}
         if not topics:
             raise DataError(f"{folder}: no topics of {', '.join(sorted(wanted))}")
-    corpus = Path(corpus or folder)
     corpora = {
-        code: sorted(corpus.rglob(f"miracl-corpus-v1.0-{code}/docs-*.jsonl*")) for code in topics
+        language: sorted(
+            Path(corpus or folder).rglob(f"miracl-corpus-v1.0-{_code(file)}/docs-*.jsonl*")
+        )
+        for language, file in topics.items()
     }
-    codes = [code for code, files in corpora.items() if files]
-    if not codes:
+    found = [language for language, files in corpora.items() if files]
+    if not found:
         raise DataError(
             f"{folder}: topics of {', '.join(topics)}, but no corpus of any of them; expected "
             f"miracl-corpus-v1.0-<language>/docs-*.jsonl.gz"
         )
+    prefixes = {language: f"{language}-" if len(found) > 1 else "" for language in found}
     queries: list[Query] = []
     qrels: Qrels = {}
-    prefixes = {code: f"{normalize_language(code)}-" if len(codes) > 1 else "" for code in codes}
-    for code, prefix in prefixes.items():
-        language = normalize_language(code)
-        judged = read_qrels(_one(folder, f"qrels.miracl-v1.0-{code}-{split}.tsv"))
-        for where, line in read_lines(topics[code]):
+    for language, prefix in prefixes.items():
+        file = topics[language]
+        judgements = _one(folder, f"qrels.miracl-v1.0-{_code(file)}-{split}.tsv")
+        judged = read_qrels(judgements)
+        for where, line in read_lines(file):
             query_id, tab, text = line.partition("\t")
             if not tab or not query_id or not text.strip():
                 raise DataError(f"{where}: expected 'query_id<TAB>query', got {line[:60]!r}")
             name = prefix + query_id
             queries.append(Query(name, text, language, name))
-            qrels[name] = {prefix + d: grade for d, grade in judged.get(query_id, {}).items()}
+            qrels[name] = {prefix + d: grade for d, grade in judged.pop(query_id, {}).items()}
+        if judged:
+            raise DataError(f"{judgements}: query {next(iter(judged))!r} is not in {file}")
 
     def documents() -> Iterator[Document]:
-        for code, prefix in prefixes.items():
-            for file in corpora[code]:
-                for row in read_rows(file):
+        for language, prefix in prefixes.items():
+            for file in corpora[language]:
+                for row in read_records(file):
                     name = prefix + row.text("docid")
                     text, title = row.text("text", default=""), row.text("title", default="")
-                    yield Document(name, text, normalize_language(code), name, title)
+                    yield Document(name, text, language, name, title)
 
     return Dataset(f"miracl-{split}", queries, StreamedDocuments(documents), qrels)
 
@@ -92,3 +97,15 @@ def _one(folder: Path, name: str) -> Path:
     if not found:
         raise DataError(f"{folder}: no {name} in it")
     return found[0]
+
+
+def _code(topics: Path) -> str:
+    return topics.name.split("-")[2]
+
+
+FORMAT = Format(
+    "MIRACL",
+    "a folder with topics.miracl-v1.0-<language>-dev.tsv",
+    lambda path: any(path.rglob(TOPICS)),
+    lambda source: read_miracl(source.path, corpus=source.second, languages=source.languages),
+)

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections import defaultdict
 from pathlib import Path
 
-from hybridret.data.jsonl import read_lines
-from hybridret.data.languages import normalize_language
+from hybridret.data.formats import Format
+from hybridret.data.languages import files_by_language
+from hybridret.data.reading import read_lines
 from hybridret.data.table import Dataset, Document, Query
 from hybridret.errors import DataError
 
@@ -37,8 +38,7 @@ def read_ntrex(folder: str | Path) -> Dataset:
     )
     if not files:
         raise DataError(f"{folder}: no newstest2019-ref.<language>.txt in it")
-    for file in files:
-        language = normalize_language(file.name.split(".")[1])
+    for language, file in files_by_language((f.name.split(".")[1], f) for f in files).items():
         sentences = [line for _, line in read_lines(file)]
         if len(sentences) != len(articles):
             raise DataError(
@@ -51,4 +51,14 @@ def read_ntrex(folder: str | Path) -> Dataset:
             queries.append(Query(f"{language}-{line}", sentences[line], language, f"line {line}"))
             documents.append(Document(f"{language}-{line}-rest", rest, language, article))
             qrels[f"{language}-{line}"] = {f"{language}-{line}-rest": 1}
+    if not queries:
+        raise DataError(f"{folder}: no article of several sentences in it")
     return Dataset("ntrex", queries, documents, qrels)
+
+
+FORMAT = Format(
+    "NTREX",
+    f"a folder with {ARTICLES_FILE}",
+    lambda path: (path / ARTICLES_FILE).is_file(),
+    lambda source: read_ntrex(source.path),
+)

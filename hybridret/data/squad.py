@@ -8,22 +8,23 @@ paragraph. Questions with the same ``id`` in several files are translations of e
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import get_args
 
-from hybridret.data.languages import normalize_language
+from hybridret.data.formats import Candidates, Format
+from hybridret.data.languages import files_by_language, is_language
+from hybridret.data.reading import Record, read_json
 from hybridret.data.table import Dataset, Document, Query, groups_by_relevance
 from hybridret.errors import DataError
-
-Candidates = Literal["sentence", "sentence-with-context"]
 
 
 def read_squad(folder: str | Path, candidates: Candidates = "sentence") -> Dataset:
     """Reads every ``<language>.json`` of a folder, or one such file.
 
     Document ids are ``{language}-{row:06d}``, rows counted within the language; queries and
-    documents stand in the order of the files sorted by name, then in file order.
+    documents are in the order of the files sorted by name, then in file order. Of several answers
+    to a question the first one counts.
 
     Args:
         candidates: what a document's text is: the sentence, or the sentence followed by its
@@ -32,6 +33,10 @@ def read_squad(folder: str | Path, candidates: Candidates = "sentence") -> Datas
     Raises:
         DataError: naming the file, and the question or paragraph.
     """
+    if candidates not in get_args(Candidates):
+        raise DataError(
+            f"candidates must be one of {', '.join(get_args(Candidates))}, got {candidates!r}"
+        )
     folder = Path(folder)
     files = sorted(folder.glob("*.json")) if folder.is_dir() else [folder]
     if not files:
@@ -39,8 +44,23 @@ def read_squad(folder: str | Path, candidates: Candidates = "sentence") -> Datas
     queries: list[Query] = []
     unjoined: list[Document] = []
     qrels: dict[str, dict[str, int]] = {}
-    for file in files:
-        _read_language(file, candidates, queries, unjoined, qrels)
+    for language, file in files_by_language((file.stem, file) for file in files).items():
+        row = 0
+        for paragraph in _paragraphs(file):
+            context = paragraph.string("context")
+            sentences, breaks = _sentences(paragraph, context)
+            for i, sentence in enumerate(sentences, row):
+                text = sentence + context if candidates == "sentence-with-context" else sentence
+                unjoined.append(Document(f"{language}-{i:06d}", text, language, ""))
+            for question in paragraph.records("qas"):
+                question_id, answers = question.text("id"), list(question.records("answers"))
+                if not answers:
+                    continue  # unanswerable (SQuAD 2.0): nothing in the pool is relevant
+                relevant = row + _place(answers[0], breaks)
+                query_id = f"{language}-{question_id}"
+                queries.append(Query(query_id, question.string("question"), language, question_id))
+                qrels[query_id] = {f"{language}-{relevant:06d}": 1}
+            row += len(sentences)
     if not queries:
         raise DataError(f"{folder}: no question in it")
     groups = groups_by_relevance(
@@ -54,57 +74,46 @@ def read_squad(folder: str | Path, candidates: Candidates = "sentence") -> Datas
     return Dataset(folder.name, queries, documents, qrels)
 
 
-def _read_language(
-    file: Path,
-    candidates: Candidates,
-    queries: list[Query],
-    documents: list[Document],
-    qrels: dict[str, dict[str, int]],
-) -> None:
-    language = normalize_language(file.stem)
-    row = 0
-    for number, paragraph in enumerate(_paragraphs(file)):
-        where = f"{file}: paragraph {number}"
-        context = _field(paragraph, "context", where)
-        sentences = paragraph.get("sentences", [context])
-        breaks = paragraph.get("sentence_breaks", [[0, len(context) + 1]])
-        if len(sentences) != len(breaks):
-            raise DataError(f"{where}: {len(sentences)} sentences but {len(breaks)} breaks")
-        for sentence in sentences:
-            text = sentence + context if candidates == "sentence-with-context" else sentence
-            documents.append(Document(f"{language}-{row:06d}", text, language, ""))
-            row += 1
-        first = row - len(sentences)
-        for qa in _field(paragraph, "qas", where):
-            question_id = str(_field(qa, "id", where))
-            answers = _field(qa, "answers", f"{file}: question {question_id}")
-            if not answers:
-                continue  # unanswerable (SQuAD 2.0): nothing in the pool is relevant
-            start = int(answers[0]["answer_start"])
-            inside = [i for i, (begin, end) in enumerate(breaks) if begin <= start < end]
-            if not inside:
-                raise DataError(
-                    f"{file}: question {question_id}: the answer starts at {start}, "
-                    f"which no sentence break holds"
+def _paragraphs(file: Path) -> Iterator[Record]:
+    for article in read_json(file).records("data"):
+        yield from article.records("paragraphs")
+
+
+def _sentences(paragraph: Record, context: str) -> tuple[list[str], list[tuple[int, int]]]:
+    """The candidates of a paragraph and the characters [start, end) of each."""
+    if "sentences" not in paragraph.fields and "sentence_breaks" not in paragraph.fields:
+        return [context], [(0, len(context) + 1)]
+    sentences = paragraph.strings("sentences")
+    breaks = []
+    for i, pair in enumerate(paragraph.values("sentence_breaks")):
+        match pair:
+            case [int(start), int(end)] if type(start) is type(end) is int and 0 <= start <= end:
+                breaks.append((start, end))
+            case _:
+                raise paragraph.error(
+                    f"field 'sentence_breaks[{i}]' must be [start, end], two whole numbers with "
+                    f"0 <= start <= end"
                 )
-            query_id = f"{language}-{question_id}"
-            queries.append(Query(query_id, _field(qa, "question", where), language, question_id))
-            qrels[query_id] = {f"{language}-{first + inside[0]:06d}": 1}
+    if len(sentences) != len(breaks):
+        raise paragraph.error(f"{len(sentences)} sentences but {len(breaks)} breaks")
+    return sentences, breaks
 
 
-def _paragraphs(file: Path) -> list[dict[str, Any]]:
-    try:
-        articles = json.loads(file.read_text(encoding="utf-8"))["data"]
-        return [p for article in articles for p in article["paragraphs"]]
-    except FileNotFoundError:
-        raise DataError(f"{file}: no such file") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise DataError(f"{file}: not a whole JSON file: {error}") from None
-    except (KeyError, TypeError) as error:
-        raise DataError(f"{file}: not SQuAD JSON (data[].paragraphs[]): {error!r}") from None
+def _place(answer: Record, breaks: list[tuple[int, int]]) -> int:
+    """Number of the sentence in which an answer starts."""
+    at = answer.integer("answer_start")
+    for i, (start, end) in enumerate(breaks):
+        if start <= at < end:
+            return i
+    raise answer.error(f"the answer starts at {str(at)[:20]}, which no sentence break holds")
 
 
-def _field(record: dict[str, Any], name: str, where: str) -> Any:
-    if name not in record:
-        raise DataError(f"{where}: no field {name!r}")
-    return record[name]
+FORMAT = Format(
+    "SQuAD",
+    "<language>.json or a folder of such files: XQuAD-R, MLQA-R",
+    lambda path: any(
+        file.suffix == ".json" and is_language(file.stem)
+        for file in (path.glob("*.json") if path.is_dir() else [path])
+    ),
+    lambda source: read_squad(source.path, source.candidates),
+)

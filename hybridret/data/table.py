@@ -81,7 +81,7 @@ class Dataset:
         documents: a list, or :class:`StreamedDocuments` of a corpus larger than memory.
 
     Raises:
-        DataError: an id stands twice, or a judgement names an unknown id.
+        DataError: a duplicate id, or a judgement that names an unknown id.
     """
 
     name: str
@@ -134,6 +134,8 @@ class Dataset:
                 f"{self.name} has no language {', '.join(unknown)}; it has "
                 f"{', '.join(self.languages)}"
             )
+        if keep == set(self.languages):
+            return self  # a streamed corpus is not read again
         return self._subset(
             [q for q in self.queries if q.language in keep],
             self._documents_where(lambda d: d.language in keep),
@@ -221,8 +223,8 @@ def groups_by_relevance(
 def _unique(ids: Sequence[str], what: str) -> set[str]:
     once = set(ids)
     if len(once) < len(ids):
-        twice, count = Counter(ids).most_common(1)[0]
-        raise DataError(f"{what} id {twice!r} stands {count} times; ids must be unique")
+        duplicate, count = Counter(ids).most_common(1)[0]
+        raise DataError(f"{what} id {duplicate!r} is a duplicate: {count} have it")
     return once
 
 

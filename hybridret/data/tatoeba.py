@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hybridret.data.jsonl import read_lines
-from hybridret.data.languages import normalize_language
+from hybridret.data.formats import Format
+from hybridret.data.languages import files_by_language
+from hybridret.data.reading import read_lines
 from hybridret.data.table import Dataset, Document, Query
 from hybridret.errors import DataError
 
@@ -26,10 +27,9 @@ def read_tatoeba(folder: str | Path) -> Dataset:
     queries: list[Query] = []
     documents: list[Document] = []
     qrels: dict[str, dict[str, int]] = {}
-    for english in sorted(folder.glob(PAIR_FILES)):
-        code = english.name.split(".")[1].removesuffix("-eng")
-        other = english.with_name(f"tatoeba.{code}-eng.{code}")
-        language = normalize_language(code)
+    files = files_by_language((_code(file), file) for file in sorted(folder.glob(PAIR_FILES)))
+    for language, english in files.items():
+        other = english.with_suffix(f".{_code(english)}")
         sides = [[line for _, line in read_lines(file)] for file in (english, other)]
         if len(sides[0]) != len(sides[1]):
             raise DataError(f"{other}: {len(sides[1])} lines, but {english} has {len(sides[0])}")
@@ -39,5 +39,17 @@ def read_tatoeba(folder: str | Path) -> Dataset:
             documents.append(Document(pair, sentence, language, pair))
             qrels[f"en-{pair}"] = {pair: 1}
     if not queries:
-        raise DataError(f"{folder}: no {PAIR_FILES} in it")
+        raise DataError(f"{folder}: no sentence in any {PAIR_FILES}")
     return Dataset("tatoeba", queries, documents, qrels)
+
+
+def _code(english: Path) -> str:
+    return english.name.split(".")[1].removesuffix("-eng")
+
+
+FORMAT = Format(
+    "Tatoeba",
+    "a folder with tatoeba.<language>-eng.eng",
+    lambda path: any(path.glob(PAIR_FILES)),
+    lambda source: read_tatoeba(source.path),
+)

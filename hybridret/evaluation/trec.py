@@ -1,8 +1,12 @@
 """TREC files: relevance judgements and runs, read, written and scored as trec_eval does.
 
 A line of a qrels file is ``query_id iteration document_id grade``, of a run file
-``query_id Q0 document_id rank score tag``, separated by blanks. The rank is not read: the order is
-score descending, then document id descending by its bytes.
+``query_id Q0 document_id rank score tag``. The rank is not read: the order is score descending,
+then document id descending by its bytes.
+
+What a file may look like is said in :mod:`hybridret.data.qrels`. A score is a decimal number, as
+``-1``, ``.5`` or ``25e-2``; where trec_eval's ``atof`` reads no more than the beginning of a field
+(1,5 as 1), or an infinity, a NaN or a hexadecimal number, there is an error.
 """
 
 from __future__ import annotations
@@ -36,27 +40,28 @@ __all__ = ["Run", "RunReport", "evaluate_run", "read_qrels", "read_run", "write_
 Run = dict[str, dict[str, float]]
 """``run[query_id][document_id]`` is the score."""
 
+_SCORE = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+
 
 def read_run(path: str | Path) -> Run:
     """Scores by query.
 
     Raises:
-        DataError: malformed line, a score that is not a finite number, a document that stands twice
-            in one query's list (the line is named).
+        DataError: malformed line, a score that is not a finite decimal number, a duplicate document
+            in the list of a query (the line is named).
     """
     run: Run = {}
     for where, fields in read_fields(path, 6, "query_id Q0 document_id rank score tag"):
         query_id, _, document_id, _, text, _ = fields
-        try:
-            score = float(text)
-        except ValueError:
-            score = math.nan
+        score = float(text) if _SCORE.fullmatch(text) else math.nan
         if not math.isfinite(score):
-            raise DataError(f"{where}: the score must be a finite number, got {text!r}")
+            raise DataError(
+                f"{where}: the score must be a finite decimal number, got {text[:40]!r}"
+            )
         listed = run.setdefault(query_id, {})
         if document_id in listed:
             raise DataError(
-                f"{where}: document {document_id!r} stands twice in the list of query {query_id!r}"
+                f"{where}: duplicate document {document_id!r} in the list of query {query_id!r}"
             )
         listed[document_id] = score
     return run
@@ -149,9 +154,12 @@ def evaluate_run(
         )
     begin = np.cumsum([0, *counts])
     table = RankedRelevant(
-        begin, np.concatenate(ranks), np.concatenate(grades),
-        np.cumsum([0, *map(len, others)]), np.concatenate(others),
-    )  # fmt: skip
+        begin,
+        np.concatenate(ranks),
+        np.concatenate(grades),
+        np.cumsum([0, *map(len, others)]),
+        np.concatenate(others),
+    )
     values = {str(m): m.per_query(table, rules) for m in parsed}
     queries = {
         query_id: {metric: float(v[i]) for metric, v in values.items()}
@@ -179,11 +187,15 @@ def _ranks(
 
 
 def write_qrels(path: str | Path, qrels: Qrels) -> None:
-    """``query_id 0 document_id grade`` a line."""
+    """``query_id 0 document_id grade`` a line.
+
+    Raises:
+        DataError: an id that a TREC file cannot hold.
+    """
     with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         for query_id, judged in qrels.items():
             for document_id, grade in judged.items():
-                file.write(f"{_id(query_id)} 0 {_id(document_id)} {grade}\n")
+                file.write(f"{_query_id(query_id)} 0 {_id(document_id)} {grade}\n")
 
 
 def write_run(
@@ -192,7 +204,7 @@ def write_run(
     """The best documents of every query, at most ``depth``, scores with all their digits.
 
     Raises:
-        DataError: the ranks hold no best documents, or an id holds a blank.
+        DataError: the ranks hold no best documents, or an id that a TREC file cannot hold.
     """
     if ranks.best is None or ranks.best_scores is None or ranks.best.shape[1] == 0:
         raise DataError("the ranks hold no best documents: rank_embeddings(..., best=1000)")
@@ -203,12 +215,20 @@ def write_run(
         ):
             for rank, (row, score) in enumerate(zip(rows[:depth], scores, strict=False), 1):
                 if row >= 0:
-                    file.write(
-                        f"{_id(query.query_id)} Q0 {_id(documents[row])} {rank} {score!r} {tag}\n"
-                    )
+                    query_id, document_id = _query_id(query.query_id), _id(documents[row])
+                    file.write(f"{query_id} Q0 {document_id} {rank} {score!r} {tag}\n")
+
+
+def _query_id(text: str) -> str:
+    if text.startswith("#"):
+        raise DataError(f"a TREC file cannot hold the query id {text!r}: # begins a comment")
+    return _id(text)
 
 
 def _id(text: str) -> str:
-    if not text or re.search(r"[ \t\r\n]", text):
-        raise DataError(f"a TREC file cannot hold the id {text!r}: it is empty or holds a blank")
+    if not text or re.search("[ \t\n\v\f\r\0\ud800-\udfff]", text):
+        raise DataError(
+            f"a TREC file cannot hold the id {text!r}: it is empty, or holds a blank, a NUL or a "
+            f"lone surrogate"
+        )
     return text

@@ -66,7 +66,7 @@ class Problem:
         ValueError: shapes disagree, or there are too many queries or documents.
     """
 
-    def __init__(self, batch: Batch) -> None:
+    def __init__(self, batch: Batch, *, gradients: bool) -> None:
         self.queries = _contiguous_rows(batch.queries)
         self.documents = _contiguous_rows(batch.documents)
         self.batch = batch
@@ -95,7 +95,8 @@ class Problem:
         totals = [sum(s[side] for s in self.segments) for side in (0, 1)]
         if totals != [n, m]:
             raise ValueError(
-                f"segments hold {totals[0]} rows and {totals[1]} columns, the batch has {n} and {m}"
+                f"segments hold {totals[0]} queries and {totals[1]} documents, the batch has {n} "
+                f"and {m}"
             )
         # Without labels the kernel pairs query i with document i of the segment; with several
         # segments that is not document i of the batch, so the labels are passed explicitly.
@@ -103,7 +104,7 @@ class Problem:
         if self.labels is None and len(self.segments) > 1:
             self.labels = torch.arange(n, device=self.queries.device)
         self.order = self.begin = None
-        if self.labels is not None:
+        if gradients and self.labels is not None:
             ordered, self.order = self.labels.sort(stable=True)
             documents = torch.arange(m + 1, device=ordered.device)
             self.begin = torch.searchsorted(ordered, documents)
@@ -117,8 +118,8 @@ class Problem:
                 documents=_pointer(self.documents, document),
                 query_stride=self.queries.stride(0),
                 document_stride=self.documents.stride(0),
-                rows=queries,
-                columns=documents,
+                query_count=queries,
+                document_count=documents,
                 depth=self.queries.shape[1],
                 labels=_pointer(self.labels, query),
                 label_order=_pointer(self.order),
@@ -128,14 +129,14 @@ class Problem:
                 log_bias=_pointer(b.log_bias, document),
                 scale=b.scale.data_ptr(),
                 logit_bound=b.logit_bound,
-                row_offset=query,
-                column_offset=document,
+                first_query=query,
+                first_document=document,
                 format=FORMATS[str(self.queries.dtype).partition(".")[2]],
                 normalize=b.normalize,
                 unit_norm=b.unit_norm,
                 hard_only=b.hard_only,
                 labels_elsewhere=b.labels_elsewhere,
-                first=query == 0 and document == 0,
+                first_segment=query == 0 and document == 0,
             )
             yield Segment(problem, query, document)
             query, document = query + queries, document + documents
@@ -176,7 +177,7 @@ class ForwardResult(NamedTuple):
 def _forward(
     batch: Batch, *, columns: bool, ranks: bool, weight: float | None, gradients: bool
 ) -> ForwardResult:
-    problem = Problem(batch)
+    problem = Problem(batch, gradients=gradients)
     n, m = len(batch.queries), len(batch.documents)
     by_query, by_document = new_gradients(batch, gradients)
     result = ForwardResult(
@@ -196,7 +197,7 @@ def _forward(
             output = ForwardOutput(
                 negatives_lse=_pointer(result.negatives_lse, query),
                 positive=_pointer(result.positive, query),
-                column_negatives_lse=_pointer(result.column_negatives_lse, document)
+                document_negatives_lse=_pointer(result.column_negatives_lse, document)
                 if columns
                 else None,
                 rank=_pointer(result.rank, query) if ranks else None,
@@ -236,7 +237,7 @@ def statistics_backward(
     by_positive: Tensor,
     by_column_lse: Tensor | None,
 ) -> tuple[Tensor, ...]:
-    problem = Problem(batch)
+    problem = Problem(batch, gradients=True)
     by_query, by_document = new_gradients(batch)
     by_scale = problem.empty(dtype=torch.float64)
     given = [
@@ -247,10 +248,10 @@ def statistics_backward(
         for segment, query, document in problem:
             arguments = BackwardArguments(
                 negatives_lse=_pointer(given[0], query),
-                column_negatives_lse=_pointer(given[1], document),
+                document_negatives_lse=_pointer(given[1], document),
                 by_negatives_lse=_pointer(given[2], query),
                 by_positive=_pointer(given[3], query),
-                by_column_negatives_lse=_pointer(given[4], document),
+                by_document_negatives_lse=_pointer(given[4], document),
                 by_query=_pointer(by_query, query),
                 by_document=_pointer(by_document, document),
                 by_scale=by_scale.data_ptr(),

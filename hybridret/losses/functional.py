@@ -111,7 +111,7 @@ def infonce(
         unit_norm: the vectors already have length 1; the loss (with segments, that of the segment)
             is NaN if a length deviates by more than 0.001 (16-bit inputs: 0.01).
         workspace: bytes of memory that the CUDA kernels may use in addition to inputs and
-            gradients; they use only what helps. Up to 128k documents more than 1 or 2 GB do not.
+            gradients; they use only what helps.
         reduction: ``mean`` or ``sum`` give a scalar, ``none`` [N].
         return_stats: also return :class:`InBatchMetrics` of the queries.
 

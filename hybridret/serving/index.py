@@ -64,7 +64,7 @@ class GraphSettings:
     """HNSW's parameters (Malkov and Yashunin, arXiv 1603.09320).
 
     Attributes:
-        links: M, links per document and level (level 0: twice as many).
+        M: links per document and level (level 0: twice as many).
         ef_construction, ef_search: size of the candidate list when building and when searching;
             larger values cost time and raise recall.
         seed: for the levels of the documents. One thread builds the same graph from the same seed;
@@ -74,13 +74,13 @@ class GraphSettings:
         DataError: a value is not an integer or out of range.
     """
 
-    links: int = 16
+    M: int = 16
     ef_construction: int = 200
     ef_search: int = 128
     seed: int = 0
 
     def __post_init__(self) -> None:
-        least = {"links": 2, "ef_construction": 1, "ef_search": 1, "seed": 0}
+        least = {"M": 2, "ef_construction": 1, "ef_search": 1, "seed": 0}
         for name, minimum in least.items():
             value = getattr(self, name)
             if type(value) is not int or not minimum <= value < 2**63:
@@ -359,7 +359,7 @@ class Index:
                 manifest["dimension"],
                 similarity=manifest["similarity"],
                 encoder=manifest["encoder"],
-                settings=GraphSettings(**manifest["settings"]),
+                settings=_settings(manifest["settings"]),
             )
             index._languages = {name: n for n, name in enumerate(manifest["languages"])}
             with (folder / documents).open(encoding="utf-8") as file:
@@ -400,6 +400,11 @@ def _save_lock(folder: Path) -> Iterator[None]:
     with (folder / ".lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def _settings(values: dict[str, Any]) -> GraphSettings:
+    names = {"links": "M"}  # as hybridret 0.1 wrote it
+    return GraphSettings(**{names.get(name, name): value for name, value in values.items()})
 
 
 def _run_lengths(values: list[int]) -> list[tuple[int, int]]:

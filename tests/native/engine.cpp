@@ -9,10 +9,12 @@
 #include <string>
 #include <vector>
 
+#include "infonce/epilogue.h"
 #include "infonce/infonce.h"
 #include "ranking/ranking.h"
 #include "similarity/kernel.h"
-#include "similarity/panels.h"
+#include "similarity/memory.h"
+#include "similarity/operands.h"
 
 namespace {
 
@@ -71,8 +73,8 @@ void tile_agrees(const Kernel& kernel, Format format, double bound) {
   const similarity::RowOperand<Element> operand(kernel,
                                                 {a_stored.get(), format, tiles.rows, depth, depth});
   const Element* a_rows = operand.rows(0, tiles.rows, rows.get());
-  pack_columns(kernel, {b_stored.get(), format, columns, depth, depth}, 0, columns, depth,
-               packed.get());
+  pack_block(kernel, {b_stored.get(), format, columns, depth, depth}, 0, columns, depth,
+             packed.get());
   const Buffer<float> c(tiles.rows * columns);
   const similarity::TileScope scope(kernel);
   for (bool accumulate : {false, true})
@@ -99,13 +101,14 @@ void transpose_agrees(const Kernel& kernel) {
 }
 
 void exponentials_agree(const Kernel& kernel) {
-  const int64_t columns = kernel.columns, documents = 6;
-  std::vector<float> tile(documents * columns), ones(64, 1.0f), zeros(64, 0.0f), sums(columns);
+  const int64_t queries = kernel.columns, documents = 6;
+  std::vector<float> tile(documents * queries), ones(64, 1.0f), zeros(64, 0.0f), sums(queries);
   for (size_t i = 0; i < tile.size(); ++i) tile[i] = -90.0f + 178.0f * i / tile.size();
-  const Buffer<float> out(documents * columns);
-  const similarity::Logits logits{tile.data(), documents,    ones.data(), nullptr,
-                                  ones.data(), zeros.data(), nullptr};
-  kernel.float_stores.exponentials(logits, zeros.data(), sums.data(), nullptr, out.get(), nullptr);
+  const Buffer<float> out(documents * queries);
+  const infonce::Logits logits{tile.data(), documents,    ones.data(), nullptr,
+                               ones.data(), zeros.data(), nullptr};
+  kernel.loss.float_stores.exponentials(logits, zeros.data(), sums.data(), nullptr, out.get(),
+                                        nullptr);
   double worst = 0;
   for (size_t i = 0; i < tile.size(); ++i) {
     const double e = tile[i] < -87.3f ? 0 : std::exp(static_cast<double>(tile[i]));
@@ -136,12 +139,12 @@ void loss_agrees(Format format, bool symmetric, double loss_bound, double gradie
   const int64_t gradient_bytes = similarity::bytes_of(gradient_format);
   const std::vector<float> weights(n, 1.0f / n);
   std::vector<char> first;
-  std::vector<float> lse(n), positive(n), column_lse(m), by_q(q.size()), by_d(d.size());
+  std::vector<float> lse(n), positive(n), document_lse(m), by_q(q.size()), by_d(d.size());
   for (int threads : {1, 4}) {
     std::vector<char> by(static_cast<size_t>((n + m) * depth * gradient_bytes));
     double by_scale = 0;
     infonce::statistics_and_gradients(
-        problem, {lse.data(), positive.data(), symmetric ? column_lse.data() : nullptr, nullptr},
+        problem, {lse.data(), positive.data(), symmetric ? document_lse.data() : nullptr, nullptr},
         weights.data(), {by.data(), by.data() + n * depth * gradient_bytes, &by_scale}, threads);
     if (first.empty()) first = by;
     expect(by == first, "the same bits for any number of threads");
@@ -164,12 +167,14 @@ void loss_agrees(Format format, bool symmetric, double loss_bound, double gradie
   };
   for (int64_t i = 0; i < n; ++i) {
     softmax(m, symmetric ? 0.5 : 1, [&](int64_t j) { return i * m + j; }, labels[i]);
-    if (symmetric) softmax(n, 0.5, [&](int64_t r) { return r * m + labels[i]; }, i);
-    double row = std::log1p(std::exp(static_cast<double>(lse[i]) - positive[i]));
+    if (symmetric) softmax(n, 0.5, [&](int64_t other) { return other * m + labels[i]; }, i);
+    double of_query = std::log1p(std::exp(static_cast<double>(lse[i]) - positive[i]));
     if (symmetric)
-      row = (row + std::log1p(std::exp(static_cast<double>(column_lse[labels[i]]) - positive[i]))) /
-            2;
-    loss[0] += row / n;
+      of_query =
+          (of_query +
+           std::log1p(std::exp(static_cast<double>(document_lse[labels[i]]) - positive[i]))) /
+          2;
+    loss[0] += of_query / n;
   }
   for (int64_t i = 0; i < n; ++i)
     for (int64_t j = 0; j < m; ++j)

@@ -22,7 +22,7 @@
 #include <vector>
 
 #define __device__
-#define __global__ inline
+#define __global__
 #define __forceinline__ inline
 #define __launch_bounds__(...)
 #define __grid_constant__

@@ -1,7 +1,5 @@
-// The CUDA library on a CPU: the same C functions over host pointers.
-#define HYBRIDRET_EMULATED
-#define HYBRIDRET_ARCHITECTURES "emulated"
-#include "cuda/infonce.cu"
+// What the CUDA library asks of a driver, for the emulator.
+#include "cuda/runtime.h"
 
 namespace hybridret::cuda {
 
