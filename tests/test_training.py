@@ -283,6 +283,7 @@ def test_bad_settings(table, tmp_path):
         {"learning_rate": -1.0},
         {"seed": -1},
         {"seed": 10**30},
+        {"log_every": 0},
         {"weight_decay": -1.0},
         {"sampler": "bilingual"},
     ):

@@ -64,7 +64,7 @@ def add(commands: Any) -> None:
         nargs="+",
         default=list(DEFAULT_METRICS),
         metavar="METRIC",
-        help=measures_in_words(),
+        help=measures_in_words(summaries=True),
     )
     p.add_argument(
         "--baselines",

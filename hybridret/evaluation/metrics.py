@@ -229,8 +229,10 @@ _BY_SPELLING = {
 }
 
 
-def measures_in_words() -> str:
-    """Every metric that can be requested: ``AP, AP@k, RR, ...``."""
+def measures_in_words(*, summaries: bool = False) -> str:
+    """Every metric that can be requested, ``AP, AP@k, RR, ...``; or each with what it measures."""
+    if summaries:
+        return "; ".join(f"{measure.forms}: {measure.summary}" for measure in MEASURES.values())
     return ", ".join(measure.forms for measure in MEASURES.values())
 
 

@@ -48,6 +48,8 @@ class TrainingConfig:
         for name in ("checkpoint_every", "weight_decay"):
             if not getattr(self, name) >= 0:
                 raise DataError(f"{name} must not be negative, got {getattr(self, name)}")
+        if self.log_every < 1:
+            raise DataError(f"log_every must be at least 1, got {self.log_every}")
         if self.steps < 0:
             raise DataError(f"steps must not be negative, got {self.steps}")
         if not (self.temperature > 0 and math.isfinite(self.temperature)):
