@@ -120,7 +120,9 @@ def test_languages_are_normalised(tag, normal):
     assert normalize_language(tag) == normal
 
 
-@pytest.mark.parametrize("tag", ["", "english", "e", "de-", "de-Latin1", "12", "de..en"])
+@pytest.mark.parametrize(
+    "tag", ["", "english", "e", "de-", "de-Latin1", "12", "de..en", "es-²", "dé"]
+)
 def test_bad_language_tags(tag):
     with pytest.raises(DataError, match="not a language tag"):
         normalize_language(tag)
@@ -193,6 +195,43 @@ def test_pairs_join_translations_and_equal_passages(tmp_path):
     assert dataset.languages == ["de", "en"]
 
 
+def test_languages_of_queries_and_passages(tmp_path):
+    rows = [
+        {"query": "a", "positive": "b", "query_lang": "de", "positive_lang": "zh_cn"},
+        {"query": "c", "passage": "d", "lang": "bem", "passage_lang": "en"},
+        {"query": "e", "passage": "f", "language": "fr", "passage_language": "en"},
+    ]
+    dataset = load_dataset(write(tmp_path / "pairs.jsonl", *rows))
+    assert [q.language for q in dataset.queries] == ["de", "bem", "fr"]
+    assert [d.language for d in dataset.documents] == ["zh-CN", "en", "en"]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("negatives", ["n"], "field 'negatives': training does not use mined negatives yet"),
+        ("negative", "n", "field 'negative': training does not use"),
+        ("negative_1", "n", "field 'negative_1': training does not use"),
+        ("hard_negatives", [], "field 'hard_negatives': training does not use"),
+        ("neg", ["n"], "field 'neg': training does not use"),
+        ("langauge", "de", "unknown field 'langauge'; did you mean 'language'"),
+        ("Group", "g", "unknown field 'Group'; did you mean 'group'"),
+    ],
+)
+def test_what_pairs_would_lose_is_refused(tmp_path, field, value, message):
+    pair = {"query": "q", "positive": "p", "source": "s", "title": "t"}
+    load_dataset(write(tmp_path / "pairs.jsonl", pair))
+    with pytest.raises(DataError, match=f"pairs.jsonl:2: {message}"):
+        load_dataset(write(tmp_path / "pairs.jsonl", pair, pair | {field: value}))
+
+
+def test_a_misspelt_positive(tmp_path):
+    with pytest.raises(
+        DataError, match=r":1: no field 'positive' or 'passage'; it has 'query', 'po"
+    ):
+        load_dataset(write(tmp_path / "pairs.jsonl", {"query": "q", "postive": "p"}))
+
+
 def test_squad_without_sentences_takes_paragraphs(tmp_path):
     data = {
         "data": [
@@ -250,6 +289,75 @@ def test_malformed_squad(tmp_path, content, message):
         load_dataset(tmp_path)
 
 
+CONTEXT = {"context": "Ab. Cd.", "qas": []}
+QUESTION = {"id": "7", "question": "?", "answers": [{"text": "C", "answer_start": 4}]}
+SENTENCES = {"sentences": ["Ab. ", "Cd."], "sentence_breaks": [[0, 4], [4, 7]]}
+
+
+def squad(**fields: object) -> dict[str, object]:
+    """SQuAD of one paragraph of two sentences and one question, with other ``fields`` in it.
+
+    The fields of the question, and of its answer, go where those belong.
+    """
+    answer = QUESTION["answers"][0] | {k: v for k, v in fields.items() if k == "answer_start"}
+    question = QUESTION | {"answers": [answer]} | {k: fields[k] for k in QUESTION if k in fields}
+    paragraph = CONTEXT | SENTENCES | {"qas": [question]}
+    paragraph |= {k: fields[k] for k in paragraph if k in fields}
+    return {"data": fields.get("data", [{"paragraphs": fields.get("paragraphs", [paragraph])}])}
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("data", {"0": {}}, "field 'data' must be a list, got an object"),
+        ("data", [None], r"data\[0\]: expected a JSON object, got null"),
+        ("paragraphs", "x", r"data\[0\]: field 'paragraphs' must be a list, got \"x\""),
+        ("paragraphs", [[]], r"data\[0\].paragraphs\[0\]: expected a JSON object, got a list"),
+        ("context", 3, "field 'context' must be a text, got 3"),
+        ("sentences", None, "field 'sentences' must be a list, got null"),
+        ("sentences", "Ab. Cd.", "field 'sentences' must be a list, got \"Ab. Cd.\""),
+        ("sentences", ["Ab. ", None], r"field 'sentences\[1\]' must be a text, got null"),
+        ("sentences", ["Ab. "], "1 sentences but 2 breaks"),
+        ("sentence_breaks", {"0": 4}, "field 'sentence_breaks' must be a list, got an object"),
+        ("sentence_breaks", [[0, 4], 7], r"field 'sentence_breaks\[1\]' must be \[start, end\]"),
+        ("sentence_breaks", [[0, 4], [4]], r"field 'sentence_breaks\[1\]' must be"),
+        ("sentence_breaks", [["0", 4], [4, 7]], r"field 'sentence_breaks\[0\]' must be"),
+        ("sentence_breaks", [[False, 4], [4, 7]], r"field 'sentence_breaks\[0\]' must be"),
+        ("sentence_breaks", [[0, 4.0], [4, 7]], r"field 'sentence_breaks\[0\]' must be"),
+        ("sentence_breaks", [[4, 0], [4, 7]], r"field 'sentence_breaks\[0\]' must be"),
+        ("qas", None, "field 'qas' must be a list, got null"),
+        ("id", None, r"qas\[0\]: field 'id' must be a text, got null"),
+        ("id", True, "field 'id' must be a text, got true"),
+        ("question", None, "field 'question' must be a text, got null"),
+        ("question", r"\ud800", "field 'question' holds the lone surrogate"),
+        ("answers", "4", "field 'answers' must be a list, got \"4\""),
+        ("answers", {"answer_start": [4]}, "field 'answers' must be a list, got an object"),
+        ("answers", [4], r"answers\[0\]: expected a JSON object, got 4"),
+        ("answers", [{"text": "C"}], r"answers\[0\]: no field 'answer_start'; it has 'text'"),
+        ("answer_start", None, "field 'answer_start' must be a whole number from 0, got null"),
+        ("answer_start", True, "'answer_start' must be a whole number from 0, got true"),
+        ("answer_start", 4.0, "'answer_start' must be a whole number from 0, got 4.0"),
+        ("answer_start", -1, "'answer_start' must be a whole number from 0, got -1"),
+        ("answer_start", "-1", "'answer_start' must be a whole number from 0, got \"-1\""),
+        ("answer_start", "²", "'answer_start' must be a whole number from 0"),
+        ("answer_start", 10**30, "the answer starts at 10000000000000000000, which no sentence"),
+    ],
+)
+def test_squad_of_wrong_types(tmp_path, field, value, message):
+    text = json.dumps(squad(**{field: value})).replace(r"\\ud", r"\ud")
+    with pytest.raises(DataError, match=rf"^{tmp_path}/en.json: .*{message}"):
+        load_dataset(write(tmp_path / "en.json", text))
+
+
+@pytest.mark.parametrize("start", [4, "4"])
+def test_the_sentence_of_an_answer(tmp_path, start):
+    dataset = load_dataset(
+        write(tmp_path / "en.json", squad(answer_start=start, id=7, question=""))
+    )
+    assert [d.text for d in dataset.documents] == ["Ab. ", "Cd."]
+    assert dataset.qrels == {"en-7": {"en-000001": 1}}
+
+
 def test_malformed_beir(tmp_path):
     write(tmp_path / "corpus.jsonl", {"_id": "d", "text": "t"})
     write(tmp_path / "queries.jsonl", {"_id": "q", "text": "t"})
@@ -259,18 +367,32 @@ def test_malformed_beir(tmp_path):
     qrels = write(tmp_path / "qrels" / "test.tsv", "query-id\tcorpus-id\tscore", "q\td")
     with pytest.raises(DataError, match=r"test.tsv:2: expected 'query-id<TAB>corpus-id<TAB>score'"):
         load_dataset(tmp_path)
+    for grade in (
+        "--5",
+        "²",
+        "٣",
+        "1_0",
+        "0.5",
+        "1e3",
+        "inf",
+        "",
+        "9223372036854775808",
+        "9" * 5000,
+    ):
+        write(qrels, "query-id\tcorpus-id\tscore", f"q\td\t{grade}")
+        with pytest.raises(DataError, match=r"test.tsv:2: the grade must be a whole number of 64 "):
+            load_dataset(tmp_path)
+    write(qrels, "query-id\tcorpus-id\tscore", "q\td\t1", "q\td\t1.0", "q\td\t2")
+    with pytest.raises(DataError, match=r"tsv:4: query 'q' has two grades for document 'd': 1 and"):
+        load_dataset(tmp_path)
+    write(qrels, "query-id\tcorpus-id\tscore")
+    with pytest.raises(DataError, match=r"test.tsv: no judgement in it"):
+        load_dataset(tmp_path)
     write(qrels, "query-id\tcorpus-id\tscore", "q\tunknown\t1")
     with pytest.raises(DataError, match="unknown document 'unknown'"):
         load_dataset(tmp_path)
     write(qrels, "query-id\tcorpus-id\tscore", "nobody\td\t1")
     with pytest.raises(DataError, match="unknown query 'nobody'"):
-        load_dataset(tmp_path)
-
-
-def test_unknown_sources(tmp_path):
-    with pytest.raises(DataError, match="facts-train"):
-        load_dataset("facts-dev")
-    with pytest.raises(DataError, match="an empty folder; expected one of: JSON Lines"):
         load_dataset(tmp_path)
 
 
@@ -352,6 +474,12 @@ def test_miracl(tmp_path):
     assert load_dataset(tmp_path).languages == ["de", "zh"]
     with pytest.raises(DataError, match=r"no topics.miracl-v1.0-<language>-test-a.tsv"):
         read_miracl(tmp_path, "test-a")
+    # A judged query without a text.
+    (tmp_path / "topics.miracl-v1.0-de-dev.tsv").write_text("1#0\tx\n")
+    with pytest.raises(
+        DataError, match=r"qrels.*de-dev.tsv: query '2#0' is not in .*topics.*de-dev"
+    ):
+        load_dataset(tmp_path)
     (tmp_path / "topics.miracl-v1.0-de-dev.tsv").write_text("1#0 no tab\n")
     with pytest.raises(DataError, match=r"de-dev.tsv:1: expected 'query_id<TAB>query'"):
         load_dataset(tmp_path)
@@ -383,66 +511,6 @@ def test_streamed_corpora_are_never_held(tmp_path):
         "T3 de text 3",
         "T3 zh text 3",
     ]
-
-
-@pytest.fixture
-def hub(tmp_path, monkeypatch):
-    """The hub's client over local folders; what was asked for."""
-    client = pytest.importorskip("huggingface_hub")
-    asked = []
-
-    def snapshot_download(name, *, repo_type, allow_patterns):
-        assert repo_type == "dataset"
-        asked.append((name, allow_patterns))
-        if not (tmp_path / name).is_dir():
-            raise OSError(f"404: no {name}\nsecond line")
-        return str(tmp_path / name)
-
-    monkeypatch.setattr(client, "snapshot_download", snapshot_download)
-    monkeypatch.chdir(tmp_path.parent)
-    return asked
-
-
-def test_miracl_of_the_hub(tmp_path, hub):
-    make_miracl(tmp_path / "miracl" / "made", "sw", 6)
-    made = tmp_path / "miracl" / "made"
-    corpus = tmp_path / "miracl" / "miracl-corpus"
-    corpus.mkdir()
-    (made / "miracl-corpus-v1.0-sw").rename(corpus / "miracl-corpus-v1.0-sw")
-    for kind in ("topics", "qrels"):
-        folder = tmp_path / "miracl" / "miracl" / "miracl-v1.0-sw" / kind
-        folder.mkdir(parents=True)
-        next(made.glob(f"{kind}.*")).rename(folder / f"{kind}.miracl-v1.0-sw-dev.tsv")
-    dataset = load_dataset("miracl/miracl", languages=["sw"])
-    assert (len(dataset.queries), len(dataset.documents)) == (2, 6)
-    assert hub == [
-        ("miracl/miracl", ["miracl-v1.0-sw/*"]),
-        ("miracl/miracl-corpus", ["miracl-corpus-v1.0-sw/*"]),
-    ]
-
-
-def test_beir_of_the_hub(tmp_path, hub):
-    folder, qrels = tmp_path / "BeIR" / "made", tmp_path / "BeIR" / "made-qrels"
-    folder.mkdir(parents=True)
-    qrels.mkdir()
-    for name, row in (
-        ("corpus", {"_id": "d", "title": "T", "text": "t"}),
-        ("queries", {"_id": "q", "text": "?"}),
-    ):
-        with gzip.open(folder / f"{name}.jsonl.gz", "wt") as file:
-            file.write(json.dumps(row) + "\n")
-    (qrels / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq\td\t1\n")
-    dataset = load_dataset("BeIR/made")
-    assert [d.full_text for d in dataset.documents] == ["T t"]
-    assert dataset.qrels == {"q": {"d": 1}}
-    with pytest.raises(
-        DataError, match=r"BeIR/other: no such file or folder, and .* name: 404: no BeIR/other$"
-    ):
-        load_dataset("BeIR/other")
-    with pytest.raises(DataError, match="no sentences; take the folder xquad-r"):
-        load_dataset("google-research-datasets/xquad_r")
-    with pytest.raises(DataError, match=r"./BeIR/other: no such file or folder"):
-        load_dataset("./BeIR/other")
 
 
 def test_miracl_that_is_not_whole(tmp_path, real_data):
