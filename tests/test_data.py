@@ -120,7 +120,9 @@ def test_languages_are_normalised(tag, normal):
     assert normalize_language(tag) == normal
 
 
-@pytest.mark.parametrize("tag", ["", "english", "e", "de-", "de-Latin1", "12", "de..en"])
+@pytest.mark.parametrize(
+    "tag", ["", "english", "e", "de-", "de-Latin1", "12", "de..en", "es-²", "dé"]
+)
 def test_bad_language_tags(tag):
     with pytest.raises(DataError, match="not a language tag"):
         normalize_language(tag)
@@ -193,61 +195,41 @@ def test_pairs_join_translations_and_equal_passages(tmp_path):
     assert dataset.languages == ["de", "en"]
 
 
-def test_squad_without_sentences_takes_paragraphs(tmp_path):
-    data = {
-        "data": [
-            {
-                "paragraphs": [
-                    {
-                        "context": "Ab cd.",
-                        "qas": [
-                            {
-                                "id": 1,
-                                "question": "?",
-                                "answers": [{"text": "cd", "answer_start": "3"}],
-                            },
-                            {"id": 2, "question": "impossible", "answers": []},
-                        ],
-                    }
-                ]
-            }
-        ]
-    }
-    write(tmp_path / "en.json", data)
-    dataset = load_dataset(tmp_path)
-    assert [d.text for d in dataset.documents] == ["Ab cd."]
-    assert [q.query_id for q in dataset.queries] == ["en-1"]
+def test_languages_of_queries_and_passages(tmp_path):
+    rows = [
+        {"query": "a", "positive": "b", "query_lang": "de", "positive_lang": "zh_cn"},
+        {"query": "c", "passage": "d", "lang": "bem", "passage_lang": "en"},
+        {"query": "e", "passage": "f", "language": "fr", "passage_language": "en"},
+    ]
+    dataset = load_dataset(write(tmp_path / "pairs.jsonl", *rows))
+    assert [q.language for q in dataset.queries] == ["de", "bem", "fr"]
+    assert [d.language for d in dataset.documents] == ["zh-CN", "en", "en"]
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
+    ("field", "value", "message"),
     [
-        (
-            '{"data": [{"paragraphs": [',
-            "en.json: not JSON that can be read: .* at line 2, column 1",
-        ),
-        ('{"rows": []}', "en.json: no field 'data'; it has 'rows'"),
-        ('[{"context": "c"}]', "en.json: expected a JSON object, got a list"),
-        (
-            '{"data": [{"paragraphs": [{"qas": []}]}]}',
-            r"en.json: data\[0\].paragraphs\[0\]: no field 'context'",
-        ),
-        (
-            '{"data": [{"paragraphs": [{"context": "c", "qas": [{"id": "7"}]}]}]}',
-            r"data\[0\].paragraphs\[0\].qas\[0\]: no field 'answers'",
-        ),
-        (
-            '{"data": [{"paragraphs": [{"context": "c", "qas": [{"id": "7", "question": "?", '
-            '"answers": [{"answer_start": 99}]}]}]}]}',
-            r"qas\[0\].answers\[0\]: the answer starts at 99, which no",
-        ),
-        ('{"data": []}', "no question in it"),
+        ("negatives", ["n"], "field 'negatives': training does not use mined negatives yet"),
+        ("negative", "n", "field 'negative': training does not use"),
+        ("negative_1", "n", "field 'negative_1': training does not use"),
+        ("hard_negatives", [], "field 'hard_negatives': training does not use"),
+        ("neg", ["n"], "field 'neg': training does not use"),
+        ("langauge", "de", "unknown field 'langauge'; did you mean 'language'"),
+        ("Group", "g", "unknown field 'Group'; did you mean 'group'"),
     ],
 )
-def test_malformed_squad(tmp_path, content, message):
-    write(tmp_path / "en.json", content)
-    with pytest.raises(DataError, match=message):
-        load_dataset(tmp_path)
+def test_what_pairs_would_lose_is_refused(tmp_path, field, value, message):
+    pair = {"query": "q", "positive": "p", "source": "s", "title": "t"}
+    load_dataset(write(tmp_path / "pairs.jsonl", pair))
+    with pytest.raises(DataError, match=f"pairs.jsonl:2: {message}"):
+        load_dataset(write(tmp_path / "pairs.jsonl", pair, pair | {field: value}))
+
+
+def test_a_misspelt_positive(tmp_path):
+    with pytest.raises(
+        DataError, match=r":1: no field 'positive' or 'passage'; it has 'query', 'po"
+    ):
+        load_dataset(write(tmp_path / "pairs.jsonl", {"query": "q", "postive": "p"}))
 
 
 def test_malformed_beir(tmp_path):
@@ -259,18 +241,32 @@ def test_malformed_beir(tmp_path):
     qrels = write(tmp_path / "qrels" / "test.tsv", "query-id\tcorpus-id\tscore", "q\td")
     with pytest.raises(DataError, match=r"test.tsv:2: expected 'query-id<TAB>corpus-id<TAB>score'"):
         load_dataset(tmp_path)
+    for grade in (
+        "--5",
+        "²",
+        "٣",
+        "1_0",
+        "0.5",
+        "1e3",
+        "inf",
+        "",
+        "9223372036854775808",
+        "9" * 5000,
+    ):
+        write(qrels, "query-id\tcorpus-id\tscore", f"q\td\t{grade}")
+        with pytest.raises(DataError, match=r"test.tsv:2: the grade must be a whole number of 64 "):
+            load_dataset(tmp_path)
+    write(qrels, "query-id\tcorpus-id\tscore", "q\td\t1", "q\td\t1.0", "q\td\t2")
+    with pytest.raises(DataError, match=r"tsv:4: query 'q' has two grades for document 'd': 1 and"):
+        load_dataset(tmp_path)
+    write(qrels, "query-id\tcorpus-id\tscore")
+    with pytest.raises(DataError, match=r"test.tsv: no judgement in it"):
+        load_dataset(tmp_path)
     write(qrels, "query-id\tcorpus-id\tscore", "q\tunknown\t1")
     with pytest.raises(DataError, match="unknown document 'unknown'"):
         load_dataset(tmp_path)
     write(qrels, "query-id\tcorpus-id\tscore", "nobody\td\t1")
     with pytest.raises(DataError, match="unknown query 'nobody'"):
-        load_dataset(tmp_path)
-
-
-def test_unknown_sources(tmp_path):
-    with pytest.raises(DataError, match="facts-train"):
-        load_dataset("facts-dev")
-    with pytest.raises(DataError, match="an empty folder; expected one of: JSON Lines"):
         load_dataset(tmp_path)
 
 
@@ -352,6 +348,12 @@ def test_miracl(tmp_path):
     assert load_dataset(tmp_path).languages == ["de", "zh"]
     with pytest.raises(DataError, match=r"no topics.miracl-v1.0-<language>-test-a.tsv"):
         read_miracl(tmp_path, "test-a")
+    # A judged query without a text.
+    (tmp_path / "topics.miracl-v1.0-de-dev.tsv").write_text("1#0\tx\n")
+    with pytest.raises(
+        DataError, match=r"qrels.*de-dev.tsv: query '2#0' is not in .*topics.*de-dev"
+    ):
+        load_dataset(tmp_path)
     (tmp_path / "topics.miracl-v1.0-de-dev.tsv").write_text("1#0 no tab\n")
     with pytest.raises(DataError, match=r"de-dev.tsv:1: expected 'query_id<TAB>query'"):
         load_dataset(tmp_path)
@@ -383,66 +385,6 @@ def test_streamed_corpora_are_never_held(tmp_path):
         "T3 de text 3",
         "T3 zh text 3",
     ]
-
-
-@pytest.fixture
-def hub(tmp_path, monkeypatch):
-    """The hub's client over local folders; what was asked for."""
-    client = pytest.importorskip("huggingface_hub")
-    asked = []
-
-    def snapshot_download(name, *, repo_type, allow_patterns):
-        assert repo_type == "dataset"
-        asked.append((name, allow_patterns))
-        if not (tmp_path / name).is_dir():
-            raise OSError(f"404: no {name}\nsecond line")
-        return str(tmp_path / name)
-
-    monkeypatch.setattr(client, "snapshot_download", snapshot_download)
-    monkeypatch.chdir(tmp_path.parent)
-    return asked
-
-
-def test_miracl_of_the_hub(tmp_path, hub):
-    make_miracl(tmp_path / "miracl" / "made", "sw", 6)
-    made = tmp_path / "miracl" / "made"
-    corpus = tmp_path / "miracl" / "miracl-corpus"
-    corpus.mkdir()
-    (made / "miracl-corpus-v1.0-sw").rename(corpus / "miracl-corpus-v1.0-sw")
-    for kind in ("topics", "qrels"):
-        folder = tmp_path / "miracl" / "miracl" / "miracl-v1.0-sw" / kind
-        folder.mkdir(parents=True)
-        next(made.glob(f"{kind}.*")).rename(folder / f"{kind}.miracl-v1.0-sw-dev.tsv")
-    dataset = load_dataset("miracl/miracl", languages=["sw"])
-    assert (len(dataset.queries), len(dataset.documents)) == (2, 6)
-    assert hub == [
-        ("miracl/miracl", ["miracl-v1.0-sw/*"]),
-        ("miracl/miracl-corpus", ["miracl-corpus-v1.0-sw/*"]),
-    ]
-
-
-def test_beir_of_the_hub(tmp_path, hub):
-    folder, qrels = tmp_path / "BeIR" / "made", tmp_path / "BeIR" / "made-qrels"
-    folder.mkdir(parents=True)
-    qrels.mkdir()
-    for name, row in (
-        ("corpus", {"_id": "d", "title": "T", "text": "t"}),
-        ("queries", {"_id": "q", "text": "?"}),
-    ):
-        with gzip.open(folder / f"{name}.jsonl.gz", "wt") as file:
-            file.write(json.dumps(row) + "\n")
-    (qrels / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq\td\t1\n")
-    dataset = load_dataset("BeIR/made")
-    assert [d.full_text for d in dataset.documents] == ["T t"]
-    assert dataset.qrels == {"q": {"d": 1}}
-    with pytest.raises(
-        DataError, match=r"BeIR/other: no such file or folder, and .* name: 404: no BeIR/other$"
-    ):
-        load_dataset("BeIR/other")
-    with pytest.raises(DataError, match="no sentences; take the folder xquad-r"):
-        load_dataset("google-research-datasets/xquad_r")
-    with pytest.raises(DataError, match=r"./BeIR/other: no such file or folder"):
-        load_dataset("./BeIR/other")
 
 
 def test_miracl_that_is_not_whole(tmp_path, real_data):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gzip
 import json
 
@@ -135,6 +136,125 @@ def test_bad_lines_of_runs_are_named(tmp_path, line, error):
 def test_bad_lines_of_qrels_are_named(tmp_path, line, error):
     (tmp_path / "qrels").write_text(f"q0 0 d0 1\n{line}\n")
     with pytest.raises(DataError, match=error):
+        read_qrels(tmp_path / "qrels")
+
+
+def test_lines_as_trec_eval_reads_them(tmp_path):
+    """get_qrels.c and get_trec_results.c of trec_eval 10: C's isspace, lines end at a line feed."""
+    (tmp_path / "qrels").write_bytes(
+        "# one\n#two\n\n \t\v\f\r# three\nq1 0 d1 1.0\n  q1\t0\v\fd2 \r+2\r\n"
+        "q\u00a01 Q0 d\u2028#3 -3.000 \t\nq#1 0 d 0".encode()
+    )
+    assert read_qrels(tmp_path / "qrels") == {
+        "q1": {"d1": 1, "d2": 2},
+        "q\u00a01": {"d\u2028#3": -3},
+        "q#1": {"d": 0},
+    }
+    (tmp_path / "run").write_bytes(
+        b" # one\n\nq1 Q0 d1 1 +5e-1 #tag\n\tq1 Q0\vd2 x -.5 t\r\nq2 0 d 1 2. t"
+    )
+    assert read_run(tmp_path / "run") == {"q1": {"d1": 0.5, "d2": -0.5}, "q2": {"d": 2.0}}
+
+
+def test_a_carriage_return_ends_no_line(tmp_path):
+    """Of such a run trec_eval would read the first line: it skips what follows a tag."""
+    (tmp_path / "run").write_bytes(b"q1 Q0 d1 1 .5 t\rq1 Q0 d2 2 .4 t\r")
+    with pytest.raises(DataError, match="run:1: 12 fields, expected 6"):
+        read_run(tmp_path / "run")
+    (tmp_path / "qrels").write_bytes(b"q1 0 d1 1\rq1 0 d2 1\r")
+    with pytest.raises(DataError, match="qrels:1: 8 fields, expected 4"):
+        read_qrels(tmp_path / "qrels")
+
+
+NUMBERS = st.text("0123456789+-._eExXnNaAiIfF,²٣", min_size=1, max_size=8)
+libc = ctypes.CDLL(None)
+libc.atol.restype, libc.atof.restype = ctypes.c_long, ctypes.c_double
+
+
+@given(text=NUMBERS | st.integers().map(str) | st.floats().map(repr))
+@settings(max_examples=500)
+def test_numbers_are_those_of_trec_eval_or_refused(tmp_path_factory, text):
+    """A value that is read is the one that its atol or atof gives; what they cut off is refused."""
+    folder = tmp_path_factory.getbasetemp()
+    (folder / "qrels").write_text(f"q 0 d {text}\n", encoding="utf-8")
+    (folder / "run").write_text(f"q Q0 d 1 {text} t\n", encoding="utf-8")
+    try:
+        assert read_qrels(folder / "qrels")["q"]["d"] == libc.atol(text.encode())
+    except DataError:
+        assert not text.lstrip("+-").isdecimal() or not text.isascii() or abs(int(text)) >= 2**63
+    try:
+        assert read_run(folder / "run")["q"]["d"] == libc.atof(text.encode())
+    except DataError:
+        assert not text.lstrip("+-").replace(".", "", 1).isdecimal() or not text.isascii()
+
+
+REFUSED = [
+    "1_0",
+    "--5",
+    "+-1",
+    "²",
+    "٣",
+    "0x10",
+    "1,5",
+    "inf",
+    "nan",
+    "-Infinity",
+    "1.5.1",
+    ".",
+    "e5",
+]
+
+
+@pytest.mark.parametrize("text", [*REFUSED, "0.5", "1e3", ".0", "9223372036854775808", "9" * 5000])
+def test_what_is_no_grade(tmp_path, text):
+    (tmp_path / "qrels").write_text(f"q 0 d {text}\n", encoding="utf-8")
+    with pytest.raises(
+        DataError, match="qrels:1: the grade must be a whole number of 64 bits, got "
+    ):
+        read_qrels(tmp_path / "qrels")
+
+
+@pytest.mark.parametrize("text", [*REFUSED, "1e400", "-1e400", "0x1p3", "1e", "9" * 5000])
+def test_what_is_no_score(tmp_path, text):
+    (tmp_path / "run").write_text(f"q Q0 d 1 {text} t\n", encoding="utf-8")
+    with pytest.raises(DataError, match="run:1: the score must be a finite decimal number, got '"):
+        read_run(tmp_path / "run")
+
+
+@pytest.mark.filterwarnings("error")
+def test_scores_beyond_float_are_equal():
+    run = {"q": {"d": 1e301, "e": 1e300}}
+    assert evaluate_run({"q": {"d": 1}}, run, metrics=["RR"]).metrics == {"RR": 1}
+    found = evaluate_run({"q": {"d": 1}}, run, metrics=["RR"], score_type="float")
+    assert found.metrics == {"RR": 0.5}
+
+
+def test_grades_of_64_bits_can_be_scored(tmp_path):
+    (tmp_path / "qrels").write_text(f"q 0 d {2**63 - 1}\nq 0 e {-(2**63)}\n")
+    report = evaluate_run(read_qrels(tmp_path / "qrels"), {"q": {"d": 1.0, "e": 2.0}})
+    assert report.metrics["nDCG@10"] == pytest.approx(0.6309, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    "text", ["a b", "a\tb", "a\nb", "a\rb", "a\vb", "a\fb", "a\0b", "a\ud800", ""]
+)
+def test_ids_that_a_file_cannot_hold_are_not_written(tmp_path, text):
+    for qrels in ({text: {"d": 1}}, {"q": {text: 1}}):
+        with pytest.raises(DataError, match="cannot hold the id '"):
+            write_qrels(tmp_path / "qrels", qrels)
+    assert not (tmp_path / "qrels").exists()
+
+
+def test_a_query_that_would_be_a_comment_is_not_written(tmp_path):
+    with pytest.raises(DataError, match="cannot hold the query id '#1': # begins a comment"):
+        write_qrels(tmp_path / "qrels", {"#1": {"d": 1}})
+    write_qrels(tmp_path / "qrels", {"q": {"#1": 1, "d\u00a0e\u2028": 0}})
+    assert read_qrels(tmp_path / "qrels") == {"q": {"#1": 1, "d\u00a0e\u2028": 0}}
+
+
+def test_a_nul_is_no_character_of_a_line(tmp_path):
+    (tmp_path / "qrels").write_bytes(b"q 0 d 1\nq 0 e" + bytes(9) + b" 1\n")
+    with pytest.raises(DataError, match="qrels:2: a NUL character"):
         read_qrels(tmp_path / "qrels")
 
 

@@ -37,7 +37,7 @@ class Format:
     Attributes:
         name: such as "BEIR".
         layout: what its files are, such as "a folder with corpus.jsonl", for help and errors.
-        matches: whether a path, which exists, has this layout; told by names, nothing is read.
+        matches: whether a path, which exists, has this layout, by the names of its files alone.
         read: the reader.
     """
 

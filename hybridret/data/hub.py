@@ -58,6 +58,5 @@ def _snapshot(hub: Any, name: str, patterns: list[str] | None) -> Path:
         return Path(hub.snapshot_download(name, repo_type="dataset", allow_patterns=patterns))
     except Exception as error:  # the client raises what its libraries raise
         raise DataError(
-            f"{name}: no such file or folder, and the hub gave no data set of this name: "
-            f"{hub_reason(error)}"
+            f"{name}: no such file or folder, and not to be had from the hub: {hub_reason(error)}"
         ) from None

@@ -40,7 +40,7 @@ def load_dataset(
     candidates: Candidates = "sentence",
     languages: Sequence[str] | None = None,
 ) -> Dataset:
-    """A data set by name or path; the format is told by the names of the files.
+    """A data set by name or path; the format is recognised by the names of the files.
 
     ``facts-train``, ``facts-evaluation`` and ``facts-paraphrase`` are embedded. A path is read by
     the first of :data:`FORMATS` that matches: a ``.jsonl`` file holds query/positive pairs, a

@@ -116,13 +116,13 @@ class Record:
         """The first of ``names`` that is there; integers are read as text.
 
         Args:
-            default: what a field that is null or not there stands for; without one the field must
-                be there and not empty.
+            default: the value of a field that is null or missing; without one the field must be
+                there and not empty.
 
         Raises:
-            DataError: not a text, one that UTF-8 cannot hold, or a missing field. One that has a
-                default is missing, too, if the record has a field of nearly its name: a misspelt
-                language would be lost without a word.
+            DataError: not a text, one that UTF-8 cannot hold, or no such field. A missing field
+                with a default is an error, too, if the record has a field of nearly that name: a
+                misspelt ``language`` would be lost silently.
         """
         for name in names:
             if name in self.fields and not (default is not None and self.fields[name] is None):

@@ -175,9 +175,10 @@ def _ranks(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Ranks and grades of the judged documents, by rank; one not retrieved is last of all."""
     ids = list(scored)
-    scores = np.array(
-        [scored[d] for d in ids], dtype=np.float32 if score_type == "float" else float
-    )
+    with np.errstate(over="ignore"):  # beyond float32 is infinite, as in C
+        scores = np.array(
+            [scored[d] for d in ids], dtype=np.float32 if score_type == "float" else float
+        )
     by_id = sorted(range(len(ids)), key=lambda i: ids[i].encode(), reverse=ties == "descending")
     order = np.array(by_id, dtype=np.int64)[np.argsort(-scores[by_id], kind="stable")]
     place = {ids[i]: rank for rank, i in enumerate(order.tolist(), 1)}
