@@ -101,7 +101,7 @@ def check(
         assert twins.relative(values_of(found[1]), expected.by_document, expected.terms) < grad
         size = max(abs(expected.by_scale), expected.terms * temperature)
         # What float32 cannot hold at all is no error.
-        bound = max(10 * grad * size, np.finfo(FLOATS).tiny)
+        bound = max(10 * grad * size, float(np.finfo(FLOATS).tiny))
         assert found[2] == pytest.approx(expected.by_scale, abs=bound)
 
 
