@@ -6,6 +6,7 @@
 include("${CMAKE_CURRENT_LIST_DIR}/setting.cmake")
 setting(HYBRIDRET_CUDA auto "Build the CUDA library: auto, on or off")
 setting(HYBRIDRET_CUDA_ARCHITECTURES "" "Architectures of the CUDA library, such as 80;90a")
+string(TOLOWER "${HYBRIDRET_CUDA}" HYBRIDRET_CUDA)
 if(NOT HYBRIDRET_CUDA MATCHES "^(auto|on|off)$")
   message(FATAL_ERROR "HYBRIDRET_CUDA is '${HYBRIDRET_CUDA}'; expected auto, on or off")
 endif()

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from hybridret.encoder.loading import load_encoder
     from hybridret.encoder.onnx import OnnxEncoder
     from hybridret.encoder.torch_encoder import TorchEncoder
+    from hybridret.evaluation.baselines import evaluate_baseline
     from hybridret.evaluation.judging import Evaluation, evaluate, evaluate_embeddings
     from hybridret.evaluation.ranking import Pool, Ranks, rank_embeddings
     from hybridret.evaluation.report import Report
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from hybridret.losses._options import InBatchMetrics, InfoNCEStatistics
     from hybridret.losses.functional import infonce, infonce_statistics
     from hybridret.losses.sentence_transformers import InfoNCELoss
+    from hybridret.serving.index import GraphSettings, Hit, Index
     from hybridret.serving.retriever import Retriever
     from hybridret.training.batches import PairTable, make_sampler
     from hybridret.training.config import TrainingConfig
@@ -44,6 +46,7 @@ _MODULES = {
     "encoder.loading": ("load_encoder",),
     "encoder.onnx": ("OnnxEncoder",),
     "encoder.torch_encoder": ("TorchEncoder",),
+    "evaluation.baselines": ("evaluate_baseline",),
     "evaluation.judging": ("Evaluation", "evaluate", "evaluate_embeddings"),
     "evaluation.ranking": ("Pool", "Ranks", "rank_embeddings"),
     "evaluation.report": ("Report",),
@@ -52,6 +55,7 @@ _MODULES = {
     "losses._options": ("InBatchMetrics", "InfoNCEStatistics"),
     "losses.functional": ("infonce", "infonce_statistics"),
     "losses.sentence_transformers": ("InfoNCELoss",),
+    "serving.index": ("GraphSettings", "Hit", "Index"),
     "serving.retriever": ("Retriever",),
     "training.batches": ("PairTable", "make_sampler"),
     "training.config": ("TrainingConfig",),
@@ -66,8 +70,11 @@ __all__ = [
     "Dataset",
     "Document",
     "Evaluation",
+    "GraphSettings",
+    "Hit",
     "HybridretError",
     "InBatchMetrics",
+    "Index",
     "IndexFileError",
     "InfoNCELoss",
     "InfoNCEStatistics",
@@ -86,6 +93,7 @@ __all__ = [
     "__version__",
     "compare",
     "evaluate",
+    "evaluate_baseline",
     "evaluate_embeddings",
     "evaluate_run",
     "export",

@@ -11,14 +11,16 @@ import os
 import re
 import shutil
 import stat
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from hybridret.errors import HybridretError
 
+_WRITE_ERRORS = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO, errno.EBUSY, errno.ELOOP}
 _WRITING = "writing-"  # in the names of temporary files and folders
 
 
@@ -26,11 +28,12 @@ _WRITING = "writing-"  # in the names of temporary files and folders
 def atomic_file(path: str | Path) -> Iterator[Path]:
     """A temporary path that replaces ``path`` at the end; nothing changes on an error.
 
-    A link is followed. Devices, named pipes and everything under /dev or /proc are written to, not
-    replaced. Temporary files that a killed process left for the same ``path`` are removed.
+    A link is followed. Devices, named pipes and the open files of this process (``/dev/stdout``)
+    are written to, not replaced. Temporary files that a killed process left for the same ``path``
+    are removed.
 
     Raises:
-        IsADirectoryError: ``path`` is a folder.
+        OSError: ``path`` is a folder or cannot be written; the error names it.
     """
     path = Path(path)
     if path.is_dir():
@@ -38,27 +41,22 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
     if _is_stream(path):
         with tempfile.TemporaryDirectory() as folder:
             yield (written := Path(folder) / "written")
-            with written.open("rb") as source, path.open("wb") as target:
+            with _naming(path), written.open("rb") as source, _open_stream(path) as target:
                 shutil.copyfileobj(source, target)
         return
-    path = Path(os.path.realpath(path))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_stale(path)
-    with _locked(path, _make_file) as temporary:
-        try:
+    with _naming(path):
+        path = _resolved(path)
+        temporary, lock = _make_temporary(path, _make_file)
+    try:
+        with _naming(path, temporary):
             yield temporary
             _sync(temporary)
-            temporary.chmod(0o666 & ~_UMASK)
+            temporary.chmod(0o666 & ~UMASK)
             temporary.replace(path)
             _sync(path.parent)
-        finally:
-            temporary.unlink(missing_ok=True)
-
-
-def _is_stream(path: Path) -> bool:
-    if str(path.absolute()).startswith(("/dev/", "/proc/")):
-        return True
-    return path.exists() and not path.is_file()
+    finally:
+        temporary.unlink(missing_ok=True)
+        os.close(lock)
 
 
 @contextmanager
@@ -67,12 +65,18 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
 
     A link is followed. Temporary folders that a killed process left for the same ``path`` are
     removed.
+
+    Raises:
+        OSError: ``path`` is the current directory or cannot be written; the error names it.
     """
-    path = Path(os.path.realpath(path))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_stale(path)
-    with _locked(path, _make_folder) as temporary:
-        try:
+    path = Path(path)
+    with _naming(path):
+        path = _resolved(path)
+        if path.exists() and path.samefile("."):
+            raise OSError(errno.EBUSY, "is the current directory, which cannot be replaced")
+        temporary, lock = _make_temporary(path, _make_folder)
+    try:
+        with _naming(path, temporary):
             yield temporary
             use_umask(temporary)
             for entry in (temporary, *temporary.rglob("*")):
@@ -82,15 +86,66 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
             else:
                 temporary.rename(path)
             _sync(path.parent)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        os.close(lock)
 
 
 def use_umask(folder: Path) -> None:
-    """Gives a folder and its contents default permissions; safetensors writes files as 0600."""
-    folder.chmod(0o777 & ~_UMASK)
+    """Gives a folder of ours and its contents default permissions: safetensors writes 0600."""
+    folder.chmod(0o777 & ~UMASK)
     for entry in folder.rglob("*"):
-        entry.chmod((0o777 if entry.is_dir() else 0o666) & ~_UMASK)
+        if not entry.is_symlink():
+            entry.chmod((0o777 if entry.is_dir() else 0o666) & ~UMASK)
+
+
+@contextmanager
+def _naming(path: Path, temporary: Path | None = None) -> Iterator[None]:
+    """Errors of a write that name no file (a full disk), or the temporary one, name ``path``."""
+    try:
+        yield
+    except OSError as error:
+        named = str(error.filename or "")
+        ours = temporary is not None and named.startswith(str(temporary))
+        if ours or (not named and error.errno in _WRITE_ERRORS):
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
+
+
+def _resolved(path: Path) -> Path:
+    """Where ``path`` leads, whose folder is there then."""
+    resolved = Path(os.path.realpath(path))
+    if resolved.is_symlink():
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+    resolved.parent.mkdir(parents=True, exist_ok=True)
+    return resolved
+
+
+# ---- streams -----------------------------------------------------------------------------------
+
+_DESCRIPTOR = re.compile(r"/dev/(?:(stdin|stdout|stderr)|fd/(\d+))|/proc/self/fd/(\d+)")
+
+
+def _is_stream(path: Path) -> bool:
+    if _DESCRIPTOR.fullmatch(str(path)):
+        return True
+    return path.exists() and not path.is_file()
+
+
+def _open_stream(path: Path) -> BinaryIO:
+    """For writing where the stream is; a file that the shell appends to is not cut."""
+    match = _DESCRIPTOR.fullmatch(str(path))
+    if match is None:
+        return os.fdopen(os.open(path, os.O_WRONLY), "wb")
+    name, *numbers = match.groups()
+    number = ("stdin", "stdout", "stderr").index(name) if name else int(next(filter(None, numbers)))
+    for printed in filter(None, (sys.stdout, sys.stderr)):
+        printed.flush()  # what was printed before stays before
+    return os.fdopen(os.dup(number), "wb")
+
+
+# ---- temporary files and folders ---------------------------------------------------------------
+# Each is locked by its process. One that is not locked is stale: its process was killed.
 
 
 def _make_file(prefix: str, folder: Path) -> str:
@@ -103,43 +158,59 @@ def _make_folder(prefix: str, folder: Path) -> str:
     return tempfile.mkdtemp(prefix=prefix, dir=folder)
 
 
-@contextmanager
-def _locked(path: Path, make: Callable[[str, Path], str]) -> Iterator[Path]:
-    """A temporary file or folder beside ``path``, locked: an unlocked one is stale (its process was
-    killed)."""
+def _prefix(path: Path) -> str:
+    """A hidden name, short enough for eight more letters and ``.old``."""
+    name = path.name
+    if len(os.fsencode(name)) > 200:
+        name = hashlib.sha256(os.fsencode(name)).hexdigest()[:32]
+    return f".{name}.{_WRITING}"
+
+
+def _make_temporary(path: Path, make: Callable[[str, Path], str]) -> tuple[Path, int]:
+    """A temporary file or folder beside ``path``, and the descriptor that holds its lock."""
+    _remove_stale(path)
     while True:
-        temporary = Path(make(f".{path.name}.{_WRITING}", path.parent))
-        descriptor = os.open(temporary, os.O_RDONLY)
+        temporary = Path(make(_prefix(path), path.parent))
+        try:
+            # NFS locks only what is open for writing, which a folder cannot be.
+            mode = os.O_RDONLY if temporary.is_dir() else os.O_RDWR
+            descriptor = os.open(temporary, mode)
+        except FileNotFoundError:
+            continue  # another process took it for stale
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if temporary.exists():
-                yield temporary
-                return
         except BlockingIOError:
-            pass  # another process found it before it was locked and is removing it
-        finally:
             os.close(descriptor)
+            continue  # another process is about to remove it
+        except OSError:
+            return temporary, descriptor  # a file system without locks: nothing is ever stale
+        if temporary.exists():
+            return temporary, descriptor
+        os.close(descriptor)
 
 
 def _remove_stale(path: Path) -> None:
-    """Removes the temporary files and folders of ``path`` that no running process holds."""
-    pattern = re.compile(rf"\.{re.escape(path.name)}\.{_WRITING}[a-z0-9_]{{8}}(\.old)?")
-    found = [entry for entry in path.parent.iterdir() if pattern.fullmatch(entry.name)]
+    pattern = re.compile(rf"{re.escape(_prefix(path))}[a-z0-9_]{{8}}(\.old)?")
+    try:
+        found = [entry for entry in path.parent.iterdir() if pattern.fullmatch(entry.name)]
+    except PermissionError:
+        return  # a folder that may not be listed
     if not path.exists() and any(entry.suffix == ".old" for entry in found):
         return  # killed between two renames: one of these is the last complete folder
     for entry in found:
         try:
-            descriptor = os.open(entry, os.O_RDONLY)
+            descriptor = os.open(entry, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         except OSError:
-            continue  # removed in the meantime
+            continue  # removed in the meantime, or not ours
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            kind = os.fstat(descriptor).st_mode
+            if stat.S_ISDIR(kind):
                 shutil.rmtree(entry, ignore_errors=True)
-            else:
+            elif stat.S_ISREG(kind):
                 entry.unlink(missing_ok=True)
-        except BlockingIOError:
-            pass  # another process is writing it
+        except OSError:
+            pass  # another process is writing it, or no locks here
         finally:
             os.close(descriptor)
 
@@ -182,7 +253,7 @@ def read_json(path: str | Path, error: type[HybridretError]) -> Any:
     except RecursionError:
         raise error(f"{path}: damaged: nested too deeply") from None
     except ValueError as reason:  # not UTF-8, not JSON, or a number of 5,000 digits
-        raise error(f"{path}: damaged: {reason}") from None
+        raise error(f"{path}: damaged: {str(reason).partition(';')[0]}") from None
 
 
 def sha256(path: str | Path) -> str:
@@ -235,4 +306,4 @@ def _umask() -> int:
     return mask
 
 
-_UMASK = _umask()  # read once: reading it sets it to 0 for a moment, in all threads
+UMASK = _umask()  # read once: reading it sets it to 0 for a moment, in all threads

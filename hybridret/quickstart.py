@@ -26,7 +26,7 @@ from hybridret.evaluation.report import Report
 from hybridret.evaluation.text import summary_text
 from hybridret.serving.retriever import Retriever
 from hybridret.training.batches import SAMPLERS, PairTable
-from hybridret.training.config import TrainingConfig
+from hybridret.training.config import TrainingConfig, require_one_process
 from hybridret.training.loop import train
 
 _MARKER = "results.json"
@@ -47,6 +47,7 @@ def quickstart(
         DataError: ``output`` is not empty and ``overwrite`` is not set, or it is not the output of
             a quick start; steps or seed is out of range.
     """
+    require_one_process()
     runs = [TrainingConfig(sampler=sampler, steps=steps, seed=seed) for sampler in SAMPLERS]
     _clear(output, overwrite)
     began = time.monotonic()

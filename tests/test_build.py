@@ -63,6 +63,7 @@ ALL = "80;90a;100;120"
     ("setting", "gpus", "expected"),
     [
         ("off", "9.0", "none"),
+        ("OFF", "9.0", "none"),
         ("off", "", "none"),
         ("on", "", ALL),
         ("on", "9.0", ALL),
@@ -92,7 +93,7 @@ def test_named_architectures_need_no_gpu(cuda):
 
 
 def test_a_wrong_word_is_refused(cuda):
-    for wrong in ("yes", "OFF", "0"):
+    for wrong in ("yes", "false", "0"):
         found = cuda(gpus="9.0", HYBRIDRET_CUDA=wrong)
         assert found == f"HYBRIDRET_CUDA is '{wrong}'; expected auto, on or off"
 

@@ -334,11 +334,51 @@ def test_evaluate_embeddings_of_xquad_r(capsys, real_data, tmp_path):
             "seed must be at least 0 and below 2^63",
         ),
         (
+            ["train", "--data", "facts-evaluation", "--output", "run", "--dimension", str(10**13)],
+            "a dimension of at least 1",
+        ),
+        (
+            ["train", "--data", "facts-evaluation", "--output", "r", "--max-length", str(10**20)],
+            "max_length must be at least 1 and below 2^31",
+        ),
+        (
             ["quickstart", "--seed", str(10**30), "--output", "."],
             "seed must be at least 0 and below 2^63",
         ),
-        (["search", "nowhere", "question"], "not an exported encoder"),
-        (["index", "nowhere", "docs.jsonl"], "not an exported encoder"),
+        (["search", "nowhere", "question"], "nowhere: no such folder"),
+        (["index", "nowhere", "docs.jsonl"], "nowhere: no such folder"),
+        (
+            ["train", "--data", "facts-evaluation", "--output", "r", "--query-prompt", "Q: "],
+            "--query-prompt would have no effect: a new static encoder has its own",
+        ),
+        (
+            [
+                "train",
+                "--data",
+                "facts-evaluation",
+                "--output",
+                "r",
+                "--model",
+                "m",
+                "--dimension",
+                "8",
+            ],
+            "--dimension would have no effect: they are for a new static encoder",
+        ),
+        (
+            [
+                "train",
+                "--data",
+                "facts-evaluation",
+                "--output",
+                "r",
+                "--sampler",
+                "mixed",
+                "--alpha",
+                "1",
+            ],
+            "--alpha would have no effect: it is for the hybrid sampler, not mixed",
+        ),
         (
             ["train", "--data", "facts-evaluation", "--output", "run", "--batch-size", "100000"],
             "only 567 translation groups",
@@ -408,6 +448,10 @@ def test_unknown_and_repeated_options(capsys):
     assert "did you mean" not in usage_error(capsys, *train, "--zzz")
     assert "--data: given twice; it takes one value" in usage_error(capsys, *train, "--data", "x")
     assert "given twice" in usage_error(capsys, *train, "--steps=1", "--steps=2")
+    assert "did you mean evaluate?" in usage_error(capsys, "evalute", "x")
+    assert "did you mean --version?" in usage_error(capsys, "--verson")
+    assert "a COMMAND is required" in usage_error(capsys)
+    assert "did you mean hybrid?" in usage_error(capsys, *train, "--sampler", "hybird")
 
 
 def test_json_is_written_through_links_and_pipes(capsys, tmp_path):

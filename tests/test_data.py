@@ -209,11 +209,11 @@ def test_languages_of_queries_and_passages(tmp_path):
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("negatives", ["n"], "field 'negatives': training does not use mined negatives yet"),
-        ("negative", "n", "field 'negative': training does not use"),
-        ("negative_1", "n", "field 'negative_1': training does not use"),
-        ("hard_negatives", [], "field 'hard_negatives': training does not use"),
-        ("neg", ["n"], "field 'neg': training does not use"),
+        ("negatives", ["n"], "field 'negatives': mined negatives are not used yet"),
+        ("negative", "n", "field 'negative': mined negatives are not used yet"),
+        ("negative_1", "n", "field 'negative_1': mined negatives are not used yet"),
+        ("hard_negatives", [], "field 'hard_negatives': mined negatives are not used yet"),
+        ("neg", ["n"], "field 'neg': mined negatives are not used yet"),
         ("langauge", "de", "unknown field 'langauge'; did you mean 'language'"),
         ("Group", "g", "unknown field 'Group'; did you mean 'group'"),
     ],

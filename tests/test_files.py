@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shlex
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -82,6 +85,12 @@ def test_redirected_standard_output_is_written_to(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "before\njson\nafter\n"
+    log = tmp_path / "log"
+    log.write_text("precious\n")
+    for redirect, start in ((">>", "precious\n"), (">", "")):
+        command = f"{shlex.quote(sys.executable)} -c {shlex.quote(code)} {redirect} {log}"
+        subprocess.run(command, shell=True, check=True)
+        assert log.read_text() == f"{start}before\njson\nafter\n"
 
 
 def test_a_folder_is_not_overwritten_by_a_file(tmp_path):
@@ -125,6 +134,64 @@ def test_temporary_files_of_a_killed_run_are_removed_by_the_next(kind, tmp_path)
         assert first.exists()
         assert second.exists()
     assert sorted(p.name for p in tmp_path.iterdir()) == [".out.previous", "out"]
+
+
+def test_threads_that_write_the_same_path(tmp_path):
+    """None takes another's temporary for stale; what is there at the end is one of the texts."""
+
+    def write(number: int) -> None:
+        for _ in range(40):
+            write_text(tmp_path / "file", f"{number}" * 1000)
+            with atomic_folder(tmp_path / "folder") as folder:
+                (folder / "text").write_text(str(number))
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(write, range(8)))
+    assert (tmp_path / "file").read_text() in {f"{n}" * 1000 for n in range(8)}
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder"]
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF])
+def test_file_systems_without_locks(code, tmp_path, monkeypatch):
+    def flock(*_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    for _ in range(2):
+        write_text(tmp_path / "file", "text")
+        with atomic_folder(tmp_path / "folder") as folder:
+            (folder / "text").write_text("text")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder"]
+
+
+def test_errors_of_the_caller_pass_through(tmp_path):
+    for error in (BlockingIOError(11, "busy"), ValueError("x"), ConnectionResetError(104, "reset")):
+        with pytest.raises(type(error)) as found, atomic_file(tmp_path / "file"):
+            raise error
+        assert found.value is error
+    with pytest.raises(OSError, match="No space left") as full, atomic_file(tmp_path / "file"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert full.value.filename == str(tmp_path / "file")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_names_that_are_hard_to_write(tmp_path, monkeypatch):
+    for name in ("x" * 250, "ü" * 120, "a*b[c]{d}", ".hidden"):
+        for _ in range(2):
+            write_text(tmp_path / name, name)
+        assert (tmp_path / name).read_text() == name
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(OSError, match=r"symbolic links.*loop"):
+        write_text(tmp_path / "loop", "text")
+    assert (tmp_path / "loop").is_symlink()
+    os.mkfifo(tmp_path / ".o.json.writing-abcdefgh")  # nothing of ours: it stays, and stops nobody
+    write_text(tmp_path / "o.json", "{}")
+    assert (tmp_path / ".o.json.writing-abcdefgh").is_fifo()
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(OSError, match="is the current directory"), atomic_folder("."):
+        pass
+    assert os.getcwd() == str(tmp_path / "here")
 
 
 def test_checksums_find_every_change(tmp_path):

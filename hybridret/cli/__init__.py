@@ -16,7 +16,10 @@ COMMANDS = (quickstart, train, evaluate, export, index, search, info)
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit status: 0, 1 on an error, 130 on ctrl-C."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.command is None:
+        parser.error("a COMMAND is required, such as quickstart")
     try:
         _check_isa()
         options.run(options)
@@ -50,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Start with: hybridret quickstart. Each command has its own --help.",
     )
     parser.add_argument("--version", action="version", version=f"hybridret {_native.__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     for command in COMMANDS:
         command.add(commands)
     return parser

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import re
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 from hybridret.errors import DataError
 
@@ -23,10 +24,18 @@ class Parser(argparse.ArgumentParser):
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         found, unknown = self.parse_known_args(args, namespace)
+        parser = self._command(getattr(found, "command", None))
         if unknown:
-            parser = self._command(getattr(found, "command", None))
-            parser.error(f"unrecognized arguments: {' '.join(unknown)}{parser._hint(unknown[0])}")
+            options = [option for action in parser._actions for option in action.option_strings]
+            hint = _did_you_mean(unknown[0].partition("=")[0], options)
+            parser.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
         return found
+
+    def error(self, message: str) -> NoReturn:
+        wrong = re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message)
+        if wrong:
+            message += _did_you_mean(wrong[1], re.findall(r"[\w.@-]+", wrong[2]))
+        super().error(message)
 
     def _command(self, name: str | None) -> Parser:
         for action in self._actions:
@@ -34,10 +43,10 @@ class Parser(argparse.ArgumentParser):
                 return action.choices[name]  # type: ignore[no-any-return]
         return self
 
-    def _hint(self, given: str) -> str:
-        options = [option for action in self._actions for option in action.option_strings]
-        near = difflib.get_close_matches(given.partition("=")[0], options, n=1)
-        return f" (did you mean {near[0]}?)" if near else ""
+
+def _did_you_mean(given: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(given, known, n=1, cutoff=0.7)
+    return f" (did you mean {near[0]}?)" if near else ""
 
 
 class StoreOnce(argparse.Action):

@@ -14,6 +14,7 @@ from hybridret.cli.common import (
     add_model_options,
     interactive,
     load_encoder,
+    torch_encoder,
 )
 from hybridret.errors import DataError
 
@@ -354,6 +355,7 @@ def _reports(o: argparse.Namespace, evaluation: Evaluation) -> list[Report]:
     from hybridret.evaluation.judging import embed, load_embeddings
     from hybridret.evaluation.trec import write_run
 
+    _check_systems(o)
     found: list[Report] = []
 
     def judge(queries: Any, documents: Any, similarity: Any, name: str) -> None:
@@ -381,6 +383,21 @@ def _reports(o: argparse.Namespace, evaluation: Evaluation) -> list[Report]:
         ranks = baseline_ranks(baseline, evaluation.pool, progress=interactive())
         found.append(evaluation.judge(ranks, baseline))
     return found
+
+
+def _check_systems(o: argparse.Namespace) -> None:
+    """Mistakes in the last system are reported before the first one is embedded."""
+    from hybridret._extras import require
+    from hybridret.encoder.manifest import is_exported
+
+    for model in o.models:
+        if not is_exported(model):
+            torch_encoder()
+            from hybridret.encoder.model_folder import local_folder
+
+            local_folder(model)
+    if "bm25" in o.baselines:
+        require("bm25s", "bm25", "the BM25 baseline")
 
 
 def _system_names(models: Sequence[str]) -> list[str]:

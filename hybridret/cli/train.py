@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from hybridret.cli.common import (
     model_options,
     torch_encoder,
 )
+from hybridret.errors import DataError
 
 
 def add(commands: Any) -> None:
@@ -114,10 +116,12 @@ def run(o: argparse.Namespace) -> None:
     from hybridret.data import load_dataset
     from hybridret.data.table import hold_out
     from hybridret.evaluation.judging import evaluate
+    from hybridret.training import checkpoints
     from hybridret.training.batches import PairTable
-    from hybridret.training.config import TrainingConfig
+    from hybridret.training.config import TrainingConfig, require_one_process
     from hybridret.training.loop import TRAINING_FILE, train
 
+    require_one_process()
     dataset = load_dataset(o.data, languages=o.languages)
     development = None
     if o.hold_out is not None:
@@ -136,8 +140,12 @@ def run(o: argparse.Namespace) -> None:
     )
     config = TrainingConfig(**{name: getattr(o, name) for name in names})
     given = model_options(o)
+    _refuse_unused(o, given)
     checkpoint = o.output / "checkpoint"
+    if o.resume and not checkpoint.is_dir():
+        print(f"hybridret: no checkpoint in {o.output}: starting at step 0", file=sys.stderr)
     if o.resume and checkpoint.is_dir():
+        checkpoints.check(checkpoint)  # before anything of it is read
         encoder = encoder_class.load(checkpoint)
     elif o.model == "static":
         encoder = encoder_class.new_static(
@@ -175,3 +183,19 @@ def run(o: argparse.Namespace) -> None:
         from hybridret.evaluation.text import summary_text
 
         print(f"on the held-out documents:\n{summary_text([report], DEFAULT_METRICS)}")
+
+
+def _refuse_unused(o: argparse.Namespace, given: dict[str, Any]) -> None:
+    """Raises DataError for an option that would have no effect."""
+    if o.model == "static":
+        unused, why = set(given) - {"max_length"}, "a new static encoder has its own"
+    else:
+        unused, why = (
+            o.given & {"dimension", "vocabulary_size"},
+            "they are for a new static encoder",
+        )
+    if "alpha" in o.given and o.sampler != "hybrid":
+        unused, why = {"alpha"}, f"it is for the hybrid sampler, not {o.sampler}"
+    if unused:
+        names = ", ".join("--" + name.replace("_", "-") for name in sorted(unused))
+        raise DataError(f"{names} would have no effect: {why}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from hybridret.data.formats import Format
 from hybridret.data.reading import Record, read_records
 from hybridret.data.table import Dataset, Document, Query, groups_by_relevance
 
+_NEGATIVES = re.compile(r"neg|(hard_)?negatives?(_[0-9]+)?")
 _QUERY_LANGUAGE = ("query_language", "query_lang", "language", "lang")
 _POSITIVE_LANGUAGE = (
     "positive_language",
@@ -80,11 +82,9 @@ def read_pairs(path: str | Path) -> Dataset:
 
 
 def _refuse_negatives(row: Record) -> None:
-    for name in row.fields:
-        if name == "neg" or name.startswith(("negative", "hard_negative")):
-            raise row.error(
-                f"field {name!r}: training does not use mined negatives yet; remove the field"
-            )
+    for name, value in row.fields.items():
+        if _NEGATIVES.fullmatch(name) and value is not None:
+            raise row.error(f"field {name!r}: mined negatives are not used yet; remove the field")
 
 
 def _line(row: Record) -> str:

@@ -40,7 +40,7 @@ def read_lines(path: Path) -> Iterator[tuple[str, str]]:
             yield f"{path}:{number}", text.removesuffix("\n").removesuffix("\r")
 
 
-def read_json(path: Path) -> Record:
+def read_object(path: Path) -> Record:
     """The JSON object that a file holds.
 
     Raises:
@@ -63,28 +63,21 @@ def read_records(path: Path) -> Iterator[Record]:
 
 
 def parse_json(text: str, where: str) -> Any:
-    """The value of a JSON text as RFC 8259 has it: no NaN and no Infinity.
+    """The value of a JSON text; NaN and Infinity are read as Python's ``json`` writes them.
 
     Raises:
         DataError: not JSON, or more than Python takes: nested too deeply, an integer too long.
     """
     try:
-        return _DECODER.decode(text)
+        return json.loads(text)
     except json.JSONDecodeError as error:
         line = f"line {error.lineno}, " if error.lineno > 1 else ""
-        reason = f"{error.msg} at {line}column {error.colno}"
+        reason = f"{error.msg.removesuffix(' at')} at {line}column {error.colno}"
     except RecursionError:
         reason = "nested too deeply"
     except ValueError as error:
         reason = str(error).partition(";")[0]
     raise DataError(f"{where}: not JSON that can be read: {reason}")
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not a JSON value")
-
-
-_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
 
 
 class Record:

@@ -14,7 +14,7 @@ from typing import get_args
 
 from hybridret.data.formats import Candidates, Format
 from hybridret.data.languages import files_by_language, is_language
-from hybridret.data.reading import Record, read_json
+from hybridret.data.reading import Record, read_object
 from hybridret.data.table import Dataset, Document, Query, groups_by_relevance
 from hybridret.errors import DataError
 
@@ -75,7 +75,7 @@ def read_squad(folder: str | Path, candidates: Candidates = "sentence") -> Datas
 
 
 def _paragraphs(file: Path) -> Iterator[Record]:
-    for article in read_json(file).records("data"):
+    for article in read_object(file).records("data"):
         yield from article.records("paragraphs")
 
 

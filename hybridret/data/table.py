@@ -8,7 +8,7 @@ monolingual and cross-lingual pairs from the groups, so both kinds of batch come
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 
@@ -95,6 +95,7 @@ class Dataset:
         for query_id, judged in self.qrels.items():
             if query_id not in query_ids:
                 raise DataError(f"{self.name}: the judgements name an unknown query {query_id!r}")
+            check_grades(judged, f"{self.name}: query {query_id!r}")
             for document_id in judged:
                 if document_id not in document_ids:
                     raise DataError(
@@ -188,6 +189,12 @@ class Dataset:
             if q.query_id in self.qrels
         }
         return found
+
+
+def check_grades(judged: Mapping[str, int], where: str) -> None:
+    """Raises DataError unless all grades fit 64 bits."""
+    if judged and not (-(2**63) <= min(judged.values()) <= max(judged.values()) < 2**63):
+        raise DataError(f"{where}: a grade is not a whole number of 64 bits")
 
 
 def groups_by_relevance(

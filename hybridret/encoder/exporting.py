@@ -135,14 +135,21 @@ def check_output(output: Path, encoder: TorchEncoder | str | Path, overwrite: bo
     if not output.exists() or (output.is_dir() and not any(output.iterdir())):
         return
     if not overwrite:
-        raise ModelError(
-            f"{output} already exists; choose another folder, or pass --overwrite (overwrite=True)"
-        )
+        overwrite_it = ", or pass --overwrite (overwrite=True)" if is_exported(output) else ""
+        raise ModelError(f"{output} already exists; choose another folder{overwrite_it}")
     same = not isinstance(encoder, TorchEncoder) and Path(encoder).resolve() == output.resolve()
     if same or not is_exported(output):
         raise ModelError(
             f"{output} is not an exported encoder; only exported encoders are overwritten"
         )
+    listed = read_json(output / MANIFEST_FILE, ModelError).get("files")
+    if listed is None:
+        return  # hybridret 0.1 listed none
+    ours = {MANIFEST_FILE, *listed}
+    for file in sorted(output.rglob("*")):
+        name = file.relative_to(output).as_posix()
+        if file.is_file() and name not in ours and not name.startswith(f"{INDEX_FOLDER}/"):
+            raise ModelError(f"{file} is not part of the export that would be replaced: move it")
 
 
 def _keep_index(old: Path, new: Path, fingerprint: str) -> None:
@@ -157,7 +164,7 @@ def _keep_index(old: Path, new: Path, fingerprint: str) -> None:
     before = read_json(old / MANIFEST_FILE, ModelError).get("fingerprint")
     if before != fingerprint:
         raise ModelError(
-            f"{index} was made with the encoder that would be replaced, and the new one gives "
+            f"{index} was made with the encoder that would be replaced, and the new one may give "
             f"different vectors: export to another folder, or remove {index} first; nothing was "
             f"written"
         )
@@ -188,12 +195,28 @@ def _write_onnx(model: EncoderModel, path: Path) -> None:
             )
         # One file, unless it would exceed protobuf's limit of 2 GiB.
         weights = sum(p.numel() * p.element_size() for p in model.parameters())
+        _strip_metadata(program.model)
         program.save(str(path), external_data=weights > 1.8e9)
     except (RuntimeError, torch.onnx.OnnxExporterError) as error:
         reason = str(error).strip().split("\n")[0]
         raise ModelError(f"torch cannot export this model to ONNX: {reason}") from error
     finally:
         model.train(training)
+
+
+def _strip_metadata(model: Any) -> None:
+    """Removes the exporter's stack traces: paths of this machine, in which equal models differ."""
+    for graph in (model.graph, *model.functions.values()):
+        graph.metadata_props.clear()
+        for node in graph.all_nodes():
+            node.metadata_props.clear()
+            for value in node.outputs:
+                value.metadata_props.clear()
+        for value in (*graph.inputs, *graph.outputs):
+            value.metadata_props.clear()
+    for value in model.graph.initializers.values():
+        value.metadata_props.clear()
+    model.metadata_props.clear()
 
 
 def _parity(encoder: TorchEncoder, exported: OnnxEncoder) -> float:

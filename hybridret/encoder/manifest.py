@@ -35,10 +35,14 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             its checksum.
     """
     path = folder / MANIFEST_FILE
+    if not folder.is_dir():
+        raise ModelError(f"{folder}: no such folder")
     if not path.is_file():
+        is_torch = any((folder / name).is_file() for name in ("modules.json", "config.json"))
+        what = "a torch model" if is_torch else f"no {MANIFEST_FILE}"
         raise ModelError(
-            f"{folder}: not an exported encoder (no {MANIFEST_FILE}); make one with "
-            f"'hybridret export MODEL {folder}'"
+            f"{folder}: not an exported encoder ({what}); make one with 'hybridret export "
+            f"{folder if is_torch else 'MODEL'} ENCODER'"
         )
     manifest = read_json(path, ModelError)
     if not isinstance(manifest, dict):
@@ -51,7 +55,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         if type(manifest.get(name)) is not kind:
             raise ModelError(f"{path}: damaged: {name!r} is {manifest.get(name)!r:.60}")
     if not 1 <= manifest["dimension"] <= 1 << 20:
-        raise ModelError(f"{path}: damaged: 'dimension' is {manifest['dimension']:.6g}")
+        raise ModelError(f"{path}: damaged: 'dimension' is {manifest['dimension']!r:.60}")
     if "files" in manifest:
         check_files(folder, manifest["files"], ModelError)
         files = manifest["files"]

@@ -15,13 +15,19 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from hybridret._files import read_json, use_umask, write_json
+from hybridret._files import read_json, write_json, write_text
 from hybridret._hub import hub_reason
 from hybridret.encoder.base import EncoderConfig
 from hybridret.encoder.manifest import is_exported
 from hybridret.encoder.model import POOLINGS, Dense, EncoderModel, StaticEmbeddings
 from hybridret.encoder.tokenization import TOKENIZER_FILE, Tokenizer
-from hybridret.encoder.weights import WEIGHTS_FILE, cannot_write, load_tensors, save_tensors
+from hybridret.encoder.weights import (
+    WEIGHTS_FILE,
+    cannot_write,
+    default_permissions,
+    load_tensors,
+    save_tensors,
+)
 from hybridret.errors import ModelError
 
 _TOKENIZER_FILES = (
@@ -61,10 +67,11 @@ def write(folder: Path, model: EncoderModel, tokenizer: Tokenizer, config: Encod
         try:
             model.backbone.save_pretrained(folder)  # type: ignore[operator]
         except SafetensorError as error:
-            raise cannot_write(folder, error) from None
+            raise cannot_write(folder / WEIGHTS_FILE, error) from None
+        for file in folder.glob("model*.safetensors"):
+            default_permissions(file)
     for position, layer in enumerate(model.dense):
         save_tensors(layer.state_dict(), folder / _dense_folder(position) / WEIGHTS_FILE)
-    use_umask(folder)
 
 
 def _dense_folder(position: int) -> str:
@@ -113,7 +120,7 @@ def write_description(
 
 def _write_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
     tokenizer.backend.no_truncation()
-    tokenizer.backend.save(str(folder / TOKENIZER_FILE))
+    write_text(folder / TOKENIZER_FILE, tokenizer.backend.to_str(pretty=True))
     tokenizer.backend.enable_truncation(tokenizer.max_length)
     write_json(
         folder / "tokenizer_config.json",
@@ -166,7 +173,12 @@ def _read_json(path: Path, default: Any = None) -> Any:
         if default is None:
             raise ModelError(f"{path}: no such file in this model folder")
         return default
-    return read_json(path, ModelError)
+    value = read_json(path, ModelError)
+    expected = list if path.name == MODULES_FILE else dict
+    if not isinstance(value, expected):
+        kind = "a list" if expected is list else "an object"
+        raise ModelError(f"{path}: damaged: expected {kind}, got {type(value).__name__}")
+    return value
 
 
 def _width(backbone: nn.Module) -> int:
@@ -249,9 +261,12 @@ def read(folder: Path, max_length: int | None = None) -> Parts:
             f"{folder} is an exported encoder: it has an ONNX model and no torch weights; use the "
             f"model it was exported from"
         )
-    if (folder / MODULES_FILE).is_file():
-        return _load_sentence_transformers(folder, max_length)
-    backbone, tokenizer = _load_transformer(folder, max_length)
+    try:
+        if (folder / MODULES_FILE).is_file():
+            return _load_sentence_transformers(folder, max_length)
+        backbone, tokenizer = _load_transformer(folder, max_length)
+    except (AttributeError, KeyError, TypeError, RuntimeError) as error:
+        raise ModelError(f"{folder}: damaged: a value of its JSON files: {error!r:.200}") from error
     model = EncoderModel(backbone, pooling="mean", normalize=False, width=_width(backbone))
     return model, tokenizer, EncoderConfig()
 

@@ -38,8 +38,8 @@ class Tokenizer:
         pad_id: int = 0,
         special_tokens: bool = True,
     ) -> None:
-        if max_length < 1:
-            raise ModelError(f"max_length must be at least 1, got {max_length}")
+        if not 1 <= max_length < 1 << 31:
+            raise ModelError(f"max_length must be at least 1 and below 2^31, got {max_length}")
         self.backend = backend
         self.max_length = max_length
         self.pad_id = pad_id

@@ -64,10 +64,10 @@ class TorchEncoder(TextEncoder):
         """
         if not 0 <= seed < 2**63:
             raise ModelError(f"seed must be at least 0 and below 2^63, got {seed}")
-        if dimension < 1 or vocabulary_size < 2:
+        if not 1 <= dimension <= 1 << 20 or not 2 <= vocabulary_size <= 1 << 30:
             raise ModelError(
-                f"a static encoder needs a dimension of at least 1 and a vocabulary of at least 2, "
-                f"got {dimension} and {vocabulary_size}"
+                f"a static encoder needs a dimension of at least 1 and a vocabulary of at least 2 "
+                f"(at most 2^20 and 2^30), got {dimension} and {vocabulary_size}"
             )
         stride = 1 + sum(map(len, texts)) // _VOCABULARY_CHARACTERS
         tokenizer = Tokenizer.train(

@@ -133,6 +133,8 @@ class Measure:
         summary: a one-line description.
         score: (relevant documents, cut-off, convention) -> float64 [Q]; a missing cut-off is passed
             as a number larger than every rank. A query without relevant documents scores 0.
+            Ceilings are the score of :meth:`RankedRelevant.perfect`, where all grades are equal:
+            right for measures that are relative to the best ranking (nDCG) or ignore grades.
         needs_judged: whether it needs the ranks of documents judged not relevant.
     """
 

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from hybridret._files import atomic_file, write_json
 from hybridret.data.qrels import read_fields, read_qrels
-from hybridret.data.table import Qrels
+from hybridret.data.table import Qrels, check_grades
 from hybridret.errors import DataError
 from hybridret.evaluation.metrics import (
     DEFAULT_METRICS,
@@ -131,6 +131,7 @@ def evaluate_run(
     query_ids, ranks, grades, counts, others = [], [], [], [], []
     absent = without = 0
     for query_id, judged in qrels.items():
+        check_grades(judged, f"{name}: query {query_id!r}")
         relevant = {d: grade for d, grade in judged.items() if grade > 0}
         listed = run.get(query_id)
         absent += listed is None

@@ -168,21 +168,21 @@ def make_batch(
     scale = backend.scale(temperature, queries)
     is_bounded = (normalize or unit_norm) and log_bias is None and is_number(temperature)
     return Batch(
-        queries,
-        documents,
-        backend.integers("labels", labels, queries),
-        backend.integers("query_groups", query_groups, queries),
-        backend.integers("document_groups", document_groups, queries),
-        None if segments is None else backend.segments(_pairs(segments)),
-        log_bias,
-        scale,
-        normalize,
-        unit_norm,
-        hard_only,
-        labels_elsewhere,
-        workspace,
+        queries=queries,
+        documents=documents,
+        labels=backend.integers("labels", labels, queries),
+        query_groups=backend.integers("query_groups", query_groups, queries),
+        document_groups=backend.integers("document_groups", document_groups, queries),
+        segments=None if segments is None else backend.segments(_pairs(segments)),
+        log_bias=log_bias,
+        scale=scale,
+        normalize=normalize,
+        unit_norm=unit_norm,
+        hard_only=hard_only,
+        labels_elsewhere=labels_elsewhere,
+        workspace=workspace,
         # unit_norm allows lengths of up to 1.01: a product of up to 1.0201
-        1.03 / temperature if is_bounded else 0.0,
+        logit_bound=1.03 / temperature if is_bounded else 0.0,
     )
 
 

@@ -153,7 +153,8 @@ class Index:
                 if document.document_id in self._labels:
                     raise DataError(
                         f"document {document.document_id!r} is already in the index; "
-                        f"delete it first to replace it"
+                        f"delete it first to replace it (in a file, a line without an id has its "
+                        f"number as id)"
                     )
                 new.add(document.document_id)
             numbers = [
@@ -304,7 +305,7 @@ class Index:
             "encoder": self.encoder,
             "dimension": self.dimension,
             "similarity": self.similarity,
-            "settings": asdict(self.settings),
+            "settings": _renamed(asdict(self.settings), {"M": "links"}),
             "languages": list(self._languages),
             "labels": len(kept),
             "removed": kept.count(None),
@@ -359,7 +360,7 @@ class Index:
                 manifest["dimension"],
                 similarity=manifest["similarity"],
                 encoder=manifest["encoder"],
-                settings=_settings(manifest["settings"]),
+                settings=GraphSettings(**_renamed(manifest["settings"], {"links": "M"})),
             )
             index._languages = {name: n for n, name in enumerate(manifest["languages"])}
             with (folder / documents).open(encoding="utf-8") as file:
@@ -402,9 +403,9 @@ def _save_lock(folder: Path) -> Iterator[None]:
         yield
 
 
-def _settings(values: dict[str, Any]) -> GraphSettings:
-    names = {"links": "M"}  # as hybridret 0.1 wrote it
-    return GraphSettings(**{names.get(name, name): value for name, value in values.items()})
+def _renamed(values: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
+    """Manifests of schema 1 call M ``links``."""
+    return {names.get(name, name): value for name, value in values.items()}
 
 
 def _run_lengths(values: list[int]) -> list[tuple[int, int]]:

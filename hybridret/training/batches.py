@@ -147,6 +147,8 @@ class BatchSampler(ABC):
     def __init__(self, table: PairTable, batch_size: int, *, seed: int = 0) -> None:
         if batch_size < 2:
             raise DataError(f"batch_size must be at least 2, got {batch_size}")
+        if seed < 0:
+            raise DataError(f"seed must not be negative, got {seed}")
         self.table = table
         self.batch_size = batch_size
         self.seed = seed

@@ -69,6 +69,11 @@ def check(folder: Path) -> RunState:
         raise DataError(f"{path}: missing")
     content = read_json(path, DataError)
     written = content.pop("sha256", None) if isinstance(content, dict) else None
+    if written is None and isinstance(content, dict) and "step" in content:
+        raise DataError(
+            f"{path}: written by hybridret 0.1, without checksums: finish the run with 0.1, or "
+            f"start it again in another folder"
+        )
     if written != _digest(content):
         raise DataError(f"{path}: damaged: the content does not match its checksum")
     check_files(folder, content["files"], DataError)

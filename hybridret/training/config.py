@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass
 
 from hybridret.errors import DataError
@@ -41,6 +42,13 @@ class TrainingConfig:
     checkpoint_every: int = 500
 
     def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "seed", "log_every", "checkpoint_every"):
+            if type(getattr(self, name)) is not int:
+                raise DataError(f"{name} must be an integer, got {getattr(self, name)!r}")
+        for name in ("alpha", "warmup", "weight_decay", "learning_rate"):
+            value = getattr(self, name)
+            if value is not None and not math.isfinite(value):
+                raise DataError(f"{name} must be finite, got {value}")
         if self.sampler not in SAMPLERS:
             raise DataError(f"unknown sampler {self.sampler!r}; expected {', '.join(SAMPLERS)}")
         if not 0 <= self.seed < 2**63:
@@ -56,3 +64,13 @@ class TrainingConfig:
             raise DataError(f"temperature must be positive and finite, got {self.temperature}")
         if self.learning_rate is not None and not self.learning_rate > 0:
             raise DataError(f"learning_rate must be positive, got {self.learning_rate}")
+
+
+def require_one_process() -> None:
+    """Raises DataError where torchrun or a similar launcher started several processes."""
+    processes = os.environ.get("WORLD_SIZE") or "1"
+    if processes != "1":
+        raise DataError(
+            f"training runs in one process, but {processes} were started (WORLD_SIZE): all of them "
+            f"would do the same training and write to the same folder"
+        )

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
@@ -36,7 +35,7 @@ from hybridret.errors import DataError, ModelError
 from hybridret.losses.functional import infonce
 from hybridret.training import checkpoints
 from hybridret.training.batches import BatchSampler, PairTable, make_sampler
-from hybridret.training.config import TrainingConfig
+from hybridret.training.config import TrainingConfig, require_one_process
 
 TRAINING_FILE = "training.json"
 LOG_FILE = "log.jsonl"
@@ -82,12 +81,7 @@ def train(
     """
     config = config or TrainingConfig()
     output = Path(output)
-    processes = os.environ.get("WORLD_SIZE", "1")
-    if processes != "1":  # set by torchrun and similar launchers
-        raise DataError(
-            f"training runs in one process, but {processes} were started (WORLD_SIZE): all of them "
-            f"would do the same training and write to the same folder"
-        )
+    require_one_process()
     sampler = make_sampler(
         config.sampler, table, config.batch_size, alpha=config.alpha, seed=config.seed
     )
