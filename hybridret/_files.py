@@ -44,11 +44,12 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
             with _naming(path), written.open("rb") as source, _open_stream(path) as target:
                 shutil.copyfileobj(source, target)
         return
-    with _naming(path):
+    given = path
+    with _naming(given):
         path = _resolved(path)
         temporary, lock = _make_temporary(path, _make_file)
     try:
-        with _naming(path, temporary):
+        with _naming(given, temporary):
             yield temporary
             _sync(temporary)
             temporary.chmod(0o666 & ~UMASK)
@@ -69,14 +70,14 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     Raises:
         OSError: ``path`` is the current directory or cannot be written; the error names it.
     """
-    path = Path(path)
-    with _naming(path):
+    given = path = Path(path)
+    with _naming(given):
         path = _resolved(path)
         if path.exists() and path.samefile("."):
             raise OSError(errno.EBUSY, "is the current directory, which cannot be replaced")
         temporary, lock = _make_temporary(path, _make_folder)
     try:
-        with _naming(path, temporary):
+        with _naming(given, temporary):
             yield temporary
             use_umask(temporary)
             for entry in (temporary, *temporary.rglob("*")):
