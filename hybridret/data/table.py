@@ -95,8 +95,9 @@ class Dataset:
         for query_id, judged in self.qrels.items():
             if query_id not in query_ids:
                 raise DataError(f"{self.name}: the judgements name an unknown query {query_id!r}")
-            check_grades(judged, f"{self.name}: query {query_id!r}")
-            for document_id in judged:
+            for document_id, grade in judged.items():
+                if not -(2**63) <= grade < 2**63:
+                    check_grades(judged, f"{self.name}: query {query_id!r}")
                 if document_id not in document_ids:
                     raise DataError(
                         f"{self.name}: query {query_id!r} is judged on an unknown document "
