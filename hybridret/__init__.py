@@ -21,6 +21,8 @@ from hybridret.errors import (
 
 if TYPE_CHECKING:
     from hybridret.data import Dataset, Document, Query, load_dataset
+    from hybridret.debiasing import DebiasResult, debias
+    from hybridret.encoder.debias import LanguageDirections, language_directions
     from hybridret.encoder.exporting import export
     from hybridret.encoder.loading import load_encoder
     from hybridret.encoder.onnx import OnnxEncoder
@@ -42,6 +44,8 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "data": ("Dataset", "Document", "Query", "load_dataset"),
+    "debiasing": ("DebiasResult", "debias"),
+    "encoder.debias": ("LanguageDirections", "language_directions"),
     "encoder.exporting": ("export",),
     "encoder.loading": ("load_encoder",),
     "encoder.onnx": ("OnnxEncoder",),
@@ -68,6 +72,7 @@ __all__ = [
     "Comparison",
     "DataError",
     "Dataset",
+    "DebiasResult",
     "Document",
     "Evaluation",
     "GraphSettings",
@@ -78,6 +83,7 @@ __all__ = [
     "IndexFileError",
     "InfoNCELoss",
     "InfoNCEStatistics",
+    "LanguageDirections",
     "MissingExtraError",
     "ModelError",
     "OnnxEncoder",
@@ -92,6 +98,7 @@ __all__ = [
     "TrainingConfig",
     "__version__",
     "compare",
+    "debias",
     "evaluate",
     "evaluate_baseline",
     "evaluate_embeddings",
@@ -99,6 +106,7 @@ __all__ = [
     "export",
     "infonce",
     "infonce_statistics",
+    "language_directions",
     "load_dataset",
     "load_encoder",
     "make_sampler",

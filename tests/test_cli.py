@@ -16,7 +16,7 @@ import pytest
 from hybridret.cli import main
 from hybridret.data import load_facts
 
-COMMANDS = ("quickstart", "train", "evaluate", "export", "index", "search", "info")
+COMMANDS = ("quickstart", "train", "debias", "evaluate", "export", "index", "search", "info")
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
