@@ -33,8 +33,8 @@ def add(commands: Any) -> None:
         run,
         "take the language out of an encoder, without training",
         "Writes a sentence-transformers folder with one more linear layer, which brings the vectors "
-        "of all languages closer together. Documents in other languages are found more often, those in the "
-        "query's own language a little less often; both are measured and printed.",
+        "of all languages closer together. Documents in other languages are found more often, "
+        "those in the query's own language a little less often; both are measured and printed.",
     )
     p.add_argument("model", help=TORCH_MODEL_HELP)
     p.add_argument("output", type=Path, help="folder to write")
