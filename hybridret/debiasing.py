@@ -32,6 +32,10 @@ from hybridret.evaluation.trade_off import TradeOff, trade_off
 STRENGTHS = tuple(round(0.05 * step, 2) for step in range(21))
 LARGEST_LOSS = 0.02
 """How much RR of own-language answers may fall at the strength that is chosen."""
+EASY = 0.95
+"""RR of own-language answers above which texts are too easy to show a loss."""
+CAUTIOUS = 0.5
+"""The strength that is chosen on such texts."""
 ESTIMATED_ON, MEASURED_ON = 160, 200
 """Translation groups that are embedded for the directions, and for the trade-off."""
 
@@ -84,7 +88,7 @@ def debias(
         directions: how many; see there.
         strength: from 0 to 1. By default the one at which answers in other languages gain most
             recall@10 while RR of answers in the query's own language falls by at most
-            :data:`LARGEST_LOSS`.
+            :data:`LARGEST_LOSS`, see :func:`choose_strength`.
 
     Raises:
         DataError: fewer than two languages, a language that the data set lacks, too many
@@ -132,11 +136,19 @@ def debias(
 def choose_strength(scores: TradeOff) -> float:
     """The strength of the best recall@10 of other languages among those that cost little.
 
-    At most :data:`LARGEST_LOSS` of the RR of own-language answers may be lost.
+    At most :data:`LARGEST_LOSS` of the RR of own-language answers may be lost. On texts that are
+    too easy to show a loss (:data:`EASY`), :data:`CAUTIOUS`.
     """
+    if is_easy(scores):
+        return CAUTIOUS
     lost = scores.own["RR"][0] - scores.own["RR"]
     gained = np.where(lost <= LARGEST_LOSS, scores.other["recall@10"], -1.0)
     return scores.strengths[int(gained.argmax())]
+
+
+def is_easy(scores: TradeOff) -> bool:
+    """Whether nearly all own-language answers are found first, so that texts show no loss."""
+    return bool(scores.own["RR"][0] > EASY)
 
 
 def add_layer(encoder: TorchEncoder, matrix: np.ndarray[Any, np.dtype[np.float64]]) -> None:

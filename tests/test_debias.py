@@ -10,11 +10,14 @@ import numpy as np
 import pytest
 from test_cli import fails, run
 
+pytest.importorskip("torch")
+
 from hybridret.data.table import Dataset, Document, Query
+from hybridret.debiasing import choose_strength
 from hybridret.encoder.debias import METHODS, language_directions
 from hybridret.errors import DataError
 from hybridret.evaluation.judging import evaluate_embeddings
-from hybridret.evaluation.trade_off import trade_off
+from hybridret.evaluation.trade_off import TradeOff, trade_off
 
 LANGUAGES = ["ar", "de", "en", "th"]
 DIMENSION, MEANINGS = 24, 60
@@ -115,6 +118,29 @@ def test_the_trade_off_by_hand():
     json.dumps(scores.to_dict())
     same = trade_off(q, d, dataset, found, strengths=(0.0, 1.0), draws=2)
     assert same.own["RR"].tolist() == scores.own["RR"].tolist()
+
+
+def test_the_strength_that_is_chosen():
+    """As much as costs little; half where the texts cannot show a cost."""
+    strengths = [0.0, 0.5, 0.75, 1.0]
+
+    def scores(own: list[float]) -> TradeOff:
+        recall = np.array([0.4, 0.6, 0.7, 0.8])
+        return TradeOff(
+            strengths,
+            {"RR": np.array(own), "recall@10": np.ones(4)},
+            {"RR": recall, "recall@10": recall},
+            {},
+            1,
+            1,
+        )
+
+    assert choose_strength(scores([0.8, 0.79, 0.785, 0.75])) == 0.75
+    assert choose_strength(scores([0.8, 0.81, 0.8, 0.8])) == 1
+    assert choose_strength(scores([0.8, 0.7, 0.6, 0.5])) == 0
+    assert choose_strength(scores([0.99, 0.99, 0.99, 0.99])) == 0.5
+    assert scores([0.8, 0.8, 0.8, 0.8]).break_even() == 1
+    assert scores([0.8, 0.7, 0.6, 0.4]).break_even() == pytest.approx(0.5)
 
 
 def test_mistakes_are_named():
