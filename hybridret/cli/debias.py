@@ -129,7 +129,7 @@ def _table(result: DebiasResult) -> str:
     if is_easy(scores):
         easy = (
             "\nThese texts are too easy to show what answers in the query's language lose (on "
-            "XQuAD-R 0.04 RR\nat strength 1, 0.02 at 0.5): give --texts with questions like yours "
+            "XQuAD-R 0.04 RR\nat strength 1, 0.015 at 0.5): give --texts with questions like yours "
             "to measure it."
         )
     return (
