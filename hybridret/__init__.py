@@ -22,7 +22,12 @@ from hybridret.errors import (
 if TYPE_CHECKING:
     from hybridret.data import Dataset, Document, Query, load_dataset
     from hybridret.debiasing import DebiasResult, debias
-    from hybridret.encoder.debias import LanguageDirections, language_directions
+    from hybridret.encoder.debias import (
+        LanguageComponents,
+        LanguageDirections,
+        language_components,
+        language_directions,
+    )
     from hybridret.encoder.exporting import export
     from hybridret.encoder.loading import load_encoder
     from hybridret.encoder.onnx import OnnxEncoder
@@ -45,7 +50,12 @@ if TYPE_CHECKING:
 _MODULES = {
     "data": ("Dataset", "Document", "Query", "load_dataset"),
     "debiasing": ("DebiasResult", "debias"),
-    "encoder.debias": ("LanguageDirections", "language_directions"),
+    "encoder.debias": (
+        "LanguageComponents",
+        "LanguageDirections",
+        "language_components",
+        "language_directions",
+    ),
     "encoder.exporting": ("export",),
     "encoder.loading": ("load_encoder",),
     "encoder.onnx": ("OnnxEncoder",),
@@ -83,6 +93,7 @@ __all__ = [
     "IndexFileError",
     "InfoNCELoss",
     "InfoNCEStatistics",
+    "LanguageComponents",
     "LanguageDirections",
     "MissingExtraError",
     "ModelError",
@@ -106,6 +117,7 @@ __all__ = [
     "export",
     "infonce",
     "infonce_statistics",
+    "language_components",
     "language_directions",
     "load_dataset",
     "load_encoder",

@@ -276,6 +276,30 @@ def test_unknown_languages():
         dataset.only_languages(["fr"])
 
 
+def test_a_language_keeps_its_varieties():
+    """RFC 4647, basic filtering: zh is zh-CN and zh-Hant, but not zha, and zh-CN is not zh."""
+    tags = ["zh", "zh-CN", "zh-Hant", "zha"]
+    documents = [Document(tag, "!", tag, tag) for tag in tags]
+    dataset = Dataset("d", [], documents, {})
+    assert dataset.only_languages(["zh"]).languages == ["zh", "zh-CN", "zh-Hant"]
+    assert dataset.only_languages(["zh_cn"]).languages == ["zh-CN"]
+    with pytest.raises(DataError, match="has no language zh-TW"):
+        dataset.only_languages(["zh-TW"])
+
+
+def test_texts_alone(tmp_path):
+    """Documents without queries: enough to estimate language directions from."""
+    rows = [{"text": f"{n}", "lang": x, "group": f"g{n}"} for n in range(2) for x in ("de", "en")]
+    dataset = load_dataset(write(tmp_path / "texts.jsonl", *rows))
+    assert [(d.text, d.language, d.group_id) for d in dataset.documents] == [
+        ("0", "de", "g0"),
+        ("0", "en", "g0"),
+        ("1", "de", "g1"),
+        ("1", "en", "g1"),
+    ]
+    assert (dataset.queries, dataset.qrels) == ([], {})
+
+
 def test_ids_must_be_unique():
     twice = [Document("d", "!", "en", "g")] * 2
     with pytest.raises(DataError, match="document id 'd' is a duplicate: 2 have it"):

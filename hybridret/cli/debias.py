@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from hybridret.cli.common import (
 from hybridret.errors import DataError
 
 if TYPE_CHECKING:
+    from hybridret._types import Floats
     from hybridret.debiasing import DebiasResult
 
 SHOWN = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -34,7 +36,8 @@ def add(commands: Any) -> None:
         "take the language out of an encoder, without training",
         "Writes a sentence-transformers folder with one more linear layer, which brings vectors of "
         "different languages closer together. Documents in other languages are found more often, "
-        "those in the query's own language a little less often; both are measured and printed.",
+        "those in the query's own language a little less often; both are measured and printed. "
+        "Where there is nothing to gain, it refuses.",
     )
     p.add_argument("model", help=TORCH_MODEL_HELP)
     p.add_argument("output", type=Path, help="folder to write")
@@ -43,6 +46,12 @@ def add(commands: Any) -> None:
         default="facts-train",
         metavar="DATA",
         help="texts in the languages of your documents, not those you evaluate on: " + DATA_HELP,
+    )
+    p.add_argument(
+        "--measure-on",
+        metavar="DATA",
+        help="queries and documents like yours, to measure gain and loss on; default: documents of "
+        "the texts that are kept apart",
     )
     p.add_argument(
         "--languages",
@@ -62,7 +71,13 @@ def add(commands: Any) -> None:
         type=float,
         metavar="S",
         help="share of the directions that is taken out, 0 to 1; default: as much as costs answers "
-        "in the query's language no more than 0.02 RR, and 0.5 on texts too easy to show it",
+        "in the query's language no more than 0.02 RR, and at most 0.5 where a loss or a gain "
+        "cannot be seen",
+    )
+    p.add_argument(
+        "--force",
+        action="store_true",
+        help="go on without texts in some of the languages, and where there is nothing to gain",
     )
     p.add_argument("--batch-size", type=int, default=32, help="texts embedded at a time")
     add_model_options(p, "the model's own")
@@ -77,14 +92,18 @@ def run(o: argparse.Namespace) -> None:
 
     if o.output.exists():
         raise DataError(f"{o.output} already exists; choose another folder")
-    dataset = load_dataset(o.texts, languages=o.languages)
+    texts = load_dataset(o.texts)
+    measure_on = None if o.measure_on is None else load_dataset(o.measure_on)
     encoder = encoder_class.load(o.model, **model_options(o))
     result = debias(
         encoder,
-        dataset,
+        texts,
+        measure_on=measure_on,
+        languages=o.languages,
         method=o.method,
         directions=o.directions,
         strength=o.strength,
+        force=o.force,
         batch_size=o.batch_size,
         progress=interactive(),
     )
@@ -104,42 +123,73 @@ def run(o: argparse.Namespace) -> None:
 
 
 def _table(result: DebiasResult) -> str:
-    """Own-language and other answers by strength, and where it stops paying."""
+    """Own-language and other answers by strength and by language, and where it stops paying."""
     from hybridret.debiasing import is_easy
     from hybridret.evaluation.text import text_table
+    from hybridret.evaluation.trade_off import METRICS
 
     scores = result.trade_off
-    rows = []
-    for number, strength in enumerate(scores.strengths):
-        if strength in SHOWN or strength == result.strength:
-            cells = [
-                f"{side[metric][number]:.3f}"
+    at = scores.strengths.index(result.strength)
+    by_strength = [
+        [
+            f"{strength:g}{'*' if number == at else ''}",
+            *(_score(side.mean(m)[number]) for side in (scores.own, scores.other) for m in METRICS),
+            *(_share(scores.break_even(m, number)) if number else "" for m in METRICS),
+        ]
+        for number, strength in enumerate(scores.strengths)
+        if strength in SHOWN or number == at
+    ]
+    worst_first = sorted(scores.languages, key=lambda name: -scores.lost("RR", at, name))
+    by_language = [
+        [
+            language,
+            *(
+                _change(side.mean(m, language), at)
                 for side in (scores.own, scores.other)
-                for metric in ("recall@10", "RR")
-            ]
-            mark = "*" if strength == result.strength else ""
-            rows.append([f"{strength:g}{mark}", *cells])
-    head = ["strength", "own recall@10", "own RR", "other recall@10", "other RR"]
-    lost = {
-        language: found["RR"][0] - found["RR"][-1]
-        for language, found in scores.own_by_language.items()
-    }
-    worst = max(lost, key=lambda language: lost[language])
-    easy = ""
-    if is_easy(scores):
-        easy = (
-            "\nThese texts are too easy to show what answers in the query's language lose (on "
-            "XQuAD-R 0.04 RR\nat strength 1, 0.015 at 0.5): give --texts with questions like yours "
-            "to measure it."
+                for m in METRICS
+            ),
+            *(_share(scores.break_even(m, at, language)) for m in METRICS),
+        ]
+        for language in worst_first
+    ]
+    sides = ["own recall@10", "own RR", "other recall@10", "other RR"]
+    head = [*sides, "pays to, recall@10", "pays to, RR"]
+    lines = [
+        text_table(["strength", *head], by_strength),
+        f"{scores.dataset}, every document in one language. own: the answer is in the query's "
+        f"language ({len(scores.own):,} queries),",
+        f"other: in another one ({len(scores.other):,}). pays to: up to this share of queries with "
+        f"their answer in their own language.",
+        "",
+        f"At strength {result.strength:g}, by language of the query, largest loss first:",
+        text_table(["language", *head], by_language),
+    ]
+    if not len(scores.other):
+        lines.append(
+            "Every answer is in the query's language: what answers in other languages gain is not "
+            "measured."
         )
-    return (
-        f"{text_table(head, rows)}\n"
-        f"own: the answer is in the query's language ({scores.n_own:,} queries), other: in another "
-        f"one ({scores.n_other:,}); every document in one language.\n"
-        f"At strength 1 it pays by RR up to {scores.break_even('RR'):.0%} of queries with their "
-        f"answer in their own language, by recall@10 up to {scores.break_even('recall@10'):.0%}; "
-        f"own-language RR falls most in {worst}, by {lost[worst]:.3f}.{easy}"
-    )
+    elif is_easy(scores):
+        lines.append(
+            "These texts are too easy to show what answers in the query's language lose (on "
+            "XQuAD-R 0.04 RR\nat strength 1, 0.015 at 0.5): give --measure-on with questions like "
+            "yours to see it."
+        )
+    if result.lacking:
+        lines.append(f"No texts in {', '.join(result.lacking)}: these gain less than the others.")
+    return "\n".join(lines)
+
+
+def _score(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.3f}"
+
+
+def _share(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.0%}"
+
+
+def _change(values: Floats, at: int) -> str:
+    return "-" if math.isnan(values[0]) else f"{values[0]:.3f} {values[at] - values[0]:+.3f}"
 
 
 def _card(o: argparse.Namespace, result: DebiasResult) -> str:

@@ -91,9 +91,17 @@ def _line(row: Record) -> str:
     return row.where.rpartition(":")[2]
 
 
+def _read(path: Path) -> Dataset:
+    """Pairs or documents, by the fields of the first line."""
+    first = next(read_records(path), None)
+    if first is not None and "text" in first.fields and "query" not in first.fields:
+        return Dataset(path.name, [], list(read_documents(path)), {})
+    return read_pairs(path)
+
+
 FORMAT = Format(
     "JSON Lines",
-    "a .jsonl or .jsonl.gz file of query/positive pairs",
+    "a .jsonl or .jsonl.gz file of query/positive pairs, or of texts alone",
     lambda path: path.is_file() and path.name.endswith((".jsonl", ".jsonl.gz")),
-    lambda source: read_pairs(source.path),
+    lambda source: _read(source.path),
 )

@@ -128,6 +128,11 @@ def is_language(tag: str) -> bool:
     return _TAG.fullmatch("-".join(_parts(tag))) is not None
 
 
+def matches_language(tag: str, asked: str) -> bool:
+    """Whether a tag is the asked one or a variety of it, as zh-CN of zh (RFC 4647, 3.3.1)."""
+    return tag == asked or tag.startswith(f"{asked}-")
+
+
 def _parts(tag: str) -> list[str]:
     return tag.strip().replace("_", "-").split("-")
 

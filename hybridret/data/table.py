@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, field
 from hashlib import sha256
 
-from hybridret.data.languages import normalize_language
+from hybridret.data.languages import matches_language, normalize_language
 from hybridret.errors import DataError
 
 Qrels = dict[str, dict[str, int]]
@@ -124,13 +124,14 @@ class Dataset:
         return sorted({q.language for q in self.queries} | set(self.document_languages))
 
     def only_languages(self, languages: Sequence[str]) -> Dataset:
-        """The same data set restricted to ``languages``.
+        """The same data set restricted to ``languages``; ``zh`` keeps ``zh-CN``, too.
 
         Raises:
             DataError: a language is not in the data set.
         """
-        keep = {normalize_language(language) for language in languages}
-        unknown = sorted(keep - set(self.languages))
+        asked = {normalize_language(language) for language in languages}
+        keep = {x for x in self.languages if any(matches_language(x, y) for y in asked)}
+        unknown = sorted(y for y in asked if not any(matches_language(x, y) for x in keep))
         if unknown:
             raise DataError(
                 f"{self.name} has no language {', '.join(unknown)}; it has "
@@ -190,6 +191,14 @@ class Dataset:
             if q.query_id in self.qrels
         }
         return found
+
+
+def languages_of_groups(documents: Iterable[Document]) -> dict[str, list[str]]:
+    """Languages that each translation group of documents exists in, sorted."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for document in documents:
+        found[document.group_id].add(document.language)
+    return {group: sorted(languages) for group, languages in found.items()}
 
 
 def check_grades(judged: Mapping[str, int], where: str) -> None:

@@ -12,7 +12,8 @@ evidence. Where the only answer is in the query's own language, some of it is lo
 :func:`hybridret.debias`, which measures both sides).
 
 Prior work: LSAR (Xie et al. 2022, arXiv 2401.05792) takes out a low-rank subspace of the language
-means, LIR (Yang et al. 2021, arXiv 2109.04727) the leading principal components of each language.
+means, LIR (Yang et al. 2021, arXiv 2109.04727) the leading principal components of each language,
+which needs the language of every text (:func:`language_components`).
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ from hybridret.errors import DataError
 
 Method = Literal["parallel", "means", "lsar"]
 METHODS: tuple[str, ...] = get_args(Method)
-MOST_DIRECTIONS = 10
-"""Directions that are taken out unless asked: more languages than eleven add little."""
+MOST_DIRECTIONS = 20
+"""Directions that are taken out unless asked: of 29 languages more than these gain nothing."""
 
 
 @dataclass(frozen=True)
@@ -65,12 +66,40 @@ class LanguageDirections:
             DataError: another dimension, or a strength outside of 0 to 1.
         """
         array = _embeddings(embeddings)
-        if array.shape[1] != self.basis.shape[1]:
-            raise DataError(
-                f"embeddings have {array.shape[1]} dimensions, the language directions "
-                f"{self.basis.shape[1]}"
-            )
+        _check_dimension(array, self.basis, "language directions")
         return np.asarray(array @ self.matrix(strength), dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class LanguageComponents:
+    """The leading principal components of each language (LIR, arXiv 2109.04727).
+
+    Attributes:
+        bases: by language, float64 [K, D], orthonormal rows, the largest first.
+    """
+
+    bases: dict[str, Floats]
+
+    def remove(self, embeddings: Any, languages: Sequence[str], strength: float = 1.0) -> Vectors:
+        """float32 [N, D]: each embedding without the components of its own language.
+
+        Raises:
+            DataError: another dimension or number of texts, a language that was not estimated, or
+                a strength outside of 0 to 1.
+        """
+        check_strength(strength)
+        array = _embeddings(embeddings)
+        names = _one_language_a_row(array, languages)
+        for language in np.unique(names):
+            basis = self.bases.get(str(language))
+            if basis is None:
+                raise DataError(
+                    f"no components of {language}; there are those of {', '.join(self.bases)}"
+                )
+            _check_dimension(array, basis, "components")
+            rows = names == language
+            array[rows] -= strength * (array[rows] @ basis.T) @ basis
+        return array.astype(np.float32)
 
 
 def check_strength(strength: float) -> None:
@@ -106,9 +135,7 @@ def language_directions(
             ``parallel`` without groups that have two languages, or embeddings that are not finite.
     """
     array = _embeddings(embeddings)
-    if len(languages) != len(array):
-        raise DataError(f"{len(array)} embeddings, but {len(languages)} languages")
-    names, language = np.unique(np.asarray(languages, dtype=str), return_inverse=True)
+    names, language = np.unique(_one_language_a_row(array, languages), return_inverse=True)
     if len(names) < 2:
         raise DataError(
             f"language directions need texts in at least two languages, got "
@@ -131,6 +158,51 @@ def language_directions(
     basis, variances = _lsar(means, directions) if method == "lsar" else _span(means, directions)
     counts = np.bincount(language, minlength=len(names)).tolist()
     return LanguageDirections(basis, variances, names.tolist(), counts, method)
+
+
+def language_components(
+    embeddings: Any, languages: Sequence[str], *, components: int = 1
+) -> LanguageComponents:
+    """Estimates the principal components of each language (LIR, arXiv 2109.04727).
+
+    They are those of its embeddings as they are, not centred: the first is nearly their mean. To
+    take them out needs the language of every text, of queries too, and so cannot be a layer of an
+    encoder; it is here for embeddings that have been computed, and to compare with.
+
+    Args:
+        embeddings: [N, D] of texts; floats.
+        languages: language of each text.
+        components: how many of each language, K.
+
+    Raises:
+        DataError: more components than a language has texts, or than dimensions; or embeddings
+            that are not finite.
+    """
+    array = _embeddings(embeddings)
+    names = _one_language_a_row(array, languages)
+    bases = {}
+    for language in map(str, np.unique(names)):
+        own = array[names == language]
+        if not 1 <= components <= min(own.shape):
+            raise DataError(
+                f"{len(own)} texts of {language} in {own.shape[1]} dimensions have 1 to "
+                f"{min(own.shape)} components, got {components}"
+            )
+        bases[language] = np.linalg.svd(own, full_matrices=False)[2][:components]
+    return LanguageComponents(bases)
+
+
+def _one_language_a_row(
+    array: Floats, languages: Sequence[str]
+) -> np.ndarray[Any, np.dtype[np.str_]]:
+    if len(languages) != len(array):
+        raise DataError(f"{len(array)} embeddings, but {len(languages)} languages")
+    return np.asarray(languages, dtype=str)
+
+
+def _check_dimension(array: Floats, basis: Floats, what: str) -> None:
+    if array.shape[1] != basis.shape[1]:
+        raise DataError(f"embeddings have {array.shape[1]} dimensions, the {what} {basis.shape[1]}")
 
 
 def _embeddings(embeddings: Any) -> Floats:

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
-from hybridret._types import Ints, Vectors
+from hybridret._types import Floats, Ints, Vectors
 from hybridret.encoder import model_folder
 from hybridret.encoder.base import EncoderConfig, TextEncoder
-from hybridret.encoder.model import POOLINGS, EncoderModel, Pooling, StaticEmbeddings
+from hybridret.encoder.model import POOLINGS, Dense, EncoderModel, Pooling, StaticEmbeddings
 from hybridret.encoder.tokenization import Tokenizer
 from hybridret.errors import ModelError
 
@@ -118,6 +119,13 @@ class TorchEncoder(TextEncoder):
         given = {name: prompt for name, prompt in prompts.items() if prompt is not None}
         encoder.config = replace(encoder.config, **given)  # type: ignore[arg-type]
         return encoder
+
+    def add_linear(self, matrix: Floats) -> None:
+        """Multiplies the vectors [.., D] by a matrix [D, D] from now on, before normalisation."""
+        layer = Dense(self.dimension, self.dimension, bias=False, activation="Identity")
+        with torch.no_grad():
+            layer.linear.weight.copy_(torch.from_numpy(matrix.T.astype(np.float32)))
+        self.model.dense.append(layer.to(next(self.model.parameters()).device))
 
     def save(self, folder: str | Path) -> None:
         """Writes a sentence-transformers model (safetensors weights) to an existing folder."""

@@ -9,14 +9,14 @@ less often.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from hybridret._types import Floats, Similarity
-from hybridret.data.table import Dataset
+from hybridret._types import Floats, Ints, Similarity
+from hybridret.data.table import Dataset, languages_of_groups
 from hybridret.encoder.debias import LanguageDirections
 from hybridret.errors import DataError
 from hybridret.evaluation.judging import Evaluation
@@ -26,47 +26,96 @@ STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 @dataclass(frozen=True)
+class Side:
+    """Scores of the queries whose answers are in their own language, or of the others.
+
+    Attributes:
+        values: by metric, float64 [n, S]: of each query and draw, at each strength.
+        language: [n], language of the query.
+        cluster: int64 [n], translation group of the query.
+    """
+
+    values: dict[str, Floats]
+    language: np.ndarray[Any, np.dtype[np.str_]]
+    cluster: Ints
+
+    def __len__(self) -> int:
+        return len(self.cluster)
+
+    def mean(self, metric: str, language: str | None = None) -> Floats:
+        """float64 [S], by strength: the mean over queries, or over those of a language.
+
+        NaN if there is none.
+        """
+        rows = self.values[metric]
+        rows = rows if language is None else rows[self.language == language]
+        return np.asarray(rows.mean(0)) if len(rows) else np.full(rows.shape[1], np.nan)
+
+
+@dataclass(frozen=True)
 class TradeOff:
-    """Mean scores over queries by strength.
+    """Scores by strength, of own-language and of other answers.
 
     Attributes:
         strengths: from 0 upwards; S of them.
-        own, other: by metric, float64 [S], of queries whose answers are in their language, and of
-            those whose answers are in another one.
-        own_by_language: by language and metric, float64 [S].
-        n_own, n_other: queries behind them, summed over the draws.
+        own, other: ``other`` is empty if no document has a translation and no judgement crosses
+            languages.
     """
 
+    dataset: str
     strengths: list[float]
-    own: dict[str, Floats]
-    other: dict[str, Floats]
-    own_by_language: dict[str, dict[str, Floats]]
-    n_own: int
-    n_other: int
+    own: Side
+    other: Side
 
-    def break_even(self, metric: str = "RR", at: int = -1) -> float:
+    @property
+    def languages(self) -> list[str]:
+        """Languages of the queries, sorted."""
+        return sorted({*self.own.language.tolist(), *self.other.language.tolist()})
+
+    def lost(self, metric: str, at: int, language: str | None = None) -> float:
+        """How much own-language answers lose at strength number ``at``."""
+        own = self.own.mean(metric, language)
+        return float(own[0] - own[at])
+
+    def gained(self, metric: str, at: int, language: str | None = None) -> float:
+        """How much answers in other languages gain at strength number ``at``; NaN if none are."""
+        other = self.other.mean(metric, language)
+        return float(other[at] - other[0])
+
+    def break_even(self, metric: str = "RR", at: int = -1, language: str | None = None) -> float:
         """Share of queries with their answer in their own language above which it does not pay.
 
         Below it the mean of a metric is better at strength number ``at`` than at strength 0. 1 if
-        nothing is lost, 0 if nothing is gained.
+        nothing is lost, 0 if nothing is gained, NaN if one of the two was not measured.
         """
-        lost = float(self.own[metric][0] - self.own[metric][at])
-        gained = float(self.other[metric][at] - self.other[metric][0])
+        lost, gained = self.lost(metric, at, language), self.gained(metric, at, language)
+        if np.isnan(lost) or np.isnan(gained):
+            return float("nan")
         if gained <= 0:
             return 0.0
         return 1.0 if lost <= 0 else gained / (gained + lost)
 
     def to_dict(self) -> dict[str, Any]:
+        def scores(side: Side, language: str | None = None) -> dict[str, Any] | None:
+            count = len(side) if language is None else int((side.language == language).sum())
+            if not count:
+                return None
+            found = {metric: side.mean(metric, language).tolist() for metric in METRICS}
+            return {"queries": count, **found}
+
+        def both(language: str | None = None) -> dict[str, Any]:
+            shares = {m: self.break_even(m, language=language) for m in METRICS}
+            return {
+                "own": scores(self.own, language),
+                "other": scores(self.other, language),
+                "break_even": {m: None if np.isnan(x) else x for m, x in shares.items()},
+            }
+
         return {
+            "dataset": self.dataset,
             "strengths": self.strengths,
-            "own": {name: values.tolist() for name, values in self.own.items()},
-            "other": {name: values.tolist() for name, values in self.other.items()},
-            "own_by_language": {
-                language: {name: values.tolist() for name, values in scores.items()}
-                for language, scores in self.own_by_language.items()
-            },
-            "queries": {"own": self.n_own, "other": self.n_other},
-            "break_even": {metric: self.break_even(metric) for metric in METRICS},
+            **both(),
+            "by_language": {language: both(language) for language in self.languages},
         }
 
 
@@ -80,71 +129,80 @@ def trade_off(
     strengths: Sequence[float] = STRENGTHS,
     draws: int = 3,
     seed: int = 0,
+    weights: Mapping[str, float] | None = None,
 ) -> TradeOff:
     """Scores of own-language and other-language answers at each strength.
 
     Args:
         query_embeddings, document_embeddings: [Q, D] and [P, D], rows in the data set's order, as
             the encoder gives them.
-        draws: how often a language is drawn for each group of documents.
+        draws: how often a language is drawn for each group of documents; once is enough for a data
+            set without translations.
+        weights: how often each language is drawn; documents without translations are left out in
+            proportion. By default all languages alike.
 
     Raises:
-        DataError: the data set has no query with an answer in its own and in another language.
+        DataError: no query has an answer, or a language has no weight.
     """
     queries, documents = np.asarray(query_embeddings), np.asarray(document_embeddings)
-    pools = [_one_language_each(dataset, np.random.default_rng([seed, n])) for n in range(draws)]
-    language = np.array([q.language for q in dataset.queries])
-    totals: dict[str, list[Floats]] = {"own": [], "other": []}
-    by_language: dict[str, list[Floats]] = {}
-    counts = [0, 0]
+    groups = languages_of_groups(dataset.documents)
+    if weights is None and all(len(found) == 1 for found in groups.values()):
+        draws = 1
+    if weights is not None:
+        for language in sorted(set(dataset.document_languages)):
+            if not weights.get(language, 0) > 0:
+                raise DataError(f"no weight above 0 for the documents in {language}")
+    pools = [
+        one_language_each(dataset, np.random.default_rng([seed, n]), weights) for n in range(draws)
+    ]
+    evaluations = [Evaluation(pool, metrics=METRICS) for pool, _ in pools]
+    at_home = [_answered_at_home(pool) for pool, _ in pools]
+    values: list[Floats] = []  # [metrics, n] by strength
     for strength in strengths:
         q, d = directions.remove(queries, strength), directions.remove(documents, strength)
-        scores, own, asked = [], [], []
-        for pool, rows in pools:
-            evaluation = Evaluation(pool, metrics=METRICS)
+        scores, which, own = [], [], []
+        for (_, rows), evaluation, home in zip(pools, evaluations, at_home, strict=True):
             report = evaluation.judge(evaluation.rank(q, d[rows], similarity), "")
             multi = [n for n, s in enumerate(report.settings) if s.setting == "multi"]
             found = np.isin(report.queries.setting, multi)
-            which = report.queries.query[found]
-            scores.append(np.stack([report.queries.values[m][found] for m in METRICS], axis=1))
-            own.append(_answered_at_home(pool)[which])
-            asked.append(language[which])
-        values, home, spoken = (np.concatenate(x) for x in (scores, own, asked))
-        if home.all() or not home.any():
-            raise DataError(
-                f"{dataset.name}: no query has answers in its own and in another language; the "
-                f"trade-off needs translated documents"
-            )
-        totals["own"].append(values[home].mean(0))
-        totals["other"].append(values[~home].mean(0))
-        for name in dataset.languages:
-            here = home & (spoken == name)
-            if here.any():
-                by_language.setdefault(name, []).append(values[here].mean(0))
-        counts = [int(home.sum()), int((~home).sum())]
+            scores.append(np.stack([report.queries.values[m][found] for m in METRICS]))
+            which.append(report.queries.query[found])
+            own.append(home[which[-1]])
+        values.append(np.concatenate(scores, axis=1))
+    asked, is_own = np.concatenate(which), np.concatenate(own)
+    spoken = np.array([q.language for q in dataset.queries])[asked]
+    numbers = {g: n for n, g in enumerate(dict.fromkeys(q.group_id for q in dataset.queries))}
+    cluster = np.array([numbers[q.group_id] for q in dataset.queries])[asked]
+    table = np.stack(values, axis=2)  # [metrics, n, S]
 
-    def by_metric(rows: list[Floats]) -> dict[str, Floats]:
-        return dict(zip(METRICS, np.stack(rows, axis=1), strict=True))
+    def side(rows: np.ndarray[Any, np.dtype[np.bool_]]) -> Side:
+        by_metric = {metric: table[m, rows] for m, metric in enumerate(METRICS)}
+        return Side(by_metric, spoken[rows], cluster[rows])
 
-    return TradeOff(
-        list(strengths),
-        by_metric(totals["own"]),
-        by_metric(totals["other"]),
-        {name: by_metric(rows) for name, rows in by_language.items()},
-        *counts,
-    )
+    return TradeOff(dataset.name, list(strengths), side(is_own), side(~is_own))
 
 
-def _one_language_each(dataset: Dataset, rng: np.random.Generator) -> tuple[Dataset, list[int]]:
-    """The data set with every group of documents in one language, and the rows that are left."""
-    languages: dict[str, set[str]] = {}
-    for document in dataset.documents:
-        languages.setdefault(document.group_id, set()).add(document.language)
-    kept = {group: str(rng.choice(sorted(found))) for group, found in languages.items()}
+def one_language_each(
+    dataset: Dataset, rng: np.random.Generator, weights: Mapping[str, float] | None = None
+) -> tuple[Dataset, list[int]]:
+    """The data set with every group of documents in one language, and the rows that are left.
+
+    Args:
+        weights: see :func:`trade_off`.
+    """
+    weights = weights or dict.fromkeys(dataset.document_languages, 1.0)
+    most = max(weights.values())
+    kept: dict[str, str] = {}
+    for group, found in languages_of_groups(dataset.documents).items():
+        shares = np.array([weights[language] for language in found])
+        if len(found) > 1:
+            kept[group] = str(rng.choice(found, p=shares / shares.sum()))
+        elif rng.random() < shares[0] / most:
+            kept[group] = found[0]
     rows = [
         row
         for row, document in enumerate(dataset.documents)
-        if kept[document.group_id] == document.language
+        if kept.get(document.group_id) == document.language
     ]
     documents = list(dataset.documents)
     left = [documents[row] for row in rows]
