@@ -29,12 +29,12 @@ def main() -> None:
 
     encoder.model.train()
     for step, batch in sampler.steps(steps):
-        groups = torch.from_numpy(table.groups[batch.rows])
+        groups = torch.from_numpy(batch.groups(table))
         loss, metrics = hybridret.infonce(
             embed(batch.query_texts(table)),
             embed(batch.document_texts(table)),
             temperature=0.05,
-            query_groups=groups,  # translations of the positive are not used as negatives
+            query_groups=groups[: len(batch.rows)],  # a translation of the positive is no negative
             document_groups=groups,
             unit_norm=True,  # the model already normalises its vectors
             return_stats=True,

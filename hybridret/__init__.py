@@ -43,9 +43,10 @@ if TYPE_CHECKING:
     from hybridret.losses.sentence_transformers import InfoNCELoss
     from hybridret.serving.index import GraphSettings, Hit, Index
     from hybridret.serving.retriever import Retriever
-    from hybridret.training.batches import PairTable, make_sampler
+    from hybridret.training.batches import Sampler, make_sampler
     from hybridret.training.config import TrainingConfig
     from hybridret.training.loop import train
+    from hybridret.training.pairs import Batch, PairTable, Source
 
 _MODULES = {
     "data": ("Dataset", "Document", "Query", "load_dataset"),
@@ -71,7 +72,8 @@ _MODULES = {
     "losses.sentence_transformers": ("InfoNCELoss",),
     "serving.index": ("GraphSettings", "Hit", "Index"),
     "serving.retriever": ("Retriever",),
-    "training.batches": ("PairTable", "make_sampler"),
+    "training.batches": ("Sampler", "make_sampler"),
+    "training.pairs": ("Batch", "PairTable", "Source"),
     "training.config": ("TrainingConfig",),
     "training.loop": ("train",),
 }
@@ -79,6 +81,7 @@ _MODULE_OF = {name: module for module, names in _MODULES.items() for name in nam
 _RENAMED = {"InfoNCEStats": "InBatchMetrics"}  # former names, to be removed in the next version
 
 __all__ = [
+    "Batch",
     "Comparison",
     "DataError",
     "Dataset",
@@ -105,6 +108,8 @@ __all__ = [
     "Report",
     "Retriever",
     "RunReport",
+    "Sampler",
+    "Source",
     "TorchEncoder",
     "TrainingConfig",
     "__version__",

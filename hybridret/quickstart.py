@@ -25,9 +25,10 @@ from hybridret.evaluation.page import write_html
 from hybridret.evaluation.report import Report
 from hybridret.evaluation.text import summary_text
 from hybridret.serving.retriever import Retriever
-from hybridret.training.batches import SAMPLERS, PairTable
+from hybridret.training.batches import SAMPLERS
 from hybridret.training.config import TrainingConfig, require_one_process
 from hybridret.training.loop import train
+from hybridret.training.pairs import PairTable
 
 _MARKER = "results.json"
 # Queries about held-out entities: (language of the query, languages of the documents).

@@ -12,7 +12,7 @@ import pytest
 from hybridret.data import load_dataset, normalize_language, read_documents, read_miracl
 from hybridret.data.table import Dataset, Document, Query, StreamedDocuments, hold_out
 from hybridret.errors import DataError
-from hybridret.training.batches import PairTable
+from hybridret.training.pairs import PairTable
 
 XQUAD_R = {
     "ar": 1222,
@@ -209,11 +209,11 @@ def test_languages_of_queries_and_passages(tmp_path):
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("negatives", ["n"], "field 'negatives': mined negatives are not used yet"),
-        ("negative", "n", "field 'negative': mined negatives are not used yet"),
-        ("negative_1", "n", "field 'negative_1': mined negatives are not used yet"),
-        ("hard_negatives", [], "field 'hard_negatives': mined negatives are not used yet"),
-        ("neg", ["n"], "field 'neg': mined negatives are not used yet"),
+        ("negatives", ["n", "p"], "field 'negatives': negative 2 is the positive itself"),
+        ("negative", "p", "field 'negative': negative 1 is the positive itself"),
+        ("negative_1", " ", "field 'negative_1': negative 1 is an empty text"),
+        ("negatives", ["n", 3], r"field 'negatives\[1\]' must be a text, got 3"),
+        ("negatives", {"n": 1}, "field 'negatives' must be a text"),
         ("langauge", "de", "unknown field 'langauge'; did you mean 'language'"),
         ("Group", "g", "unknown field 'Group'; did you mean 'group'"),
     ],
@@ -223,6 +223,28 @@ def test_what_pairs_would_lose_is_refused(tmp_path, field, value, message):
     load_dataset(write(tmp_path / "pairs.jsonl", pair))
     with pytest.raises(DataError, match=f"pairs.jsonl:2: {message}"):
         load_dataset(write(tmp_path / "pairs.jsonl", pair, pair | {field: value}))
+
+
+def test_negatives(tmp_path):
+    """Any number a line; a text is one document, whether positive or negative."""
+    rows = [
+        {"query": "a", "positive": "A", "negatives": ["N", "B", "N"], "language": "de"},
+        {"query": "b", "positive": "B", "language": "de", "negative": None, "negatives": []},
+        {"query": "c", "passage": "C", "negative_1": "N", "negative_2": "M", "language": "de"}
+        | {"negative_language": "en"},
+    ]
+    dataset = load_dataset(write(tmp_path / "pairs.jsonl", *rows))
+    said = {d.document_id: (d.text, d.language) for d in dataset.documents}
+    found = {q: [said[d] for d in ids] for q, ids in dataset.negatives.items()}
+    assert found == {"q1": [("N", "de"), ("B", "de")], "q3": [("N", "en"), ("M", "en")]}
+    assert len(said) == 6
+    group = {d.text: d.group_id for d in dataset.documents}
+    assert len({group[text] for text in "ABCM"}) == 4
+    # A subset has the negatives whose documents it keeps.
+    assert dataset.only_languages(["de"]).negatives == {"q1": dataset.negatives["q1"], "q3": []}
+    table = PairTable.from_dataset(dataset)
+    texts = {q: [table.document_texts[d] for d in ds] for q, ds in table.negatives.items()}
+    assert texts == {0: ["N", "B"], 2: ["N", "M"]}
 
 
 def test_a_misspelt_positive(tmp_path):

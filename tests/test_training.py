@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,9 +18,10 @@ from hybridret.encoder.torch_encoder import TorchEncoder  # noqa: E402
 from hybridret.errors import DataError, ModelError  # noqa: E402
 from hybridret.evaluation.judging import evaluate  # noqa: E402
 from hybridret.training import checkpoints, loop  # noqa: E402
-from hybridret.training.batches import PairTable  # noqa: E402
+from hybridret.training.batches import make_sampler  # noqa: E402
 from hybridret.training.config import TrainingConfig  # noqa: E402
 from hybridret.training.loop import train  # noqa: E402
+from hybridret.training.pairs import PairTable  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -319,14 +321,20 @@ def test_zero_steps_leave_the_encoder_untrained(table, tmp_path):
     np.testing.assert_array_equal(TorchEncoder.load(result.model).encode_queries(["Paris"]), before)
 
 
-def test_documents_of_one_group_are_not_used_as_negatives(tmp_path):
-    """The loss is told the groups: here nearly all rows share one, so there is nothing to learn."""
+def test_hard_negatives_are_columns_of_the_loss(tmp_path):
+    """A copy of each positive is masked for its own query, and counts twice for the others."""
     base = load_facts("evaluation").only_languages(["en"])
-    documents = [
-        type(d)(d.document_id, d.text, d.language, "one" if i else "other")
-        for i, d in enumerate(base.documents)
-    ]
-    table = PairTable.from_dataset(Dataset("one", base.queries, documents, base.qrels))
-    config = TrainingConfig(sampler="monolingual", steps=3, batch_size=16)
-    result = train(new_encoder(table), table, tmp_path / "run", config, progress=False)
-    assert result.final_loss < 0.2 * np.log(16)
+    copies = [replace(d, document_id=f"copy {d.document_id}") for d in base.documents]
+    negatives = {q: [f"copy {d}" for d in judged] for q, judged in base.qrels.items()}
+    data = Dataset("copies", base.queries, [*base.documents, *copies], base.qrels, negatives)
+    table, plain = PairTable.from_dataset(data), PairTable.from_dataset(base)
+    config = TrainingConfig(sampler="monolingual", steps=1, batch_size=16, learning_rate=1e-9)
+    encoder = new_encoder(plain)
+    result = train(encoder, table, tmp_path / "run", config, progress=False)
+    batch = next(make_sampler("monolingual", plain, 16).epoch(0))
+    q = encoder.encode_queries(batch.query_texts(plain))
+    d = encoder.encode_documents(batch.document_texts(plain))
+    logits = (q @ d.T) / config.temperature
+    own = np.diag(logits)[:, None]
+    others = np.exp(logits - own)[~np.eye(16, dtype=bool)].reshape(16, 15).sum(1)
+    assert result.final_loss == pytest.approx(np.log1p(2 * others).mean(), rel=1e-5)

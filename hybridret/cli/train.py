@@ -117,9 +117,9 @@ def run(o: argparse.Namespace) -> None:
     from hybridret.data.table import hold_out
     from hybridret.evaluation.judging import evaluate
     from hybridret.training import checkpoints
-    from hybridret.training.batches import PairTable
     from hybridret.training.config import TrainingConfig, require_one_process
     from hybridret.training.loop import TRAINING_FILE, train
+    from hybridret.training.pairs import PairTable
 
     require_one_process()
     dataset = load_dataset(o.data, languages=o.languages)

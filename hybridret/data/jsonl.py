@@ -20,6 +20,7 @@ _POSITIVE_LANGUAGE = (
     "language",
     "lang",
 )
+_NEGATIVE_LANGUAGE = ("negative_language", "negatives_language", "negative_lang")
 
 
 def read_documents(path: str | Path) -> Iterator[Document]:
@@ -49,27 +50,39 @@ def read_pairs(path: str | Path) -> Dataset:
     """Training pairs: ``{"query", "positive", "language"?, "group"?}`` a line (``.jsonl[.gz]``).
 
     Lines of one ``group`` are translations of each other. ``passage`` is read as ``positive``,
-    ``lang`` as ``language``; ``query_language`` and ``positive_language`` may differ. Negatives are
-    an error until training uses them; other fields are passed over.
+    ``lang`` as ``language``; ``query_language`` and ``positive_language`` may differ. Hard
+    negatives are ``"negatives": [text, ...]``, any number, or ``negative``, ``negative_1`` and so
+    on; they are in the positive's language, or ``negative_language``. Other fields are passed over.
 
     Raises:
         DataError: naming file, line and field.
     """
     path = Path(path)
     queries: list[Query] = []
-    positives: list[tuple[str, str, str]] = []
+    texts: list[tuple[str, str, str]] = []  # id, text, language
     document_ids: dict[tuple[str, str], str] = {}
     qrels: dict[str, dict[str, int]] = {}
+    negatives: dict[str, list[str]] = {}
+
+    def document(text: str, language: str, name: str) -> str:
+        # One passage may answer many questions: it is one document.
+        document_id = document_ids.setdefault((language, text), name)
+        if document_id == name:
+            texts.append((document_id, text, language))
+        return document_id
+
     for row in read_records(path):
-        _refuse_negatives(row)
         number = _line(row)
         query_language = row.language(*_QUERY_LANGUAGE)
         text = row.text("positive", "passage")
         language = row.language(*_POSITIVE_LANGUAGE)
-        # One passage may answer many questions: it is one document.
-        document_id = document_ids.setdefault((language, text), f"d{number}")
-        if document_id == f"d{number}":
-            positives.append((document_id, text, language))
+        document_id = document(text, language, f"d{number}")
+        found = _negatives(row, text)
+        if found:
+            spoken = row.language(*_NEGATIVE_LANGUAGE, *_POSITIVE_LANGUAGE)
+            negatives[f"q{number}"] = [
+                document(negative, spoken, f"d{number}.{n}") for n, negative in enumerate(found)
+            ]
         group = row.text("group", "group_id", default=f"line {number}")
         queries.append(Query(f"q{number}", row.text("query"), query_language, group))
         qrels[f"q{number}"] = {document_id: 1}
@@ -77,14 +90,26 @@ def read_pairs(path: str | Path) -> Dataset:
         {q.query_id: q.group_id for q in queries},
         ((q, d) for q, judged in qrels.items() for d in judged),
     )
-    documents = [Document(i, text, language, groups[i]) for i, text, language in positives]
-    return Dataset(path.name, queries, documents, qrels)
+    documents = [
+        Document(i, text, language, groups.get(i, f"negative {i}")) for i, text, language in texts
+    ]
+    return Dataset(path.name, queries, documents, qrels, negatives)
 
 
-def _refuse_negatives(row: Record) -> None:
+def _negatives(row: Record, positive: str) -> list[str]:
+    """Texts of all fields of negatives, each once; null is none."""
+    found: dict[str, None] = {}
     for name, value in row.fields.items():
-        if _NEGATIVES.fullmatch(name) and value is not None:
-            raise row.error(f"field {name!r}: mined negatives are not used yet; remove the field")
+        if not _NEGATIVES.fullmatch(name) or value is None:
+            continue
+        texts = row.strings(name) if isinstance(value, list) else [row.string(name)]
+        for n, text in enumerate(texts, 1):
+            if not text.strip():
+                raise row.error(f"field {name!r}: negative {n} is an empty text")
+            if text == positive:
+                raise row.error(f"field {name!r}: negative {n} is the positive itself")
+            found[text] = None
+    return list(found)
 
 
 def _line(row: Record) -> str:

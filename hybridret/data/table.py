@@ -79,15 +79,17 @@ class Dataset:
 
     Attributes:
         documents: a list, or :class:`StreamedDocuments` of a corpus larger than memory.
+        negatives: hard negatives to train with: ids of documents by query id.
 
     Raises:
-        DataError: a duplicate id, or a judgement that names an unknown id.
+        DataError: a duplicate id, or a judgement or negative that names an unknown id.
     """
 
     name: str
     queries: list[Query]
     documents: list[Document] | StreamedDocuments
     qrels: Qrels = field(repr=False)
+    negatives: dict[str, list[str]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         query_ids = _unique([q.query_id for q in self.queries], f"{self.name}: query")
@@ -103,6 +105,12 @@ class Dataset:
                         f"{self.name}: query {query_id!r} is judged on an unknown document "
                         f"{document_id!r}"
                     )
+        for query_id, found in self.negatives.items():
+            if query_id not in query_ids or not document_ids.issuperset(found):
+                raise DataError(
+                    f"{self.name}: the negatives of query {query_id!r} name an unknown query or "
+                    f"document"
+                )
 
     @property
     def document_ids(self) -> list[str]:
@@ -189,6 +197,11 @@ class Dataset:
             q.query_id: {d: g for d, g in self.qrels[q.query_id].items() if d in kept}
             for q in queries
             if q.query_id in self.qrels
+        }
+        found.negatives = {
+            q.query_id: [d for d in self.negatives[q.query_id] if d in kept]
+            for q in queries
+            if q.query_id in self.negatives
         }
         return found
 

@@ -34,8 +34,9 @@ from hybridret.encoder.torch_encoder import TorchEncoder
 from hybridret.errors import DataError, ModelError
 from hybridret.losses.functional import infonce
 from hybridret.training import checkpoints
-from hybridret.training.batches import BatchSampler, PairTable, make_sampler
+from hybridret.training.batches import Sampler, make_sampler
 from hybridret.training.config import TrainingConfig, require_one_process
+from hybridret.training.pairs import PairTable
 
 TRAINING_FILE = "training.json"
 LOG_FILE = "log.jsonl"
@@ -97,7 +98,7 @@ class _Run:
         self,
         encoder: TorchEncoder,
         table: PairTable,
-        sampler: BatchSampler,
+        sampler: Sampler,
         output: Path,
         config: TrainingConfig,
     ) -> None:
@@ -199,17 +200,15 @@ class _Run:
         rate = self._rate(step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        queries = self._embed(self.queries, self.table.queries[batch.rows, batch.query_languages])
-        documents = self._embed(
-            self.documents, self.table.documents[batch.rows, batch.document_languages]
-        )
+        queries = self._embed(self.queries, batch.queries(self.table))
+        documents = self._embed(self.documents, batch.documents(self.table))
         cosine = self.encoder.config.similarity == "cosine"
-        groups = torch.from_numpy(self.table.groups[batch.rows])
+        groups = torch.from_numpy(batch.groups(self.table))
         loss, stats = infonce(
             queries,
             documents,
             temperature=self.config.temperature,
-            query_groups=groups,
+            query_groups=groups[: len(batch.rows)],
             document_groups=groups,
             normalize=cosine and not self.encoder.model.normalize,
             return_stats=True,
@@ -261,8 +260,10 @@ def _fingerprint(table: PairTable) -> str:
     """A hash of rows, texts, languages and groups; it differs for other data or hold-out."""
     texts = (*table.languages, *table.query_texts, *table.document_texts)
     digest = sha256("\0".join(texts).encode())
-    for array in (table.queries, table.documents, table.groups):
+    for array in (table.queries, table.documents, table.query_groups, table.document_groups):
         digest.update(array.tobytes())
+    for query, negatives in table.negatives.items():
+        digest.update(np.array([query, len(negatives), *negatives]).tobytes())
     return digest.hexdigest()[:32]
 
 
