@@ -22,6 +22,7 @@ from hybridret.training.batches import make_sampler  # noqa: E402
 from hybridret.training.config import TrainingConfig  # noqa: E402
 from hybridret.training.loop import train  # noqa: E402
 from hybridret.training.pairs import PairTable  # noqa: E402
+from hybridret.training.run import locked  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -95,14 +96,14 @@ class Interrupted(KeyboardInterrupt):
 
 def stop_at(monkeypatch, step: int) -> None:
     """Ctrl-C in the middle of a step."""
-    original = loop._Run._step
+    original = loop._rate
 
-    def _step(self, number, batch):
+    def rate(config, number):
         if number == step:
             raise Interrupted
-        return original(self, number, batch)
+        return original(config, number)
 
-    monkeypatch.setattr(loop._Run, "_step", _step)
+    monkeypatch.setattr(loop, "_rate", rate)
 
 
 @pytest.mark.parametrize("folder", [None, "bert_folder"])
@@ -221,11 +222,27 @@ def test_a_damaged_training_json(content, table, tmp_path):
         train(new_encoder(table), table, tmp_path, TrainingConfig(), resume=True, progress=False)
 
 
-def test_several_processes_are_refused(table, tmp_path, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(DataError, match="one process, but 2 were started"):
+def test_a_finished_run_can_be_extended(table, tmp_path):
+    config = TrainingConfig(steps=4, batch_size=24, checkpoint_every=3)
+    train(new_encoder(table), table, tmp_path / "run", config, progress=False)
+    longer = replace(config, steps=9)
+    result = train(new_encoder(table), table, tmp_path / "run", longer, resume=True, progress=False)
+    assert result.steps == 9
+    log = [json.loads(x) for x in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert [entry["step"] for entry in log] == [0, 3, 8]
+    state = json.loads((tmp_path / "run" / "training.json").read_text())
+    assert (state["step"], state["config"]["steps"]) == (9, 9)
+
+
+def test_a_folder_in_use(table, tmp_path):
+    """A second run of the same folder stops; the first goes on."""
+    with (
+        locked(tmp_path / "run"),
+        pytest.raises(DataError, match="run: another training run writes there"),
+    ):
         train(new_encoder(table), table, tmp_path / "run", TrainingConfig(), progress=False)
-    assert not (tmp_path / "run").exists()
+    config = TrainingConfig(steps=1, batch_size=24)
+    train(new_encoder(table), table, tmp_path / "run", config, progress=False)
 
 
 FULL_DISK = """

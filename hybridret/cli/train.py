@@ -117,11 +117,11 @@ def run(o: argparse.Namespace) -> None:
     from hybridret.data.table import hold_out
     from hybridret.evaluation.judging import evaluate
     from hybridret.training import checkpoints
-    from hybridret.training.config import TrainingConfig, require_one_process
-    from hybridret.training.loop import TRAINING_FILE, train
+    from hybridret.training.config import TrainingConfig
+    from hybridret.training.loop import train
     from hybridret.training.pairs import PairTable
+    from hybridret.training.run import TRAINING_FILE
 
-    require_one_process()
     dataset = load_dataset(o.data, languages=o.languages)
     development = None
     if o.hold_out is not None:

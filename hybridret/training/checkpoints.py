@@ -11,12 +11,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from hybridret._files import atomic_folder, check_files, checksums, read_json, write_json
 from hybridret.encoder.torch_encoder import TorchEncoder
@@ -39,9 +41,16 @@ class RunState:
 
 
 def save(
-    folder: Path, encoder: TorchEncoder, optimizer: torch.optim.Optimizer, state: RunState
+    folder: Path,
+    encoder: TorchEncoder,
+    optimizer: torch.optim.Optimizer,
+    run: RunState,
+    random_states: Sequence[Tensor],
 ) -> None:
     """Writes a checkpoint; it replaces the previous one in one step, when it is complete.
+
+    Args:
+        random_states: torch's, of every process.
 
     Raises:
         OSError: it could not be written (e.g. the disk is full).
@@ -49,12 +58,12 @@ def save(
     with atomic_folder(folder) as temporary:
         encoder.save(temporary)
         save_tensors(encoder.model.state_dict(), temporary / PARAMETERS_FILE)
-        tensors = {_RANDOM_STATE: torch.get_rng_state()}
+        tensors = {f"{_RANDOM_STATE} {n}": state for n, state in enumerate(random_states)}
         for name, parameter in encoder.model.named_parameters():
             for key, value in optimizer.state[parameter].items():
                 tensors[f"{name}|{key}"] = value
         save_tensors(tensors, temporary / OPTIMIZER_FILE)
-        content = vars(state) | {"files": checksums(temporary)}
+        content = vars(run) | {"files": checksums(temporary)}
         write_json(temporary / STATE_FILE, {"sha256": _digest(content), **content})
 
 
@@ -80,8 +89,12 @@ def check(folder: Path) -> RunState:
     return RunState(content["step"], content["losses"], content["log"])
 
 
-def load(folder: Path, encoder: TorchEncoder, optimizer: torch.optim.Optimizer) -> RunState:
-    """Restores parameters, optimizer state and torch's random state.
+def load(
+    folder: Path, encoder: TorchEncoder, optimizer: torch.optim.Optimizer, process: int = 0
+) -> RunState:
+    """Restores parameters, optimizer state and this process's random state.
+
+    With more processes than saved it, the further ones keep the random state that they have.
 
     Raises:
         DataError: see :func:`check`; or the checkpoint is from another model.
@@ -97,7 +110,8 @@ def load(folder: Path, encoder: TorchEncoder, optimizer: torch.optim.Optimizer) 
         kept = {k.removeprefix(prefix): v for k, v in saved.items() if k.startswith(prefix)}
         if kept:
             optimizer.state[parameter] = kept
-    torch.set_rng_state(saved[_RANDOM_STATE])
+    if (random_state := saved.get(f"{_RANDOM_STATE} {process}")) is not None:
+        torch.set_rng_state(random_state)
     return state
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import dataclass
 
 from hybridret.errors import DataError
 from hybridret.training.batches import SAMPLERS
+
+PRECISIONS = ("fp32", "bf16", "auto")
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,14 @@ class TrainingConfig:
         seed: of the sampler and of dropout.
         log_every: steps between log entries.
         checkpoint_every: steps between checkpoints; 0: no checkpoints.
+        precision: of the encoder's matrix products: ``fp32``, ``bf16``, or ``auto``: bf16 where the
+            processor or GPU multiplies it, else fp32. Weights, optimizer and loss are float32.
+        sub_batch: texts in a forward pass, of like lengths, so that little is padding; the loss
+            sees all of the batch. None: 8 for a transformer on a CPU, else the whole batch.
+        freeze_layers: 0: the table of token vectors is not trained; n: nor are the other embeddings
+            and the first n layers.
+        clip: largest length of the gradient of all parameters together; None: any.
+        language_temperature: see :class:`hybridret.Sampler`.
     """
 
     sampler: str = "hybrid"
@@ -40,6 +49,11 @@ class TrainingConfig:
     seed: int = 0
     log_every: int = 10
     checkpoint_every: int = 500
+    precision: str = "auto"
+    sub_batch: int | None = None
+    freeze_layers: int | None = None
+    clip: float | None = None
+    language_temperature: float = 1.0
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "seed", "log_every", "checkpoint_every"):
@@ -64,13 +78,13 @@ class TrainingConfig:
             raise DataError(f"temperature must be positive and finite, got {self.temperature}")
         if self.learning_rate is not None and not self.learning_rate > 0:
             raise DataError(f"learning_rate must be positive, got {self.learning_rate}")
-
-
-def require_one_process() -> None:
-    """Raises DataError where torchrun or a similar launcher started several processes."""
-    processes = os.environ.get("WORLD_SIZE") or "1"
-    if processes != "1":
-        raise DataError(
-            f"training runs in one process, but {processes} were started (WORLD_SIZE): all of them "
-            f"would do the same training and write to the same folder"
-        )
+        if self.precision not in PRECISIONS:
+            raise DataError(
+                f"unknown precision {self.precision!r}; expected {', '.join(PRECISIONS)}"
+            )
+        for name, least in (("sub_batch", 1), ("freeze_layers", 0)):
+            value = getattr(self, name)
+            if value is not None and (type(value) is not int or value < least):
+                raise DataError(f"{name} must be an integer of at least {least}, got {value!r}")
+        if self.clip is not None and not self.clip > 0:
+            raise DataError(f"clip must be above 0, got {self.clip}")

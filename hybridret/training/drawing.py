@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from hybridret._types import Floats, Ints
 from hybridret.errors import DataError
-from hybridret.training.pairs import ABSENT, NONE, Batch, PairTable, Source
+from hybridret.training.pairs import NONE, Batch, PairTable, Source
 
 
 class Credit:
@@ -224,8 +224,11 @@ class Rows:
             asked, told = self._languages(kind, rows, rng)
         else:
             asked = told = np.full(len(rows), language, dtype=np.int64)
-        negatives = self._negatives(rows, asked, told, rng)
-        return Batch(rows, asked, told, kind, self.number, negatives)
+        found = self._negatives(rows, asked, told, rng)
+        if found is None:
+            return Batch(rows, asked, told, kind, self.number)
+        counts = np.array([len(own) for own in found], dtype=np.int64)
+        return Batch(rows, asked, told, kind, self.number, np.concatenate(found), counts)
 
     def _monolingual(
         self, size: int, part: Progress, rng: np.random.Generator
@@ -302,22 +305,24 @@ class Rows:
         best = _largest(allowed.reshape(len(rows), -1), both, rng)
         return best // count, best % count
 
-    def _negatives(self, rows: Ints, asked: Ints, told: Ints, rng: np.random.Generator) -> Ints:
-        """Those of the query in the document's language; if it has none, those of the query."""
-        known = self.table.negatives
-        if not known or self.source.hard_negatives == 0:
-            return NONE
+    def _negatives(
+        self, rows: Ints, asked: Ints, told: Ints, rng: np.random.Generator
+    ) -> list[Ints] | None:
+        """Those of the query in the document's language; if it has none, those of the query.
+
+        None if no row has any.
+        """
+        known, most = self.table.negatives, self.source.hard_negatives
+        if not known or most == 0:
+            return None
         found = []
         for row, ql, dl in zip(rows, asked, told, strict=True):
-            for query in (self.table.queries[row, dl], self.table.queries[row, ql]):
-                own = known.get(int(query)) if query != ABSENT else None
-                if own is not None:
-                    most = self.source.hard_negatives
-                    if most is not None and most < len(own):
-                        own = own[np.sort(rng.permutation(len(own))[:most])]
-                    found.append(own)
-                    break
-        return np.concatenate(found) if found else NONE
+            queries = int(self.table.queries[row, dl]), int(self.table.queries[row, ql])
+            own = next((known[query] for query in queries if query in known), NONE)
+            if most is not None and most < len(own):
+                own = own[np.sort(rng.permutation(len(own))[:most])]
+            found.append(own)
+        return found if any(map(len, found)) else None
 
 
 def _distinct(numbers: Ints) -> int:

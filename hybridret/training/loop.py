@@ -1,46 +1,38 @@
 """Contrastive training of an encoder: the training loop.
 
-A run is a folder::
-
-    training.json     the settings, the last step, the final loss
-    log.jsonl         every ``log_every`` steps: step, loss, in-batch accuracy, kind of batch,
-                      learning rate
-    checkpoint/       the latest checkpoint: a complete encoder folder and the optimizer's state
-    model/            the trained encoder, in the sentence-transformers layout, written at the end
-
 Samplers are pure functions of (seed, epoch), so a run resumed from its checkpoint sees the same
-batches as an uninterrupted one.
+batches as an uninterrupted one. Under torchrun every process draws the same global batch, embeds
+its own part of it, and compares its queries with the documents of all.
 """
 
 from __future__ import annotations
 
-import json
+import ctypes
 import math
+import os
+import signal
+from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from hybridret._files import atomic_folder, read_json, write_json
+from hybridret import _native
 from hybridret._progress import progress_bar
-from hybridret.encoder.tokenization import Tokenizer
 from hybridret.encoder.torch_encoder import TorchEncoder
 from hybridret.errors import DataError, ModelError
-from hybridret.losses.functional import infonce
-from hybridret.training import checkpoints
-from hybridret.training.batches import Sampler, make_sampler
-from hybridret.training.config import TrainingConfig, require_one_process
-from hybridret.training.pairs import PairTable
-
-TRAINING_FILE = "training.json"
-LOG_FILE = "log.jsonl"
-_CACHED_TOKENS = 200_000_000  # int32: 0.8 GB; further texts are tokenised on every use
+from hybridret.training.batches import Sampler
+from hybridret.training.config import TrainingConfig
+from hybridret.training.features import Collator, Towers
+from hybridret.training.objective import contrastive_loss
+from hybridret.training.pairs import Batch, PairTable, Source
+from hybridret.training.run import Run, locked, recorded_precision
 
 
 @dataclass(frozen=True)
@@ -58,7 +50,7 @@ class TrainingResult:
 
 def train(
     encoder: TorchEncoder,
-    table: PairTable,
+    data: PairTable | Sequence[Source],
     output: str | Path,
     config: TrainingConfig | None = None,
     *,
@@ -67,13 +59,16 @@ def train(
 ) -> TrainingResult:
     """Trains ``encoder`` in place and writes the run to ``output``.
 
+    Under torchrun in several processes; all of them return the trained encoder, the first writes.
+
     Args:
-        table: the pairs, see :meth:`PairTable.from_dataset`.
-        resume: continue from the checkpoint in ``output``, if there is one.
+        data: the pairs, see :meth:`PairTable.from_dataset`, or several data sets.
+        resume: continue from the checkpoint in ``output``, if there is one; also of a finished run,
+            if ``config`` has more steps.
 
     Raises:
-        DataError: the table cannot fill a batch, ``output`` contains another run, or torchrun
-            started several processes.
+        DataError: the data cannot fill a batch, ``output`` contains another run or is in use, or
+            the batch cannot be divided by the number of processes.
         ModelError: the loss became NaN or infinite.
         OSError: a file cannot be written (e.g. the disk is full).
         KeyboardInterrupt: passed on.
@@ -81,212 +76,275 @@ def train(
     After each of these errors the last checkpoint is complete.
     """
     config = config or TrainingConfig()
-    output = Path(output)
-    require_one_process()
-    sampler = make_sampler(
-        config.sampler, table, config.batch_size, alpha=config.alpha, seed=config.seed
+    sources = [Source("data", data)] if isinstance(data, PairTable) else list(data)
+    sampler = Sampler(
+        sources,
+        config.batch_size,
+        sampler=config.sampler,
+        alpha=config.alpha,
+        seed=config.seed,
+        temperature=config.language_temperature,
     )
-    run = _Run(encoder, table, sampler, output, config)
-    start = run.resume() if resume else run.begin()
-    return run.train(start, progress)
-
-
-class _Run:
-    """One training run: encoder, optimizer, data, and the state that checkpoints save."""
-
-    def __init__(
-        self,
-        encoder: TorchEncoder,
-        table: PairTable,
-        sampler: Sampler,
-        output: Path,
-        config: TrainingConfig,
-    ) -> None:
-        self.encoder = encoder
-        self.table = table
-        self.sampler = sampler
-        self.output = output
-        self.config = config
-        self.peak = config.learning_rate or (2e-2 if encoder.model.is_static else 3e-5)
-        self.optimizer = torch.optim.AdamW(
-            encoder.model.parameters(), lr=self.peak, weight_decay=config.weight_decay, fused=True
+    processes = int(os.environ.get("WORLD_SIZE") or 1)
+    if config.batch_size % processes:
+        raise DataError(
+            f"batch_size is {config.batch_size}, all processes together, and cannot be divided "
+            f"among {processes}"
         )
-        self.data = _fingerprint(table)
-        self.losses: list[float] = []
-        self.log: list[dict[str, Any]] = []
-        self.queries = _TokenCache(
-            encoder.tokenizer, table.query_texts, encoder.config.query_prompt
+    accelerator = _accelerator(processes)
+    output = Path(output)
+    with locked(output) if accelerator.is_main_process else nullcontext():
+        config = _resolved(recorded_precision(output, config) if resume else config, encoder)
+        return _train(encoder, sources, sampler, output, config, accelerator, resume, progress)
+
+
+def _train(
+    encoder: TorchEncoder,
+    sources: list[Source],
+    sampler: Sampler,
+    output: Path,
+    config: TrainingConfig,
+    accelerator: Any,
+    resume: bool,
+    progress: bool,
+) -> TrainingResult:
+    encoder.model.to(accelerator.device)
+    _freeze(encoder, config.freeze_layers)
+    trained = [p for p in encoder.model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(
+        trained, lr=config.learning_rate or 0.0, weight_decay=config.weight_decay, fused=True
+    )
+    run = Run(output, config, _about(encoder, sources))
+    process, processes = accelerator.process_index, accelerator.num_processes
+    torch.manual_seed(config.seed + process)
+    start = run.resume(encoder, optimizer, process) if resume else 0
+    if start == 0 and accelerator.is_main_process:
+        run.begin() if not resume else run.write_state(0)
+    accelerator.wait_for_everyone()
+    towers = accelerator.prepare_model(Towers(encoder.model))
+    collate = Collator(encoder, sources, sub_batch=config.sub_batch, device=accelerator.device)
+    normalize = encoder.config.similarity == "cosine" and not encoder.model.normalize
+    pairs = _PairLog(sources)
+
+    encoder.model.train()
+    with progress_bar(
+        config.steps,
+        f"Training ({config.sampler})",
+        enabled=progress and accelerator.is_main_process,
+        initial=start,
+    ) as bar:
+        for step, batch in sampler.steps(config.steps, start=start):
+            own = batch.part(process, processes)
+            source = sources[batch.source]
+            groups = batch.groups(source.table)[batch.columns(process, processes)]
+            features = collate(own)
+            with _autocast(config.precision, accelerator.device):
+                vectors = towers(features.parts, features.order).float()
+            arguments: dict[str, Any] = {
+                "groups": torch.from_numpy(groups).to(accelerator.device),
+                "temperature": source.temperature or config.temperature,
+                "normalize": normalize,
+                "negative_counts": _tensor(own.negative_counts, accelerator.device),
+                "in_batch_negatives": source.in_batch_negatives,
+            }
+            queries, documents = vectors[: features.queries], vectors[features.queries :]
+            loss, metrics = contrastive_loss(queries, documents, **arguments)
+            mean_loss = accelerator.reduce(loss.detach(), "mean").item()
+            run.losses.append(mean_loss)
+            if not math.isfinite(mean_loss):
+                raise ModelError(_not_finite(mean_loss, step, batch, source, config))
+            logs = step % config.log_every == 0 or step == config.steps - 1
+            of_each = None
+            if logs:
+                with torch.no_grad():
+                    of_each = contrastive_loss(queries, documents, **arguments, reduction="none")[0]
+            pairs.add(own, metrics.rank, of_each)
+
+            rate = _rate(config, step)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            optimizer.zero_grad(set_to_none=True)
+            accelerator.backward(loss)
+            if config.clip is not None:
+                accelerator.clip_grad_norm_(trained, config.clip)
+            optimizer.step()
+
+            if logs:
+                run.log.append(
+                    {
+                        "step": step,
+                        "loss": mean_loss,
+                        "accuracy": accelerator.reduce(metrics.accuracy, "mean").item(),
+                        "kind": batch.kind,
+                        "source": source.name,
+                        "learning_rate": rate,
+                        "pairs": pairs.take(accelerator),
+                    }
+                )
+                bar.set_postfix(loss=f"{np.mean(run.losses[-50:]):.3f}")
+            bar.update(1)
+            done = step + 1
+            due = config.checkpoint_every and done % config.checkpoint_every == 0
+            if due or (config.checkpoint_every and done == config.steps):
+                states = accelerator.gather(torch.get_rng_state()[None].to(accelerator.device))
+                if accelerator.is_main_process:
+                    run.save_checkpoint(done, encoder, optimizer, list(states.cpu()))
+                accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        run.finish(encoder)
+    accelerator.wait_for_everyone()
+    return TrainingResult(output, config.steps, run.final_loss)
+
+
+def _accelerator(processes: int) -> Any:
+    """Devices and processes, as accelerate finds them."""
+    from hybridret._extras import require
+
+    if processes > 1:
+        # torchrun starts processes in sessions of their own: without this they outlive it.
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    library = require("accelerate", "train", "training")
+    # Not every parameter is used: BERT's pooler has no gradient.
+    unused = library.DistributedDataParallelKwargs(find_unused_parameters=True)
+    return library.Accelerator(kwargs_handlers=[unused])
+
+
+def _resolved(config: TrainingConfig, encoder: TorchEncoder) -> TrainingConfig:
+    """The settings with values in the place of ``auto`` and None."""
+    static = encoder.model.is_static
+    rate = config.learning_rate or (2e-2 if static else 3e-5)
+    precision, sub_batch = config.precision, config.sub_batch
+    gpu = torch.cuda.is_available()
+    if precision == "auto":
+        multiplies = (
+            torch.cuda.is_bf16_supported()
+            if gpu
+            else not {"avx512_bf16", "amx"}.isdisjoint(_native.usable_isas())
         )
-        self.documents = _TokenCache(
-            encoder.tokenizer, table.document_texts, encoder.config.document_prompt
+        # A static encoder multiplies nothing.
+        precision = "bf16" if multiplies and not static else "fp32"
+    if sub_batch is None and not static and not gpu:
+        sub_batch = 8
+    return replace(config, learning_rate=rate, precision=precision, sub_batch=sub_batch)
+
+
+def _freeze(encoder: TorchEncoder, layers: int | None) -> None:
+    """Leaves embeddings and the first layers as they are.
+
+    Raises:
+        DataError: the encoder has fewer layers, or none.
+    """
+    if layers is None:
+        return
+    backbone: Any = encoder.model.backbone
+    lists = [m for m in backbone.modules() if isinstance(m, torch.nn.ModuleList)]
+    blocks: Any = max(lists, key=len, default=[])
+    if encoder.model.is_static or layers > len(blocks):
+        raise DataError(
+            f"freeze_layers is {layers}, but the encoder has {len(blocks)} layers"
+            + (" (it is static)" if encoder.model.is_static else "")
         )
-
-    @property
-    def checkpoint(self) -> Path:
-        return self.output / "checkpoint"
-
-    def begin(self) -> int:
-        if (self.output / TRAINING_FILE).exists():
-            raise DataError(
-                f"{self.output} already contains a training run; choose another folder, or resume "
-                f"it (--resume, resume=True)"
-            )
-        self.output.mkdir(parents=True, exist_ok=True)
-        self._write_state(0)
-        return 0
-
-    def resume(self) -> int:
-        if not (self.output / TRAINING_FILE).exists():
-            return self.begin()
-        state = read_json(self.output / TRAINING_FILE, DataError)
-        settings = asdict(self.config) | {"learning_rate": self.peak, "data": self.data}
-        try:
-            before = state["config"] | {"data": state["data"]}
-        except (KeyError, TypeError) as error:
-            raise DataError(f"{self.output / TRAINING_FILE}: damaged: {error!r}") from None
-        changed = [name for name, value in settings.items() if before.get(name) != value]
-        if changed:
-            raise DataError(
-                f"{self.output} was started with different settings ({', '.join(changed)}); "
-                f"resume it with the original ones"
-            )
-        if (self.output / "model").exists():
-            raise DataError(f"{self.output} is already finished; there is nothing to resume")
-        if not self.checkpoint.is_dir():
-            return 0
-        try:
-            saved = checkpoints.load(self.checkpoint, self.encoder, self.optimizer)
-        except DataError as error:
-            raise DataError(f"{error}; delete {self.output} to start again") from None
-        self.losses, self.log = saved.losses, saved.log
-        return saved.step
-
-    def train(self, start: int, progress: bool) -> TrainingResult:
-        config = self.config
-        self.encoder.model.train()
-        if start == 0:
-            torch.manual_seed(config.seed)
-        description = f"Training ({config.sampler})"
-        with progress_bar(config.steps, description, enabled=progress, initial=start) as bar:
-            for step, batch in self.sampler.steps(config.steps, start=start):
-                loss, accuracy, rate = self._step(step, batch)
-                self.losses.append(loss)
-                if not math.isfinite(loss):
-                    raise ModelError(
-                        f"the loss became {loss} at step {step}; lower the learning rate "
-                        f"(now {self.peak:g}) or raise the temperature"
-                    )
-                if step % config.log_every == 0 or step == config.steps - 1:
-                    self.log.append(
-                        {
-                            "step": step,
-                            "loss": loss,
-                            "accuracy": accuracy,
-                            "kind": batch.kind,
-                            "learning_rate": rate,
-                        }
-                    )
-                    bar.set_postfix(loss=f"{np.mean(self.losses[-50:]):.3f}")
-                bar.update(1)
-                done = step + 1
-                if config.checkpoint_every and done % config.checkpoint_every == 0:
-                    self._save_checkpoint(done)
-        with atomic_folder(self.output / "model") as folder:
-            self.encoder.save(folder)
-        self._write_state(config.steps)
-        return TrainingResult(self.output, config.steps, self._final_loss())
-
-    def _step(self, step: int, batch: Any) -> tuple[float, float, float]:
-        rate = self._rate(step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        queries = self._embed(self.queries, batch.queries(self.table))
-        documents = self._embed(self.documents, batch.documents(self.table))
-        cosine = self.encoder.config.similarity == "cosine"
-        groups = torch.from_numpy(batch.groups(self.table))
-        loss, stats = infonce(
-            queries,
-            documents,
-            temperature=self.config.temperature,
-            query_groups=groups[: len(batch.rows)],
-            document_groups=groups,
-            normalize=cosine and not self.encoder.model.normalize,
-            return_stats=True,
-        )
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.optimizer.step()
-        return float(loss.detach()), float(stats.accuracy), rate
-
-    def _embed(self, cache: _TokenCache, positions: NDArray[np.int64]) -> Tensor:
-        input_ids, mask = self.encoder.tokenizer.pad(cache.ids(positions))
-        vectors: Tensor = self.encoder.model(torch.from_numpy(input_ids), torch.from_numpy(mask))
-        return vectors
-
-    def _rate(self, step: int) -> float:
-        warmup = max(1, round(self.config.warmup * self.config.steps))
-        rising = (step + 1) / warmup
-        falling = (self.config.steps - step) / max(1, self.config.steps - warmup)
-        return self.peak * min(rising, falling, 1.0)
-
-    def _save_checkpoint(self, step: int) -> None:
-        state = checkpoints.RunState(step, self.losses, self.log)
-        checkpoints.save(self.checkpoint, self.encoder, self.optimizer, state)
-        self._write_state(step)
-
-    def _write_state(self, step: int) -> None:
-        write_json(
-            self.output / TRAINING_FILE,
-            {
-                "schema": 1,
-                "config": asdict(self.config) | {"learning_rate": self.peak},
-                "data": self.data,
-                "languages": self.table.languages,
-                "rows": len(self.table),
-                "parameters": sum(p.numel() for p in self.encoder.model.parameters()),
-                "step": step,
-                "pairs_seen": step * self.config.batch_size,
-                "final_loss": self._final_loss() if self.losses else None,
-            },
-        )
-        lines = "".join(json.dumps(entry) + "\n" for entry in self.log)
-        (self.output / LOG_FILE).write_text(lines, encoding="utf-8")
-
-    def _final_loss(self) -> float:
-        return float(np.mean(self.losses[-max(1, len(self.losses) // 10) :] or np.nan))
+    frozen = [backbone.get_input_embeddings()]
+    if layers:
+        frozen += [getattr(backbone, "embeddings", frozen[0]), *blocks[:layers]]
+    for module in frozen:
+        module.requires_grad_(False)
 
 
-def _fingerprint(table: PairTable) -> str:
-    """A hash of rows, texts, languages and groups; it differs for other data or hold-out."""
-    texts = (*table.languages, *table.query_texts, *table.document_texts)
-    digest = sha256("\0".join(texts).encode())
-    for array in (table.queries, table.documents, table.query_groups, table.document_groups):
-        digest.update(array.tobytes())
-    for query, negatives in table.negatives.items():
-        digest.update(np.array([query, len(negatives), *negatives]).tobytes())
+def _autocast(precision: str, device: torch.device) -> Any:
+    if precision == "fp32":
+        return nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16)
+
+
+def _rate(config: TrainingConfig, step: int) -> float:
+    """Linear warm-up to the peak, then linearly to zero."""
+    assert config.learning_rate is not None
+    warmup = max(1, round(config.warmup * config.steps))
+    rising = (step + 1) / warmup
+    falling = (config.steps - step) / max(1, config.steps - warmup)
+    return config.learning_rate * min(rising, falling, 1.0)
+
+
+class _PairLog:
+    """Accuracy since the last entry of the log, and loss at that step, by pair of languages."""
+
+    def __init__(self, sources: Sequence[Source]) -> None:
+        self.sources = sources
+        self.clear()
+
+    def clear(self) -> None:
+        self.found: dict[str, list[float]] = defaultdict(lambda: [0, 0, 0, 0.0])
+
+    def add(self, batch: Batch, rank: Tensor, losses: Tensor | None) -> None:
+        languages = self.sources[batch.source].table.languages
+        first = (rank == 1).cpu().numpy()
+        of_each = None if losses is None else losses.cpu().numpy()
+        width = len(languages)
+        number = batch.query_languages * width + batch.document_languages
+        for pair in np.unique(number):
+            rows = number == pair
+            entry = self.found[f"{languages[pair // width]}-{languages[pair % width]}"]
+            entry[0] += int(rows.sum())
+            entry[1] += int(first[rows].sum())
+            if of_each is not None:
+                entry[2] += int(rows.sum())
+                entry[3] += float(of_each[rows].sum())
+
+    def take(self, accelerator: Any) -> dict[str, dict[str, float]]:
+        """The entry of the log, over all processes; begins anew."""
+        found: dict[str, list[float]] = dict(self.found)
+        if accelerator.num_processes > 1:
+            parts: list[Any] = [None] * accelerator.num_processes
+            torch.distributed.all_gather_object(parts, found)
+            found = {}
+            for part in parts:
+                for pair, entry in part.items():
+                    before = found.get(pair, [0, 0, 0, 0.0])
+                    found[pair] = [a + b for a, b in zip(before, entry, strict=True)]
+        self.clear()
+        return {
+            pair: {"rows": rows, "accuracy": correct / rows}
+            | ({"loss": total / now} if now else {})
+            for pair, (rows, correct, now, total) in sorted(found.items())
+        }
+
+
+def _about(encoder: TorchEncoder, sources: Sequence[Source]) -> dict[str, Any]:
+    return {
+        "data": _fingerprint(sources),
+        "languages": sorted({x for source in sources for x in source.table.languages}),
+        "rows": sum(len(source.table) for source in sources),
+        "sources": {source.name: len(source.table) for source in sources},
+        "parameters": sum(p.numel() for p in encoder.model.parameters()),
+    }
+
+
+def _fingerprint(sources: Sequence[Source]) -> str:
+    """A hash of rows, texts, languages, groups and policies; it differs for other data."""
+    digest = sha256()
+    for source in sources:
+        table = source.table
+        policy = [f"{k}={v}" for k, v in sorted(vars(source).items()) if k != "table"]
+        texts = (*policy, *table.languages, *table.query_texts, *table.document_texts)
+        digest.update("\0".join(texts).encode())
+        for array in (table.queries, table.documents, table.query_groups, table.document_groups):
+            digest.update(array.tobytes())
+        for query, negatives in table.negatives.items():
+            digest.update(np.array([query, len(negatives), *negatives]).tobytes())
     return digest.hexdigest()[:32]
 
 
-class _TokenCache:
-    """Token ids of texts, tokenised on first use; at most ``_CACHED_TOKENS`` are kept."""
+def _tensor(array: Any, device: torch.device) -> Tensor | None:
+    return None if array is None else torch.from_numpy(array).to(device)
 
-    def __init__(self, tokenizer: Tokenizer, texts: Sequence[str], prompt: str) -> None:
-        self.tokenizer = tokenizer
-        self.texts = texts
-        self.prompt = prompt
-        self.kept: dict[int, NDArray[np.int32]] = {}
-        self.tokens = 0
 
-    def ids(self, positions: NDArray[np.int64]) -> list[NDArray[np.int32]]:
-        missing = [int(p) for p in np.unique(positions) if int(p) not in self.kept]
-        new = dict(
-            zip(
-                missing,
-                self.tokenizer.ids([self.prompt + self.texts[p] for p in missing]),
-                strict=True,
-            )
-        )
-        if self.tokens < _CACHED_TOKENS:
-            self.kept.update(new)
-            self.tokens += sum(map(len, new.values()))
-        return [new[p] if p in new else self.kept[p] for p in map(int, positions)]
+def _not_finite(
+    loss: float, step: int, batch: Batch, source: Source, config: TrainingConfig
+) -> str:
+    first = [text[:60] for text in batch.query_texts(source.table)[:2]]
+    return (
+        f"the loss became {loss} at step {step} ({batch.kind} batch of {source.name}, with "
+        f"{' and '.join(map(repr, first))}); lower the learning rate (now "
+        f"{config.learning_rate:g}) or raise the temperature; the last checkpoint is from before"
+    )

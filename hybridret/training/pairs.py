@@ -142,6 +142,10 @@ class Source:
             left of the run's alpha, the same for all such sources.
         hard_negatives: of a row, at most; None: all that it has. Those that are used change with
             every epoch.
+        in_batch_negatives: whether the documents of other rows are negatives of a query, too; else
+            its own hard negatives alone.
+        temperature: of the loss; None: that of the run.
+        query_prompt, document_prompt: put before the texts; None: the encoder's own.
     """
 
     name: str
@@ -149,6 +153,10 @@ class Source:
     weight: float | None = None
     alpha: float | None = None
     hard_negatives: int | None = None
+    in_batch_negatives: bool = True
+    temperature: float | None = None
+    query_prompt: str | None = None
+    document_prompt: str | None = None
 
 
 @dataclass(frozen=True)
@@ -161,7 +169,8 @@ class Batch:
         kind: ``monolingual``, ``cross-lingual`` or ``mixed``.
         source: number of the source.
         negatives: int64 [K], positions in the table's ``document_texts``: the hard negatives of all
-            rows.
+            rows, row by row.
+        negative_counts: int64 [B], how many of them each row has; None: K is 0.
     """
 
     rows: Ints
@@ -170,6 +179,34 @@ class Batch:
     kind: str
     source: int = 0
     negatives: Ints = field(default_factory=lambda: NONE)
+    negative_counts: Ints | None = None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def columns(self, number: int, count: int) -> Ints:
+        """Positions in :meth:`documents` of those of part ``number`` of ``count`` equal ones."""
+        size = len(self) // count
+        rows = np.arange(number * size, (number + 1) * size)
+        if self.negative_counts is None:
+            return rows
+        ends = np.concatenate([[0], self.negative_counts.cumsum()]) + len(self)
+        return np.concatenate([rows, np.arange(ends[rows[0]], ends[rows[-1] + 1])])
+
+    def part(self, number: int, count: int) -> Batch:
+        """Part ``number`` of ``count`` equal parts, for one of as many processes."""
+        size = len(self) // count
+        rows = slice(number * size, (number + 1) * size)
+        negatives = self.columns(number, count)[size:] - len(self)
+        return Batch(
+            self.rows[rows],
+            self.query_languages[rows],
+            self.document_languages[rows],
+            self.kind,
+            self.source,
+            self.negatives[negatives],
+            None if self.negative_counts is None else self.negative_counts[rows],
+        )
 
     def queries(self, table: PairTable) -> Ints:
         """int64 [B], positions in the table's ``query_texts``."""
