@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from hybridret.losses.functional import infonce
+from hybridret.losses.gathering import gather
 
 _SIMILARITIES = {"cos_sim": True, "pairwise_cos_sim": True, "dot_score": False}
 
@@ -108,9 +109,9 @@ class InfoNCELoss(torch.nn.Module):
         gathers = self.gather_across_devices and torch.distributed.is_initialized()
         if gathers:
             offset = torch.distributed.get_rank() * rows
-            all_queries = _gather(queries)
-            all_documents = [_gather(x) for x in documents]
-            all_groups = None if groups is None else _gather(groups)
+            all_queries, _ = gather(queries)
+            all_documents = [gather(x)[0] for x in documents]
+            all_groups = None if groups is None else gather(groups)[0]
         positives = torch.arange(offset, offset + rows, device=queries.device)
         options: dict[str, Any] = {"temperature": self.temperature, "normalize": self.normalize}
         loss: Tensor = infonce(
@@ -156,10 +157,3 @@ def _groups(own: Tensor | None, gathered: Tensor | None, hard_negatives: int = 0
         "query_groups": own,
         "document_groups": torch.cat([gathered, gathered.new_full((hard_negatives,), -1)]),
     }
-
-
-def _gather(tensor: Tensor) -> Tensor:
-    """The tensors of all processes, concatenated by rank; gradients flow back to their process."""
-    import torch.distributed.nn
-
-    return torch.cat(torch.distributed.nn.all_gather(tensor))  # type: ignore[no-untyped-call]

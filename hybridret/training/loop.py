@@ -7,6 +7,7 @@ its own part of it, and compares its queries with the documents of all.
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import math
 import os
@@ -110,6 +111,8 @@ def _train(
 ) -> TrainingResult:
     encoder.model.to(accelerator.device)
     _freeze(encoder, config.freeze_layers)
+    if accelerator.num_processes > 1:
+        _leave_unused(encoder)
     trained = [p for p in encoder.model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(
         trained, lr=config.learning_rate or 0.0, weight_decay=config.weight_decay, fused=True
@@ -200,13 +203,26 @@ def _accelerator(processes: int) -> Any:
     """Devices and processes, as accelerate finds them."""
     from hybridret._extras import require
 
+    library = require("accelerate", "train", "training")
     if processes > 1:
         # torchrun starts processes in sessions of their own: without this they outlive it.
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-    library = require("accelerate", "train", "training")
-    # Not every parameter is used: BERT's pooler has no gradient.
-    unused = library.DistributedDataParallelKwargs(find_unused_parameters=True)
-    return library.Accelerator(kwargs_handlers=[unused])
+        if not torch.distributed.is_initialized():
+            atexit.register(torch.distributed.destroy_process_group)
+    return library.Accelerator(cpu=not torch.cuda.is_available())
+
+
+def _leave_unused(encoder: TorchEncoder) -> None:
+    """Parameters without a gradient, such as BERT's pooler, for which DDP would wait."""
+    model, device = encoder.model, next(encoder.model.parameters()).device
+    training = model.training
+    one = torch.ones((1, 1), dtype=torch.int64, device=device)
+    model.eval()(one, one).sum().backward()
+    for parameter in model.parameters():
+        if parameter.grad is None:
+            parameter.requires_grad_(False)
+        parameter.grad = None
+    model.train(training)
 
 
 def _resolved(config: TrainingConfig, encoder: TorchEncoder) -> TrainingConfig:

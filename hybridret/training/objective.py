@@ -9,6 +9,7 @@ from torch import Tensor
 
 from hybridret.losses._options import InBatchMetrics
 from hybridret.losses.functional import infonce
+from hybridret.losses.gathering import gather
 
 
 def contrastive_loss(
@@ -60,7 +61,8 @@ def contrastive_loss(
         )
     everything, all_groups, offset = documents, groups, 0
     if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
-        everything, all_groups, offset = _gather(documents, groups)
+        everything, offset = gather(documents)
+        all_groups, _ = gather(groups)
     return infonce(  # type: ignore[no-any-return]
         queries,
         everything,
@@ -68,28 +70,4 @@ def contrastive_loss(
         query_groups=groups[:n],
         document_groups=all_groups,
         **options,
-    )
-
-
-def _gather(documents: Tensor, groups: Tensor) -> tuple[Tensor, Tensor, int]:
-    """Documents and groups of all processes, in their order, and where this one's begin.
-
-    Processes may have different numbers of documents.
-    """
-    import torch.distributed.nn
-
-    ranks, rank = torch.distributed.get_world_size(), torch.distributed.get_rank()
-    counts = [torch.zeros(1, dtype=torch.int64, device=groups.device) for _ in range(ranks)]
-    torch.distributed.all_gather(counts, torch.tensor([len(groups)], device=groups.device))
-    sizes = [int(count) for count in counts]
-    missing = max(sizes) - len(groups)
-    padded = torch.nn.functional.pad(documents, (0, 0, 0, missing))
-    vectors = torch.distributed.nn.all_gather(padded)  # type: ignore[no-untyped-call]
-    padded_groups = torch.nn.functional.pad(groups, (0, missing))
-    numbers = [torch.empty_like(padded_groups) for _ in range(ranks)]
-    torch.distributed.all_gather(numbers, padded_groups)
-    return (
-        torch.cat([part[:size] for part, size in zip(vectors, sizes, strict=True)]),
-        torch.cat([part[:size] for part, size in zip(numbers, sizes, strict=True)]),
-        sum(sizes[:rank]),
     )

@@ -1,0 +1,51 @@
+"""Trains a few steps, under torchrun or alone, and saves the first step's gradient."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+from hybridret.data import load_dataset
+from hybridret.encoder.torch_encoder import TorchEncoder
+from hybridret.training.config import TrainingConfig
+from hybridret.training.loop import train
+from hybridret.training.pairs import PairTable, Source
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    data, model, output, settings = sys.argv[1:]
+    table = PairTable.from_dataset(load_dataset(data))
+    if model == "static":
+        texts = [*table.query_texts, *table.document_texts]
+        encoder = TorchEncoder.new_static(texts, dimension=32, vocabulary_size=1000)
+    else:
+        encoder = TorchEncoder.load(model, normalize=True)
+    for module in encoder.model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    options = json.loads(settings)
+    source = Source("data", table, in_batch_negatives=options.pop("in_batch_negatives", True))
+    step = torch.optim.AdamW.step
+    seen: dict[str, torch.Tensor] = {}
+
+    def saving(self, *args, **kwargs):
+        for name, parameter in encoder.model.named_parameters():
+            if parameter.grad is not None and name not in seen:
+                seen[name] = parameter.grad.clone()
+        return step(self, *args, **kwargs)
+
+    torch.optim.AdamW.step = saving
+    resume = options.pop("resume", False)
+    config = TrainingConfig(**options)
+    train(encoder, [source], output, config, resume=resume, progress=False)
+    if torch.distributed.is_initialized() and torch.distributed.get_rank():
+        return
+    torch.save(seen, Path(output) / "gradient.pt")
+
+
+if __name__ == "__main__":
+    main()
