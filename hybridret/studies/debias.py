@@ -542,19 +542,26 @@ def picture(sentences: Embedded, directions: LanguageDirections, file: Path) -> 
     matplotlib.rcParams["svg.hashsalt"] = "hybridret"
     from matplotlib import pyplot
 
-    some = sentences.first(60)
+    some = sentences.first(50)
     language = np.array(some.dataset.document_languages)
+    names = np.unique(language)
     figure, panels = pyplot.subplots(1, 2, figsize=(9, 4.2))
     colors = pyplot.get_cmap("tab20")
-    for panel, title, strength in zip(panels, ("before", "after"), (0.0, 1.0), strict=True):
+    for panel, title, strength in zip(panels, ("Before", "After"), (0.0, 1.0), strict=True):
         x = directions.remove(some.documents, strength).astype(np.float64)
         x -= x.mean(0)
         flat = x @ np.linalg.svd(x, full_matrices=False)[2][:2].T
-        for n, name in enumerate(np.unique(language)):
+        for n, name in enumerate(names):
             own = flat[language == name]
-            panel.scatter(*own.T, s=6, alpha=0.35, linewidths=0, color=colors(n))
+            panel.scatter(*own.T, s=7, alpha=0.5, linewidths=0, color=colors(n))
             panel.scatter(*own.mean(0), s=50, color=colors(n), edgecolors="black", zorder=3)
-            panel.annotate(name, own.mean(0), (4, 4), textcoords="offset points", zorder=4)
+            if not strength:
+                panel.annotate(name, own.mean(0), (6, 3), textcoords="offset points", zorder=4)
+        if strength:
+            label = f"the means of all {len(names)} languages"
+            panel.annotate(
+                label, (0, 0), (0, 14), textcoords="offset points", ha="center", zorder=4
+            )
         panel.set_title(f"{title} taking the language directions out")
         panel.set_xticks([])
         panel.set_yticks([])
