@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from hybridret.training.batches import Sampler, make_sampler
     from hybridret.training.config import TrainingConfig
     from hybridret.training.loop import train
-    from hybridret.training.pairs import Batch, PairTable, Source
+    from hybridret.training.pairs import Batch, PairTable, TrainingData
 
 _MODULES = {
     "data": ("Dataset", "Document", "Query", "load_dataset"),
@@ -73,7 +73,7 @@ _MODULES = {
     "serving.index": ("GraphSettings", "Hit", "Index"),
     "serving.retriever": ("Retriever",),
     "training.batches": ("Sampler", "make_sampler"),
-    "training.pairs": ("Batch", "PairTable", "Source"),
+    "training.pairs": ("Batch", "PairTable", "TrainingData"),
     "training.config": ("TrainingConfig",),
     "training.loop": ("train",),
 }
@@ -109,9 +109,9 @@ __all__ = [
     "Retriever",
     "RunReport",
     "Sampler",
-    "Source",
     "TorchEncoder",
     "TrainingConfig",
+    "TrainingData",
     "__version__",
     "compare",
     "debias",

@@ -12,7 +12,7 @@ from hybridret.data import load_dataset
 from hybridret.encoder.torch_encoder import TorchEncoder
 from hybridret.training.config import TrainingConfig
 from hybridret.training.loop import train
-from hybridret.training.pairs import PairTable, Source
+from hybridret.training.pairs import PairTable, TrainingData
 
 
 def main() -> None:
@@ -28,7 +28,7 @@ def main() -> None:
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
     options = json.loads(settings)
-    source = Source("data", table, in_batch_negatives=options.pop("in_batch_negatives", True))
+    source = TrainingData("data", table, in_batch_negatives=options.pop("in_batch_negatives", True))
     step = torch.optim.AdamW.step
     seen: dict[str, torch.Tensor] = {}
 

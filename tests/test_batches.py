@@ -14,7 +14,7 @@ from hybridret.data import load_facts
 from hybridret.data.table import Dataset, Document, Query
 from hybridret.errors import DataError
 from hybridret.training.batches import SAMPLERS, Sampler, make_sampler
-from hybridret.training.pairs import Batch, PairTable, Source
+from hybridret.training.pairs import Batch, PairTable, TrainingData
 
 
 def parallel(rows: int, languages: str = "abcd") -> PairTable:
@@ -273,24 +273,26 @@ def test_tiny_epochs_keep_alpha():
 
 def test_several_sources():
     """By their sizes, or weights; a source of one language has no cross-lingual batches."""
-    english = Source("english", texts({f"{n}": "a" for n in range(300)}))
-    parallel_rows = Source("parallel", parallel(600, "abc"))
+    english = TrainingData("english", texts({f"{n}": "a" for n in range(300)}))
+    parallel_rows = TrainingData("parallel", parallel(600, "abc"))
     sampler = Sampler([english, parallel_rows], 10, alpha=0.5, seed=2)
     for batches in drawn(sampler, 3):
         assert len(batches) == 90
         assert [sum(b.source == s for b in batches) for s in (0, 1)] == [30, 60]
         assert share([b for b in batches if b.source == 0]) == 1
         assert share(batches) == pytest.approx(0.5, abs=0.02)
-    heavy = Source("english", english.table, weight=3)
+    heavy = TrainingData("english", english.table, weight=3)
     with pytest.raises(DataError, match=r"alpha 0\.5 cannot be had: .* can be 0\.750 to 1\.000"):
-        Sampler([heavy, Source("parallel", parallel_rows.table, weight=1)], 10)
-    sampler = Sampler([heavy, Source("parallel", parallel_rows.table, weight=1)], 10, alpha=0.8)
+        Sampler([heavy, TrainingData("parallel", parallel_rows.table, weight=1)], 10)
+    sampler = Sampler(
+        [heavy, TrainingData("parallel", parallel_rows.table, weight=1)], 10, alpha=0.8
+    )
     batches = [b for epoch in drawn(sampler, 8) for b in epoch]
     assert np.mean([b.source == 0 for b in batches]) == pytest.approx(0.75, abs=0.01)
     assert share(batches) == pytest.approx(0.8, abs=0.02)
     assert 8 * 37 <= len(batches) <= 8 * 40  # until the English rows have been drawn once
     # A share of its own is kept whatever the run's alpha is.
-    own = Source("parallel", parallel_rows.table, weight=1, alpha=0.1)
+    own = TrainingData("parallel", parallel_rows.table, weight=1, alpha=0.1)
     batches = [b for e in drawn(Sampler([heavy, own], 10, alpha=0.5), 5) for b in e]
     assert share([b for b in batches if b.source == 1]) == pytest.approx(0.1, abs=0.03)
     with pytest.raises(DataError, match="parallel: weight must be above 0 for every source or giv"):
@@ -306,7 +308,7 @@ def test_languages_by_size_temperature_and_weight():
     table = texts(rows)
 
     def share_of_b(epochs: int = 6, **options: object) -> float:
-        sampler = Sampler([Source("s", table)], 10, sampler="monolingual", seed=3, **options)
+        sampler = Sampler([TrainingData("s", table)], 10, sampler="monolingual", seed=3, **options)
         batches = [b for epoch in drawn(sampler, epochs) for b in epoch]
         return float(np.mean([b.query_languages[0] == 1 for b in batches]))
 
@@ -323,7 +325,7 @@ def test_languages_by_size_temperature_and_weight():
 
 def test_weights_of_cross_lingual_pairs():
     sampler = Sampler(
-        [Source("s", parallel(400, "abc"))],
+        [TrainingData("s", parallel(400, "abc"))],
         20,
         sampler="cross-lingual",
         weights={"a": 2, "b": 1, "c": 1},
@@ -383,10 +385,10 @@ def test_hard_negatives_come_with_the_document():
             names = dict(zip(found, groups.tolist(), strict=True))
             position = {row: n for n, row in enumerate(batch.rows.tolist())}
             assert all(names[x] == groups[position[int(x[1:-1])]] for x in expected)
-    few = Sampler([Source("s", table, hard_negatives=1)], 40, sampler="mixed")
+    few = Sampler([TrainingData("s", table, hard_negatives=1)], 40, sampler="mixed")
     picked = {t for e in range(60) for b in few.epoch(e) for t in b.document_texts(table)[40:]}
     assert picked == {"d1a", "d2a", "d3a", "d4b", "d6a"}
-    none = Sampler([Source("s", table, hard_negatives=0)], 40, sampler="mixed")
+    none = Sampler([TrainingData("s", table, hard_negatives=0)], 40, sampler="mixed")
     assert not any(len(b.negatives) for b in none.epoch(0))
 
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
+from dataclasses import asdict, fields, replace
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from hybridret.cli import run_file
 from hybridret.cli.common import (
     TORCH_MODEL_HELP,
     add_command,
@@ -18,11 +22,14 @@ from hybridret.cli.common import (
 )
 from hybridret.errors import DataError
 
+if TYPE_CHECKING:
+    from hybridret.training.config import TrainingConfig
+
 
 def add(commands: Any) -> None:
     from hybridret.data import DATA_HELP
     from hybridret.training.batches import SAMPLERS
-    from hybridret.training.config import TrainingConfig
+    from hybridret.training.config import PRECISIONS, TrainingConfig
 
     d = TrainingConfig()
     p = add_command(
@@ -33,8 +40,23 @@ def add(commands: Any) -> None:
         "Writes OUTPUT/model (a sentence-transformers folder), OUTPUT/log.jsonl and "
         "OUTPUT/training.json.",
     )
-    p.add_argument("--data", required=True, help=DATA_HELP)
-    p.add_argument("--output", type=Path, required=True, help="folder for the results of the run")
+    p.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE.toml",
+        help="a file with any of these options as fields, and a table [[data]] for each data set; "
+        "options given here go first",
+    )
+    p.add_argument(
+        "--data",
+        nargs="+",
+        action="append",
+        metavar=("PATH", "FIELD=VALUE"),
+        help=DATA_HELP + "; then what is different for this data set: name, weight, alpha, "
+        "languages, hard_negatives, in_batch_negatives, temperature, query_prompt, "
+        "document_prompt. Give it again for another data set",
+    )
+    p.add_argument("--output", type=Path, help="folder for the results of the run")
     p.add_argument(
         "--model",
         default="static",
@@ -50,7 +72,14 @@ def add(commands: Any) -> None:
         "--alpha",
         type=float,
         default=d.alpha,
-        help="hybrid sampler: probability that a batch is monolingual",
+        help="hybrid sampler: share of the batches that are monolingual",
+    )
+    p.add_argument(
+        "--language-temperature",
+        type=float,
+        default=d.language_temperature,
+        metavar="T",
+        help="a language of n rows is drawn in proportion to n^(1/T): 1 by its rows, inf all alike",
     )
     p.add_argument(
         "--languages",
@@ -65,8 +94,39 @@ def add(commands: Any) -> None:
         help="keep this share of the documents out of training and evaluate the trained encoder "
         "on them, with the first question of each held-out document",
     )
+    p.add_argument(
+        "--evaluate",
+        nargs="+",
+        metavar="PATH",
+        help="data sets to evaluate the encoder on, beside held-out documents",
+    )
+    p.add_argument(
+        "--evaluate-every",
+        type=int,
+        default=d.evaluate_every,
+        metavar="STEPS",
+        help="steps between evaluations; 0: at the end alone",
+    )
+    p.add_argument(
+        "--best",
+        metavar="VALUE",
+        help="keep the encoder with the best value of an evaluation, such as 'multi AP', "
+        "'rank distance' or 'de-en AP' (with several data sets 'NAME: multi AP')",
+    )
+    p.add_argument(
+        "--patience",
+        type=int,
+        default=d.patience,
+        metavar="N",
+        help="stop after N evaluations without a better value; 0: never",
+    )
     p.add_argument("--steps", type=int, default=d.steps, help="number of training steps (batches)")
-    p.add_argument("--batch-size", type=int, default=d.batch_size, help="pairs per batch")
+    p.add_argument(
+        "--batch-size",
+        type=int,
+        default=d.batch_size,
+        help="pairs per batch, of all processes together",
+    )
     p.add_argument(
         "--learning-rate",
         type=float,
@@ -77,6 +137,38 @@ def add(commands: Any) -> None:
     )
     p.add_argument(
         "--weight-decay", type=float, default=d.weight_decay, help="weight decay of AdamW"
+    )
+    p.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        default=d.precision,
+        help="of the encoder's matrix products; auto: bf16 where the processor or GPU multiplies "
+        "it. Weights, optimizer and loss are float32",
+    )
+    p.add_argument(
+        "--sub-batch",
+        type=int,
+        metavar="TEXTS",
+        help="texts of like lengths in a forward pass, so that little is padding (default: 8 for a "
+        "transformer on a CPU, else all of a batch)",
+    )
+    p.add_argument(
+        "--freeze-layers",
+        type=int,
+        metavar="N",
+        help="0: the table of token vectors is not trained; N: nor are the other embeddings and "
+        "the first N layers",
+    )
+    p.add_argument(
+        "--clip", type=float, metavar="LENGTH", help="largest length of the gradient (default: any)"
+    )
+    p.add_argument("--warmup", type=float, default=d.warmup, help="share of the steps for warm-up")
+    p.add_argument(
+        "--log-every",
+        type=int,
+        default=d.log_every,
+        metavar="STEPS",
+        help="steps between entries of log.jsonl",
     )
     p.add_argument(
         "--seed",
@@ -92,7 +184,14 @@ def add(commands: Any) -> None:
         help="steps between checkpoints; 0: no checkpoints",
     )
     p.add_argument(
-        "--resume", action="store_true", help="continue from the last checkpoint in OUTPUT"
+        "--resume",
+        action="store_true",
+        help="continue from the last checkpoint in OUTPUT; with more --steps also a finished run",
+    )
+    p.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print what the first epoch would draw, and do not train",
     )
     p.add_argument(
         "--dimension", type=int, default=256, help="vector dimension of a new static encoder"
@@ -108,37 +207,39 @@ def add(commands: Any) -> None:
         "the model's own; for a plain Hugging Face model 'Query: ', and 'Passage: ' for documents",
     )
     p.add_argument("--json", action="store_true", help="print the result as JSON")
+    p.set_defaults(parser=p)
+
+
+_DATA_FIELDS: dict[str, type] = {
+    "name": str,
+    "languages": list,
+    "weight": float,
+    "alpha": float,
+    "hard_negatives": int,
+    "in_batch_negatives": bool,
+    "temperature": float,
+    "query_prompt": str,
+    "document_prompt": str,
+}
 
 
 def run(o: argparse.Namespace) -> None:
     encoder_class = torch_encoder()
-    from hybridret._files import write_json
-    from hybridret.data import load_dataset
-    from hybridret.data.table import hold_out
-    from hybridret.evaluation.judging import evaluate
+    if o.config is not None:
+        run_file.apply(o.config, o, o.parser)
+    for name in ("data", "output"):
+        if not getattr(o, name):
+            raise DataError(f"--{name} is missing: give it, or a --config that has it")
     from hybridret.training import checkpoints
     from hybridret.training.config import TrainingConfig
     from hybridret.training.loop import train
-    from hybridret.training.pairs import PairTable
-    from hybridret.training.run import TRAINING_FILE
 
-    dataset = load_dataset(o.data, languages=o.languages)
-    development = None
-    if o.hold_out is not None:
-        dataset, development = hold_out(dataset, o.hold_out)
-    table = PairTable.from_dataset(dataset)
-    names = (
-        "sampler",
-        "alpha",
-        "steps",
-        "batch_size",
-        "learning_rate",
-        "temperature",
-        "weight_decay",
-        "seed",
-        "checkpoint_every",
-    )
+    o.output = Path(o.output)
+    sources, judged = _data(o)
+    names = [field.name for field in fields(TrainingConfig)]
     config = TrainingConfig(**{name: getattr(o, name) for name in names})
+    if config.evaluate_every and not judged:
+        raise DataError("--evaluate-every needs --evaluate or --hold-out: something to evaluate on")
     given = model_options(o)
     _refuse_unused(o, given)
     checkpoint = o.output / "checkpoint"
@@ -147,42 +248,156 @@ def run(o: argparse.Namespace) -> None:
     if o.resume and checkpoint.is_dir():
         checkpoints.check(checkpoint)  # before anything of it is read
         encoder = encoder_class.load(checkpoint)
-    elif o.model == "static":
-        encoder = encoder_class.new_static(
-            [*table.query_texts, *table.document_texts],
+    else:
+        encoder = _new_encoder(o, encoder_class, given, sources)
+    if o.dry_run:
+        _dry_run(o, config, sources, encoder)
+        return
+    about = {
+        "model": o.model,
+        "data_sets": [run_file.data_fields(given, _DATA_FIELDS) for given in o.data],
+        "held_out": o.hold_out,
+        "command": sys.argv,
+        "versions": {n: version(n) for n in ("hybridret", "torch", "transformers", "numpy")},
+        "encoder": asdict(encoder.config),
+    }
+    result = train(
+        encoder,
+        sources,
+        o.output,
+        config,
+        evaluation=_evaluation(judged) if judged else None,
+        about=about,
+        resume=o.resume,
+        progress=interactive(),
+    )
+    if int(os.environ.get("RANK") or 0) == 0:
+        _say(o, result, encoder, judged)
+
+
+def _data(o: argparse.Namespace) -> tuple[list[Any], list[Any]]:
+    """What is trained on, and data sets to evaluate on."""
+    from hybridret.data import load_dataset
+    from hybridret.data.table import hold_out
+    from hybridret.training.pairs import PairTable, TrainingData
+
+    sources, judged = [], []
+    for given in o.data:
+        found = run_file.data_fields(given, _DATA_FIELDS)
+        path = found.pop("path")
+        dataset = load_dataset(path, languages=found.pop("languages", o.languages))
+        found.setdefault("name", dataset.name)
+        if o.hold_out is not None:
+            dataset, development = hold_out(dataset, o.hold_out)
+            judged.append(replace(development, name=f"{found['name']} (held out)"))
+        sources.append(TrainingData(table=PairTable.from_dataset(dataset), **found))
+    judged += [load_dataset(path, languages=o.languages) for path in o.evaluate or ()]
+    return sources, judged
+
+
+def _new_encoder(
+    o: argparse.Namespace, encoder_class: Any, given: dict[str, Any], sources: list[Any]
+) -> Any:
+    if o.model == "static":
+        return encoder_class.new_static(
+            [t for s in sources for t in (*s.table.query_texts, *s.table.document_texts)],
             dimension=o.dimension,
             vocabulary_size=o.vocabulary_size,
             max_length=256 if o.max_length is None else o.max_length,
             seed=o.seed,
         )
-    else:
-        from hybridret.encoder.model_folder import MODULES_FILE, local_folder
+    from hybridret.encoder.model_folder import MODULES_FILE, local_folder
 
-        folder = local_folder(o.model)
-        if not (folder / MODULES_FILE).is_file():
-            # arXiv 2408.10536's prompts and cosine, for a model that defines neither.
-            paper = {"query_prompt": "Query: ", "document_prompt": "Passage: ", "normalize": True}
-            given = paper | given
-        encoder = encoder_class.load(folder, **given)
-    result = train(encoder, table, o.output, config, resume=o.resume, progress=interactive())
+    folder = local_folder(o.model)
+    if not (folder / MODULES_FILE).is_file():
+        # arXiv 2408.10536's prompts and cosine, for a model that defines neither.
+        paper = {"query_prompt": "Query: ", "document_prompt": "Passage: ", "normalize": True}
+        given = paper | given
+    return encoder_class.load(folder, **given)
+
+
+def _evaluation(judged: list[Any]) -> Any:
+    """Values by name, of all settings of every data set."""
+    from hybridret.evaluation.judging import evaluate
+
+    def values(encoder: Any) -> dict[str, float]:
+        found: dict[str, float] = {}
+        for dataset in judged:
+            prefix = f"{dataset.name}: " if len(judged) > 1 else ""
+            report = evaluate(encoder, dataset)
+            for kind in ("mono", "cross", "multi"):
+                for metric, value in report.summary.get(kind, {}).items():
+                    if metric != "n":
+                        found[f"{prefix}{kind} {metric}"] = value
+            if "rank_distance" in report.summary:
+                found[f"{prefix}rank distance"] = report.summary["rank_distance"]
+            for s in report.settings:
+                if s.setting != "multi" and "AP" in s.metrics:
+                    found[f"{prefix}{s.query_language}-{s.document_language} AP"] = s.metrics["AP"]
+        return {name: value for name, value in found.items() if value == value}
+
+    return values
+
+
+def _dry_run(
+    o: argparse.Namespace, config: TrainingConfig, sources: list[Any], encoder: Any
+) -> None:
+    from hybridret.evaluation.text import text_table
+    from hybridret.training.batches import Sampler
+    from hybridret.training.preview import preview
+
+    sampler = Sampler.from_config(sources, config)
+    found = preview(sampler, encoder.tokenizer)
+    if o.json:
+        print(json.dumps(found.to_dict()))
+        return
+    total = sum(found.batches.values())
+    kinds = ", ".join(f"{n} {kind} ({n / total:.1%})" for kind, n in found.batches.items())
+    print(f"An epoch: {total} batches of {config.batch_size} pairs: {kinds}")
+    print(f"{config.steps} steps are {config.steps / total:.1f} epochs")
+    rows = []
+    for name, pairs in found.rows.items():
+        drawn, there = found.distinct[name]
+        most = sorted(pairs.items(), key=lambda item: -item[1])[:6]
+        rows.append(
+            [
+                name,
+                f"{drawn:,} of {there:,}",
+                f"{found.negatives[name]:.1f}",
+                f"{found.truncated[name]:.1%}",
+                " ".join(f"{pair} {n}" for pair, n in most)
+                + (f" and {len(pairs) - 6} more" if len(pairs) > 6 else ""),
+            ]
+        )
+    header = ["data set", "rows", "hard negatives", "truncated", "rows by query-document language"]
+    print(text_table(header, rows))
+
+
+def _say(o: argparse.Namespace, result: Any, encoder: Any, judged: list[Any]) -> None:
+    from hybridret._files import write_json
+    from hybridret.evaluation.judging import evaluate
+    from hybridret.evaluation.metrics import DEFAULT_METRICS
+    from hybridret.evaluation.text import summary_text
+    from hybridret.training.run import TRAINING_FILE
+
     summary: dict[str, Any] = {"model": str(result.model), "steps": result.steps}
     if result.steps:
         summary["final_loss"] = result.final_loss
-    if development is not None:
-        report = evaluate(encoder, development, progress=interactive(), name="development")
-        summary["development"] = report.summary
+    reports = [evaluate(encoder, x, progress=interactive(), name=x.name) for x in judged]
+    if reports:
+        found: dict[str, Any] = {"evaluation": {r.dataset: r.summary for r in reports}}
+        if o.hold_out is not None:
+            found["development"] = reports[0].summary
+        summary |= found
         state = json.loads((o.output / TRAINING_FILE).read_text(encoding="utf-8"))
-        write_json(o.output / TRAINING_FILE, state | {"development": report.summary})
+        write_json(o.output / TRAINING_FILE, state | found)
     if o.json:
         print(json.dumps(summary))
         return
     loss = f", final loss {result.final_loss:.4f}" if result.steps else ""
     print(f"trained {result.steps} steps{loss}: {result.model}")
-    if development is not None:
-        from hybridret.evaluation.metrics import DEFAULT_METRICS
-        from hybridret.evaluation.text import summary_text
-
-        print(f"on the held-out documents:\n{summary_text([report], DEFAULT_METRICS)}")
+    for report in reports:
+        print(f"on {report.dataset}:\n{summary_text([report], DEFAULT_METRICS)}")
 
 
 def _refuse_unused(o: argparse.Namespace, given: dict[str, Any]) -> None:

@@ -25,13 +25,17 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from itertools import islice
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from hybridret._types import Ints
 from hybridret.errors import DataError
 from hybridret.training.drawing import Credit, Progress, Rows
-from hybridret.training.pairs import Batch, PairTable, Source
+from hybridret.training.pairs import Batch, PairTable, TrainingData
+
+if TYPE_CHECKING:
+    from hybridret.training.config import TrainingConfig
 
 SAMPLERS = ("monolingual", "cross-lingual", "mixed", "hybrid")
 
@@ -56,7 +60,7 @@ class Sampler:
 
     def __init__(
         self,
-        sources: Sequence[Source],
+        sources: Sequence[TrainingData],
         batch_size: int,
         *,
         sampler: str = "hybrid",
@@ -94,6 +98,18 @@ class Sampler:
                 if share > 0:
                     drawn.check(kind, sampler, batch_size)
         self._starts = [_State(self)]  # at the beginning of each epoch that has been asked for
+
+    @classmethod
+    def from_config(cls, sources: Sequence[TrainingData], config: TrainingConfig) -> Sampler:
+        """The sampler of a run."""
+        return cls(
+            sources,
+            config.batch_size,
+            sampler=config.sampler,
+            alpha=config.alpha,
+            seed=config.seed,
+            temperature=config.language_temperature,
+        )
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
         """The batches of one epoch."""
@@ -184,10 +200,10 @@ def make_sampler(
     Raises:
         DataError: see :class:`Sampler`.
     """
-    return Sampler([Source("data", table)], batch_size, sampler=name, alpha=alpha, seed=seed)
+    return Sampler([TrainingData("data", table)], batch_size, sampler=name, alpha=alpha, seed=seed)
 
 
-def _source_shares(sources: Sequence[Source], batch_size: int) -> list[float]:
+def _source_shares(sources: Sequence[TrainingData], batch_size: int) -> list[float]:
     given = [source.weight for source in sources]
     if not sources:
         raise DataError("a sampler needs at least one source")

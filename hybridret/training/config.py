@@ -36,6 +36,10 @@ class TrainingConfig:
             and the first n layers.
         clip: largest length of the gradient of all parameters together; None: any.
         language_temperature: see :class:`hybridret.Sampler`.
+        evaluate_every: steps between evaluations, see :func:`hybridret.train`; 0: none.
+        best: value of the evaluation, such as ``multi AP``, by which the best encoder is kept: it
+            is what the run ends with. Of a ``rank distance`` the smallest is best.
+        patience: evaluations without a better value after which the run ends; 0: none.
     """
 
     sampler: str = "hybrid"
@@ -54,6 +58,9 @@ class TrainingConfig:
     freeze_layers: int | None = None
     clip: float | None = None
     language_temperature: float = 1.0
+    evaluate_every: int = 0
+    best: str | None = None
+    patience: int = 0
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "seed", "log_every", "checkpoint_every"):
@@ -67,7 +74,7 @@ class TrainingConfig:
             raise DataError(f"unknown sampler {self.sampler!r}; expected {', '.join(SAMPLERS)}")
         if not 0 <= self.seed < 2**63:
             raise DataError(f"seed must be at least 0 and below 2^63, got {self.seed}")
-        for name in ("checkpoint_every", "weight_decay"):
+        for name in ("checkpoint_every", "weight_decay", "evaluate_every", "patience"):
             if not getattr(self, name) >= 0:
                 raise DataError(f"{name} must not be negative, got {getattr(self, name)}")
         if self.log_every < 1:
@@ -86,5 +93,9 @@ class TrainingConfig:
             value = getattr(self, name)
             if value is not None and (type(value) is not int or value < least):
                 raise DataError(f"{name} must be an integer of at least {least}, got {value!r}")
+        if self.best is not None and not self.evaluate_every:
+            raise DataError("best needs evaluate_every: without evaluations there is no best")
+        if self.patience and self.best is None:
+            raise DataError("patience needs best: the value that is to become better")
         if self.clip is not None and not self.clip > 0:
             raise DataError(f"clip must be above 0, got {self.clip}")

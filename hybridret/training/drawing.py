@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from hybridret._types import Floats, Ints
 from hybridret.errors import DataError
-from hybridret.training.pairs import NONE, Batch, PairTable, Source
+from hybridret.training.pairs import NONE, Batch, PairTable, TrainingData
 
 
 class Credit:
@@ -116,7 +116,7 @@ class Rows:
     def __init__(
         self,
         number: int,
-        source: Source,
+        source: TrainingData,
         batch_size: int,
         seed: int,
         temperature: float,

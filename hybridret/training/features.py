@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from hybridret._types import Ints
 from hybridret.encoder.tokenization import Tokenizer
 from hybridret.encoder.torch_encoder import TorchEncoder
-from hybridret.training.pairs import Batch, Source
+from hybridret.training.pairs import Batch, TrainingData
 
 _CACHED_TOKENS = 200_000_000  # int32: 0.8 GB; further texts are tokenised on every use
 
@@ -48,7 +48,7 @@ class Collator:
     def __init__(
         self,
         encoder: TorchEncoder,
-        sources: Sequence[Source],
+        sources: Sequence[TrainingData],
         *,
         sub_batch: int | None = None,
         device: torch.device | str = "cpu",

@@ -13,7 +13,7 @@ import math
 import os
 import signal
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -32,7 +32,7 @@ from hybridret.training.batches import Sampler
 from hybridret.training.config import TrainingConfig
 from hybridret.training.features import Collator, Towers
 from hybridret.training.objective import contrastive_loss
-from hybridret.training.pairs import Batch, PairTable, Source
+from hybridret.training.pairs import Batch, PairTable, TrainingData
 from hybridret.training.run import Run, locked, recorded_precision
 
 
@@ -51,10 +51,12 @@ class TrainingResult:
 
 def train(
     encoder: TorchEncoder,
-    data: PairTable | Sequence[Source],
+    data: PairTable | Sequence[TrainingData],
     output: str | Path,
     config: TrainingConfig | None = None,
     *,
+    evaluation: Callable[[TorchEncoder], dict[str, float]] | None = None,
+    about: dict[str, Any] | None = None,
     resume: bool = False,
     progress: bool = True,
 ) -> TrainingResult:
@@ -64,6 +66,9 @@ def train(
 
     Args:
         data: the pairs, see :meth:`PairTable.from_dataset`, or several data sets.
+        evaluation: gives values by name, such as ``multi AP``; called every
+            ``config.evaluate_every`` steps and at the end.
+        about: what else is written to ``training.json``: where data and model come from.
         resume: continue from the checkpoint in ``output``, if there is one; also of a finished run,
             if ``config`` has more steps.
 
@@ -77,15 +82,8 @@ def train(
     After each of these errors the last checkpoint is complete.
     """
     config = config or TrainingConfig()
-    sources = [Source("data", data)] if isinstance(data, PairTable) else list(data)
-    sampler = Sampler(
-        sources,
-        config.batch_size,
-        sampler=config.sampler,
-        alpha=config.alpha,
-        seed=config.seed,
-        temperature=config.language_temperature,
-    )
+    sources = [TrainingData("data", data)] if isinstance(data, PairTable) else list(data)
+    sampler = Sampler.from_config(sources, config)
     processes = int(os.environ.get("WORLD_SIZE") or 1)
     if config.batch_size % processes:
         raise DataError(
@@ -96,19 +94,20 @@ def train(
     output = Path(output)
     with locked(output) if accelerator.is_main_process else nullcontext():
         config = _resolved(recorded_precision(output, config) if resume else config, encoder)
-        return _train(encoder, sources, sampler, output, config, accelerator, resume, progress)
+        run = Run(output, config, _about(encoder, sources) | (about or {}))
+        return _train(encoder, sampler, run, evaluation, accelerator, resume, progress)
 
 
 def _train(
     encoder: TorchEncoder,
-    sources: list[Source],
     sampler: Sampler,
-    output: Path,
-    config: TrainingConfig,
+    run: Run,
+    evaluation: Callable[[TorchEncoder], dict[str, float]] | None,
     accelerator: Any,
     resume: bool,
     progress: bool,
 ) -> TrainingResult:
+    config, sources = run.config, sampler.sources
     encoder.model.to(accelerator.device)
     _freeze(encoder, config.freeze_layers)
     if accelerator.num_processes > 1:
@@ -117,7 +116,6 @@ def _train(
     optimizer = torch.optim.AdamW(
         trained, lr=config.learning_rate or 0.0, weight_decay=config.weight_decay, fused=True
     )
-    run = Run(output, config, _about(encoder, sources))
     process, processes = accelerator.process_index, accelerator.num_processes
     torch.manual_seed(config.seed + process)
     start = run.resume(encoder, optimizer, process) if resume else 0
@@ -187,16 +185,31 @@ def _train(
                 bar.set_postfix(loss=f"{np.mean(run.losses[-50:]):.3f}")
             bar.update(1)
             done = step + 1
+            last = done == config.steps
+            if evaluation and config.evaluate_every and (last or not done % config.evaluate_every):
+                values = evaluation(encoder) if accelerator.is_main_process else {}
+                encoder.model.train()
+                if accelerator.is_main_process:
+                    run.add_evaluation(done, values, encoder)
+                last = (
+                    accelerator.reduce(
+                        torch.tensor(float(run.out_of_patience), device=accelerator.device), "sum"
+                    ).item()
+                    > 0
+                    or last
+                )
             due = config.checkpoint_every and done % config.checkpoint_every == 0
-            if due or (config.checkpoint_every and done == config.steps):
+            if due or (config.checkpoint_every and last):
                 states = accelerator.gather(torch.get_rng_state()[None].to(accelerator.device))
                 if accelerator.is_main_process:
                     run.save_checkpoint(done, encoder, optimizer, list(states.cpu()))
                 accelerator.wait_for_everyone()
+            if last:
+                break
     if accelerator.is_main_process:
-        run.finish(encoder)
+        run.finish(encoder, len(run.losses))
     accelerator.wait_for_everyone()
-    return TrainingResult(output, config.steps, run.final_loss)
+    return TrainingResult(run.folder, len(run.losses), run.final_loss)
 
 
 def _accelerator(processes: int) -> Any:
@@ -285,7 +298,7 @@ def _rate(config: TrainingConfig, step: int) -> float:
 class _PairLog:
     """Accuracy since the last entry of the log, and loss at that step, by pair of languages."""
 
-    def __init__(self, sources: Sequence[Source]) -> None:
+    def __init__(self, sources: Sequence[TrainingData]) -> None:
         self.sources = sources
         self.clear()
 
@@ -326,7 +339,7 @@ class _PairLog:
         }
 
 
-def _about(encoder: TorchEncoder, sources: Sequence[Source]) -> dict[str, Any]:
+def _about(encoder: TorchEncoder, sources: Sequence[TrainingData]) -> dict[str, Any]:
     return {
         "data": _fingerprint(sources),
         "languages": sorted({x for source in sources for x in source.table.languages}),
@@ -336,7 +349,7 @@ def _about(encoder: TorchEncoder, sources: Sequence[Source]) -> dict[str, Any]:
     }
 
 
-def _fingerprint(sources: Sequence[Source]) -> str:
+def _fingerprint(sources: Sequence[TrainingData]) -> str:
     """A hash of rows, texts, languages, groups and policies; it differs for other data."""
     digest = sha256()
     for source in sources:
@@ -356,7 +369,7 @@ def _tensor(array: Any, device: torch.device) -> Tensor | None:
 
 
 def _not_finite(
-    loss: float, step: int, batch: Batch, source: Source, config: TrainingConfig
+    loss: float, step: int, batch: Batch, source: TrainingData, config: TrainingConfig
 ) -> str:
     first = [text[:60] for text in batch.query_texts(source.table)[:2]]
     return (

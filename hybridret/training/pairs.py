@@ -131,7 +131,7 @@ class PairTable:
 
 
 @dataclass(frozen=True)
-class Source:
+class TrainingData:
     """A data set of a run, and how its batches are made.
 
     Attributes:

@@ -6,6 +6,7 @@
     log.jsonl         every ``log_every`` steps: loss, in-batch accuracy, kind of batch, learning
                       rate, and accuracy and loss of each pair of languages
     checkpoint/       the latest checkpoint: a complete encoder folder and the optimizer's state
+    best/             the best encoder so far, if one is kept
     model/            the trained encoder, in the sentence-transformers layout, written at the end
 """
 
@@ -31,7 +32,7 @@ from hybridret.training.config import TrainingConfig
 
 TRAINING_FILE = "training.json"
 LOG_FILE = "log.jsonl"
-_MAY_CHANGE = {"steps", "log_every", "checkpoint_every"}
+_MAY_CHANGE = {"steps", "log_every", "checkpoint_every", "evaluate_every", "best", "patience"}
 
 
 @dataclass
@@ -121,12 +122,56 @@ class Run:
         checkpoints.save(self.checkpoint, encoder, optimizer, state, random_states)
         self.write_state(step)
 
-    def finish(self, encoder: TorchEncoder) -> None:
+    def add_evaluation(self, step: int, values: dict[str, float], encoder: TorchEncoder) -> None:
+        """Logs an evaluation, and keeps the encoder if it is the best one so far.
+
+        Raises:
+            DataError: there is no value of the name that the best is chosen by.
+        """
+        before = self._best()
+        self.log.append({"step": step, "evaluation": values})
+        name = self.config.best
+        if name is None:
+            return
+        if name not in values:
+            raise DataError(f"no value {name!r} in the evaluation; it has {', '.join(values)}")
+        if before is None or self._better(values[name], before[1]):
+            with atomic_folder(self.folder / "best") as folder:
+                encoder.save(folder)
+
+    @property
+    def out_of_patience(self) -> bool:
+        """Whether the last evaluations were not better than one before."""
+        steps = [entry["step"] for entry in self.log if "evaluation" in entry]
+        best = self._best()
+        if not self.config.patience or best is None:
+            return False
+        return sum(int(step) > best[0] for step in steps) >= int(self.config.patience)
+
+    def _best(self) -> tuple[int, float] | None:
+        """Step and value of the best evaluation so far."""
+        best: tuple[int, float] | None = None
+        for entry in self.log:
+            value: float | None = entry.get("evaluation", {}).get(self.config.best)
+            if value is not None and (best is None or self._better(value, best[1])):
+                best = int(entry["step"]), value
+        return best
+
+    def _better(self, value: float, before: float) -> bool:
+        smaller = "rank distance" in str(self.config.best)
+        return value < before if smaller else value > before
+
+    def finish(self, encoder: TorchEncoder, steps: int) -> None:
+        """Writes the encoder, or the best one, which ``encoder`` becomes."""
+        if (self.folder / "best").is_dir():
+            best = TorchEncoder.load(self.folder / "best")
+            encoder.model.load_state_dict(best.model.state_dict())
         with atomic_folder(self.model) as folder:
             encoder.save(folder)
-        self.write_state(self.config.steps)
+        self.write_state(steps)
 
     def write_state(self, step: int) -> None:
+        best = self._best()
         write_json(
             self.folder / TRAINING_FILE,
             {
@@ -136,6 +181,11 @@ class Run:
                 "step": step,
                 "pairs_seen": step * self.config.batch_size,
                 "final_loss": self.final_loss if self.losses else None,
+                **(
+                    {"best": dict(zip(("step", self.config.best), best, strict=True))}
+                    if best
+                    else {}
+                ),
             },
         )
         lines = "".join(json.dumps(entry) + "\n" for entry in self.log)
