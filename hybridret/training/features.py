@@ -14,8 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from hybridret._types import Ints
+from hybridret.encoder.model import EncoderModel
 from hybridret.encoder.tokenization import Tokenizer
 from hybridret.encoder.torch_encoder import TorchEncoder
+from hybridret.training.packing import Part, can_pack, packed_tokens
 from hybridret.training.pairs import Batch, TrainingData
 
 _CACHED_TOKENS = 200_000_000  # int32: 0.8 GB; further texts are tokenised on every use
@@ -26,13 +28,13 @@ class Features:
     """The texts of a batch: queries, then documents.
 
     Attributes:
-        parts: (input_ids, attention_mask) of each sub-batch, int64 [b, S].
+        parts: token ids and attention mask of each sub-batch, int64 [b, S].
         order: int64 [n], place of each text in the concatenated sub-batches.
         queries: how many of the texts are queries.
         tokens: how many tokens they have, without padding.
     """
 
-    parts: list[tuple[Tensor, Tensor]]
+    parts: list[Part]
     order: Tensor
     queries: int
     tokens: int
@@ -88,13 +90,20 @@ class Collator:
 class Towers(nn.Module):
     """One encoder for queries and documents: a whole batch in one call, as DDP needs it."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: EncoderModel) -> None:
         super().__init__()
         self.model = model
+        self.packs = can_pack(model.backbone)
 
-    def forward(self, parts: list[tuple[Tensor, Tensor]], order: Tensor) -> Tensor:
+    def forward(self, parts: list[Part], order: Tensor) -> Tensor:
         """The vectors [n, D] of all texts."""
-        return torch.cat([self.model(*part) for part in parts])[order]
+        model = self.model
+        if self.packs and order.device.type == "cpu":
+            tokens = packed_tokens(model.backbone, parts)
+            vectors = [model.pool(x, mask) for x, (_, mask) in zip(tokens, parts, strict=True)]
+        else:
+            vectors = [model(*part) for part in parts]
+        return torch.cat(vectors)[order]
 
 
 class _TokenCache:

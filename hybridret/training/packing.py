@@ -1,0 +1,104 @@
+"""All texts of a batch as one sequence of tokens: every layer multiplies once.
+
+Of a transformer's layers attention alone sees where a text ends. Texts of like lengths are padded
+together (a *part*) and all parts are laid one after another, so that a layer is one product over
+the tokens of the whole batch, and the table of token vectors gets one gradient instead of one for
+each part. Attention is computed for each part, as two products and a softmax: on a CPU the gradient
+of torch's fused attention takes several times as long at these lengths.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+Part = tuple[Tensor, Tensor]
+"""Token ids and attention mask of texts of like lengths, int64 [n, S]."""
+
+# Encoders with `embeddings` and `encoder`, and whether positions count from the padding's id.
+_POSITIONS_AFTER_PADDING = {
+    "bert": False,
+    "roberta": True,
+    "xlm-roberta": True,
+    "camembert": True,
+}
+_NAME = "hybridret_parts"
+
+
+def can_pack(backbone: nn.Module) -> bool:
+    """Whether the encoder's attention can be replaced, and its positions are known."""
+    config: Any = getattr(backbone, "config", None)
+    return (
+        getattr(config, "model_type", None) in _POSITIONS_AFTER_PADDING
+        and getattr(config, "position_embedding_type", "absolute") == "absolute"
+        and not getattr(config, "is_decoder", False)
+        and bool(getattr(backbone, "_supports_attention_backend", False))
+    )
+
+
+def packed_tokens(backbone: Any, parts: Sequence[Part]) -> list[Tensor]:
+    """Contextual token vectors [n, S, width] of each part, as from ``backbone`` itself."""
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    ALL_ATTENTION_FUNCTIONS.register(_NAME, _attention)
+    config = backbone.config
+    first = config.pad_token_id + 1 if _POSITIONS_AFTER_PADDING[config.model_type] else 0
+    ids = torch.cat([ids.flatten() for ids, _ in parts])[None]
+    positions = torch.cat(
+        [
+            torch.arange(first, first + ids.shape[1], device=ids.device).repeat(len(ids))
+            for ids, _ in parts
+        ]
+    )[None]
+    masks = [
+        (1.0 - mask[:, None, None, :].float()) * torch.finfo(torch.float32).min for _, mask in parts
+    ]
+    before = config._attn_implementation
+    config._attn_implementation = _NAME
+    try:
+        hidden = backbone.embeddings(input_ids=ids, position_ids=positions)
+        tokens = backbone.encoder(hidden, attention_mask=None, parts=masks)[0][0]
+    finally:
+        config._attn_implementation = before
+    sizes = [ids.numel() for ids, _ in parts]
+    return [
+        found.view(*ids.shape, -1)
+        for found, (ids, _) in zip(tokens.split(sizes), parts, strict=True)
+    ]
+
+
+def _attention(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float = 1.0,
+    *,
+    parts: Sequence[Tensor],
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Attention inside of each text: queries, keys and values [1, heads, tokens, width].
+
+    Args:
+        parts: what is added to the scores of each part, [n, 1, 1, S].
+    """
+    heads, width = query.shape[1], query.shape[3]
+    found, start = [], 0
+    for mask in parts:
+        n, length = len(mask), mask.shape[3]
+        stop = start + n * length
+        q, k, v = (
+            x[0, :, start:stop].view(heads, n, length, width).transpose(0, 1)
+            for x in (query, key, value)
+        )
+        scores = torch.matmul(q, k.transpose(2, 3)) * scaling
+        weights = torch.softmax(scores + mask, -1).to(v.dtype)  # the mask is float32, so is the sum
+        weights = nn.functional.dropout(weights, dropout, module.training)
+        found.append(torch.matmul(weights, v).transpose(1, 2).reshape(n * length, -1))
+        start = stop
+    return torch.cat(found)[None], None
