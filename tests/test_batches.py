@@ -295,9 +295,9 @@ def test_several_sources():
     own = TrainingData("parallel", parallel_rows.table, weight=1, alpha=0.1)
     batches = [b for e in drawn(Sampler([heavy, own], 10, alpha=0.5), 5) for b in e]
     assert share([b for b in batches if b.source == 1]) == pytest.approx(0.1, abs=0.03)
-    with pytest.raises(DataError, match="parallel: weight must be above 0 for every source or giv"):
+    with pytest.raises(DataError, match="parallel: weight must be above 0 for every data set or g"):
         Sampler([heavy, parallel_rows], 10)
-    with pytest.raises(DataError, match="two sources have the name 'english'"):
+    with pytest.raises(DataError, match="two data sets have the name 'english'"):
         Sampler([english, english], 10)
     with pytest.raises(DataError, match="english: the cross-lingual sampler needs translation gr"):
         Sampler([english, parallel_rows], 10, sampler="cross-lingual")

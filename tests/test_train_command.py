@@ -1,4 +1,4 @@
-"""``hybridret train``: data sets with settings of their own, a run in a file, dry runs, the best."""
+"""``hybridret train``: data sets with their own settings, a run in a file, dry runs, the best."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_a_run_in_a_file(capsys, pairs, tmp_path):
     state = json.loads((tmp_path / "run" / "training.json").read_text())
     assert state["config"]["alpha"] == 0.6
     assert state["config"]["steps"] == 4
-    assert state["sources"]["english"] == 30
+    assert state["rows_by_data_set"]["english"] == 30
     assert state["data_sets"][1]["temperature"] == 0.1
     assert state["config"]["precision"] == "fp32"  # of a static encoder
     assert {"command", "versions", "model", "encoder"} <= state.keys()
@@ -125,7 +125,7 @@ def test_mistakes_in_options(capsys, pairs, tmp_path):
     message = fails(capsys, "train", "--data", "facts-train", pairs, *output)
     assert "--data takes one path and then name=value, got" in message
     message = fails(capsys, "train", "--data", pairs, "--data", pairs, "--batch-size", 8, *output)
-    assert "two sources have the name 'pairs.jsonl'" in message
+    assert "two data sets have the name 'pairs.jsonl'" in message
     english = ("--data", pairs, "--batch-size", 8, *SMALL, *output)
     message = fails(capsys, "train", *english, "--sampler", "cross-lingual")
     assert "needs translation groups that have a query and a document in different" in message

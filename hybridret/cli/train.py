@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import sys
 from dataclasses import asdict, fields, replace
@@ -261,18 +262,19 @@ def run(o: argparse.Namespace) -> None:
         "versions": {n: version(n) for n in ("hybridret", "torch", "transformers", "numpy")},
         "encoder": asdict(encoder.config),
     }
+    judge = _Judge(judged)
     result = train(
         encoder,
         sources,
         o.output,
         config,
-        evaluation=_evaluation(judged) if judged else None,
+        evaluation=judge if judged else None,
         about=about,
         resume=o.resume,
         progress=interactive(),
     )
     if int(os.environ.get("RANK") or 0) == 0:
-        _say(o, result, encoder, judged)
+        _say(o, result, judge.report(encoder, again=config.best is not None))
 
 
 def _data(o: argparse.Namespace) -> tuple[list[Any], list[Any]]:
@@ -316,27 +318,38 @@ def _new_encoder(
     return encoder_class.load(folder, **given)
 
 
-def _evaluation(judged: list[Any]) -> Any:
-    """Values by name, of all settings of every data set."""
-    from hybridret.evaluation.judging import evaluate
+class _Judge:
+    """Evaluates an encoder on several data sets, and keeps the last reports."""
 
-    def values(encoder: Any) -> dict[str, float]:
+    def __init__(self, judged: list[Any]) -> None:
+        self.judged = judged
+        self.reports: list[Any] = []
+
+    def report(self, encoder: Any, *, again: bool) -> list[Any]:
+        """The reports of an encoder; ``again``: it is not the one that was evaluated last."""
+        from hybridret.evaluation.judging import evaluate
+
+        if again or not self.reports:
+            self.reports = [
+                evaluate(encoder, x, progress=interactive(), name=x.name) for x in self.judged
+            ]
+        return self.reports
+
+    def __call__(self, encoder: Any) -> dict[str, float]:
+        """Values by name, of all settings of every data set."""
         found: dict[str, float] = {}
-        for dataset in judged:
-            prefix = f"{dataset.name}: " if len(judged) > 1 else ""
-            report = evaluate(encoder, dataset)
+        for report in self.report(encoder, again=True):
+            prefix = f"{report.dataset}: " if len(self.judged) > 1 else ""
             for kind in ("mono", "cross", "multi"):
-                for metric, value in report.summary.get(kind, {}).items():
-                    if metric != "n":
-                        found[f"{prefix}{kind} {metric}"] = value
-            if "rank_distance" in report.summary:
+                for metric, value in report.summary[kind].items():
+                    found[f"{prefix}{kind} {metric}"] = value
+            if report.summary["rank_distance"] is not None:
                 found[f"{prefix}rank distance"] = report.summary["rank_distance"]
             for s in report.settings:
-                if s.setting != "multi" and "AP" in s.metrics:
-                    found[f"{prefix}{s.query_language}-{s.document_language} AP"] = s.metrics["AP"]
-        return {name: value for name, value in found.items() if value == value}
-
-    return values
+                if s.document_language is not None:
+                    pair = f"{s.query_language}-{s.document_language}"
+                    found[f"{prefix}{pair} AP"] = s.metrics["AP"]
+        return {name: value for name, value in found.items() if not math.isnan(value)}
 
 
 def _dry_run(
@@ -373,9 +386,8 @@ def _dry_run(
     print(text_table(header, rows))
 
 
-def _say(o: argparse.Namespace, result: Any, encoder: Any, judged: list[Any]) -> None:
+def _say(o: argparse.Namespace, result: Any, reports: list[Any]) -> None:
     from hybridret._files import write_json
-    from hybridret.evaluation.judging import evaluate
     from hybridret.evaluation.metrics import DEFAULT_METRICS
     from hybridret.evaluation.text import summary_text
     from hybridret.training.run import TRAINING_FILE
@@ -383,7 +395,6 @@ def _say(o: argparse.Namespace, result: Any, encoder: Any, judged: list[Any]) ->
     summary: dict[str, Any] = {"model": str(result.model), "steps": result.steps}
     if result.steps:
         summary["final_loss"] = result.final_loss
-    reports = [evaluate(encoder, x, progress=interactive(), name=x.name) for x in judged]
     if reports:
         found: dict[str, Any] = {"evaluation": {r.dataset: r.summary for r in reports}}
         if o.hold_out is not None:

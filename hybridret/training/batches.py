@@ -82,7 +82,7 @@ class Sampler:
         names = [source.name for source in sources]
         if len(set(names)) < len(names):
             twice = next(name for name in names if names.count(name) > 1)
-            raise DataError(f"two sources have the name {twice!r}")
+            raise DataError(f"two data sets have the name {twice!r}")
         self.sources = list(sources)
         self.batch_size = batch_size
         self.seed = seed
@@ -154,12 +154,12 @@ class Sampler:
             rest = (alpha - fixed) / free
             if not 0 <= rest <= 1:
                 raise DataError(
-                    f"alpha {alpha:g} cannot be had: by the weights of the sources the share of "
+                    f"alpha {alpha:g} cannot be had: by the weights of the data sets the share of "
                     f"monolingual batches can be {fixed:.3f} to {fixed + free:.3f}"
                 )
         elif len(given) > 1 and all(source.alpha is None for source in self.sources):
             raise DataError(
-                f"alpha {alpha:g} cannot be had: by the weights of the sources the share of "
+                f"alpha {alpha:g} cannot be had: by the weights of the data sets the share of "
                 f"monolingual batches is {fixed:.3f}"
             )
         shares = [rest if a is None else a for a in given]
@@ -206,14 +206,14 @@ def make_sampler(
 def _source_shares(sources: Sequence[TrainingData], batch_size: int) -> list[float]:
     given = [source.weight for source in sources]
     if not sources:
-        raise DataError("a sampler needs at least one source")
+        raise DataError("a sampler needs at least one data set")
     if all(weight is None for weight in given):
         sizes = [max(1, len(source.table) // batch_size) for source in sources]
         return [size / sum(sizes) for size in sizes]
     for source in sources:
         if source.weight is None or not (source.weight > 0 and math.isfinite(source.weight)):
             raise DataError(
-                f"{source.name}: weight must be above 0 for every source or given for none, got "
+                f"{source.name}: weight must be above 0 for every data set or given for none, got "
                 f"{source.weight}"
             )
     total = sum(float(weight) for weight in given if weight is not None)

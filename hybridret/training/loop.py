@@ -109,7 +109,7 @@ def _train(
 ) -> TrainingResult:
     config, sources = run.config, sampler.sources
     encoder.model.to(accelerator.device)
-    _freeze(encoder, config.freeze_layers)
+    freeze(encoder, config.freeze_layers)
     if accelerator.num_processes > 1:
         _leave_unused(encoder)
     trained = [p for p in encoder.model.parameters() if p.requires_grad]
@@ -139,7 +139,7 @@ def _train(
             source = sources[batch.source]
             groups = batch.groups(source.table)[batch.columns(process, processes)]
             features = collate(own)
-            with _autocast(config.precision, accelerator.device):
+            with autocast(config.precision, accelerator.device):
                 vectors = towers(features.parts, features.order).float()
             arguments: dict[str, Any] = {
                 "groups": torch.from_numpy(groups).to(accelerator.device),
@@ -171,17 +171,17 @@ def _train(
             optimizer.step()
 
             if logs:
-                run.log.append(
-                    {
-                        "step": step,
-                        "loss": mean_loss,
-                        "accuracy": accelerator.reduce(metrics.accuracy, "mean").item(),
-                        "kind": batch.kind,
-                        "source": source.name,
-                        "learning_rate": rate,
-                        "pairs": pairs.take(accelerator),
-                    }
-                )
+                entry = {
+                    "step": step,
+                    "loss": mean_loss,
+                    "accuracy": accelerator.reduce(metrics.accuracy, "mean").item(),
+                    "kind": batch.kind,
+                    "data_set": source.name,
+                    "learning_rate": rate,
+                    "pairs": pairs.take(accelerator),
+                }
+                if accelerator.is_main_process:
+                    run.add(entry)
                 bar.set_postfix(loss=f"{np.mean(run.losses[-50:]):.3f}")
             bar.update(1)
             done = step + 1
@@ -257,7 +257,7 @@ def _resolved(config: TrainingConfig, encoder: TorchEncoder) -> TrainingConfig:
     return replace(config, learning_rate=rate, precision=precision, sub_batch=sub_batch)
 
 
-def _freeze(encoder: TorchEncoder, layers: int | None) -> None:
+def freeze(encoder: TorchEncoder, layers: int | None) -> None:
     """Leaves embeddings and the first layers as they are.
 
     Raises:
@@ -280,7 +280,8 @@ def _freeze(encoder: TorchEncoder, layers: int | None) -> None:
         module.requires_grad_(False)
 
 
-def _autocast(precision: str, device: torch.device) -> Any:
+def autocast(precision: str, device: torch.device) -> Any:
+    """The context of forward passes in a precision."""
     if precision == "fp32":
         return nullcontext()
     return torch.autocast(device.type, dtype=torch.bfloat16)
@@ -344,7 +345,7 @@ def _about(encoder: TorchEncoder, sources: Sequence[TrainingData]) -> dict[str, 
         "data": _fingerprint(sources),
         "languages": sorted({x for source in sources for x in source.table.languages}),
         "rows": sum(len(source.table) for source in sources),
-        "sources": {source.name: len(source.table) for source in sources},
+        "rows_by_data_set": {source.name: len(source.table) for source in sources},
         "parameters": sum(p.numel() for p in encoder.model.parameters()),
     }
 

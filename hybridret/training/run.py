@@ -109,6 +109,8 @@ class Run:
         except DataError as error:
             raise DataError(f"{error}; delete {self.folder} to start again") from None
         self.losses, self.log = saved.losses, saved.log
+        if process == 0:
+            self._write_log()
         return saved.step
 
     def save_checkpoint(
@@ -122,6 +124,12 @@ class Run:
         checkpoints.save(self.checkpoint, encoder, optimizer, state, random_states)
         self.write_state(step)
 
+    def add(self, entry: dict[str, Any]) -> None:
+        """Logs an entry, at once."""
+        self.log.append(entry)
+        with (self.folder / LOG_FILE).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(entry) + "\n")
+
     def add_evaluation(self, step: int, values: dict[str, float], encoder: TorchEncoder) -> None:
         """Logs an evaluation, and keeps the encoder if it is the best one so far.
 
@@ -129,7 +137,7 @@ class Run:
             DataError: there is no value of the name that the best is chosen by.
         """
         before = self._best()
-        self.log.append({"step": step, "evaluation": values})
+        self.add({"step": step, "evaluation": values})
         name = self.config.best
         if name is None:
             return
@@ -188,6 +196,9 @@ class Run:
                 ),
             },
         )
+        self._write_log()
+
+    def _write_log(self) -> None:
         lines = "".join(json.dumps(entry) + "\n" for entry in self.log)
         write_text(self.folder / LOG_FILE, lines)
 

@@ -1,0 +1,202 @@
+"""A training step of a transformer: ours and sentence-transformers' on the same pairs.
+
+The shape of multilingual-e5-small (12 layers, 384 wide, 250,037 tokens) and of MiniLM-L6, random
+weights, dropout 0, AdamW. Lengths in tokens are those of questions and passages: log-normal, medians
+20 and 150, truncated at 128). sentence-transformers with its own padding and attention; losses of
+the first steps must agree. Peak memory is that of a process of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+STEPS = 4  # the first is left out
+SHAPES = {"e5-small": (12, 384, 250_037), "MiniLM-L6": (6, 384, 30_522)}
+PEERS = ("sentence-transformers fp32", "hybridret fp32", "sentence-transformers bf16")
+PEERS += ("hybridret bf16", "hybridret bf16, table frozen")
+
+
+@pytest.fixture(scope="module", params=SHAPES)
+def model(request, tmp_path_factory) -> tuple[str, Path]:
+    """A sentence-transformers folder."""
+    import tokenizers
+    import transformers
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer import modules
+
+    layers, width, words = SHAPES[request.param]
+    folder = tmp_path_factory.mktemp("model")
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    vocabulary = {token: n for n, token in enumerate(special)}
+    vocabulary |= {f"w{n}": n for n in range(len(special), words)}
+    backend = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="[UNK]"))
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    backend.post_processor = tokenizers.processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        model_max_length=128,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+    ).save_pretrained(folder / "hf")
+    config = transformers.BertConfig(
+        vocab_size=words,
+        hidden_size=width,
+        num_hidden_layers=layers,
+        num_attention_heads=12,
+        intermediate_size=4 * width,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    )
+    transformers.set_seed(0)
+    transformers.BertModel(config).save_pretrained(folder / "hf")
+    transformer = modules.Transformer(str(folder / "hf"), max_seq_length=128)
+    pooling = modules.Pooling(width, pooling_mode="mean")
+    SentenceTransformer(modules=[transformer, pooling, modules.Normalize()], device="cpu").save(
+        str(folder / "st")
+    )
+    return request.param, folder / "st"
+
+
+def pairs(count: int, words: int) -> list[tuple[str, str]]:
+    rng = np.random.default_rng(0)
+
+    def texts(median: float, spread: float) -> list[str]:
+        lengths = np.clip(rng.lognormal(np.log(median), spread, count), 3, 400).astype(int)
+        return [" ".join(f"w{n}" for n in rng.integers(4, words, length)) for length in lengths]
+
+    return list(zip(texts(20, 0.4), texts(150, 0.6), strict=True))
+
+
+@pytest.mark.parametrize("batch_size", [32, 64])
+def test_training_step(model, batch_size, capsys):
+    shape, folder = model
+    words = SHAPES[shape][2]
+    found = {}
+    for peer in PEERS:
+        done = subprocess.run(
+            [sys.executable, __file__, folder, str(batch_size), str(words), peer],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        found[peer] = json.loads(done.stdout.splitlines()[-1])
+    base = found[PEERS[0]]
+    with capsys.disabled():
+        print(f"\n{shape}, batch {batch_size}")
+        for peer, result in found.items():
+            seconds = float(np.median(result["seconds"][1:]))
+            ratio = float(np.median(base["seconds"][1:])) / seconds
+            print(
+                f"  {peer:28s} {batch_size / seconds:7.2f} pairs/s  x{ratio:.2f}  "
+                f"peak {result['peak'] / 1e9:.2f} GB above the model"
+            )
+    for peer, result in found.items():
+        assert result["losses"][0] == pytest.approx(base["losses"][0], rel=0.01), peer
+        if peer.endswith("fp32"):
+            assert result["losses"] == pytest.approx(base["losses"], rel=1e-3), peer
+
+
+def ours(folder: str, rows: list[tuple[str, str]], size: int, precision: str, frozen: bool):
+    """A function that makes one step and gives its loss."""
+    import torch
+
+    import hybridret
+    from hybridret.data.table import Dataset, Document, Query
+    from hybridret.training.config import TrainingConfig
+    from hybridret.training.features import Collator, Towers
+    from hybridret.training.loop import autocast, freeze
+    from hybridret.training.objective import contrastive_loss
+    from hybridret.training.pairs import Batch, PairTable, TrainingData
+
+    queries = [Query(f"{n}", q, "en", f"{n}") for n, (q, _) in enumerate(rows)]
+    documents = [Document(f"{n}", d, "en", f"{n}") for n, (_, d) in enumerate(rows)]
+    table = PairTable.from_dataset(
+        Dataset("made", queries, documents, {f"{n}": {f"{n}": 1} for n in range(len(rows))})
+    )
+    encoder = hybridret.TorchEncoder.load(folder)
+    freeze(encoder, 0 if frozen else None)
+    encoder.model.train()
+    collate = Collator(encoder, [TrainingData("made", table)], sub_batch=8)
+    towers = Towers(encoder.model)
+    optimizer = torch.optim.AdamW(
+        [p for p in encoder.model.parameters() if p.requires_grad], lr=1e-5, fused=True
+    )
+    config = TrainingConfig(temperature=0.05)
+
+    def step(number: int) -> float:
+        at = np.arange(number * size, (number + 1) * size)
+        batch = Batch(at, np.zeros(size, int), np.zeros(size, int), "monolingual")
+        features = collate(batch)
+        with autocast(precision, torch.device("cpu")):
+            vectors = towers(features.parts, features.order).float()
+        loss, _ = contrastive_loss(
+            vectors[:size],
+            vectors[size:],
+            torch.from_numpy(batch.groups(table)),
+            temperature=config.temperature,
+            normalize=False,
+        )
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        return float(loss.detach())
+
+    return step
+
+
+def theirs(folder: str, rows: list[tuple[str, str]], size: int, precision: str):
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
+
+    model = SentenceTransformer(folder, device="cpu")
+    model.train()
+    loss_of = MultipleNegativesRankingLoss(model, scale=20.0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
+
+    def step(number: int) -> float:
+        part = rows[number * size : (number + 1) * size]
+        features = [model.preprocess([row[side] for row in part]) for side in (0, 1)]
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"):
+            loss = loss_of(features, None)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        return float(loss.detach())
+
+    return step
+
+
+def main() -> None:
+    import resource
+    import time
+
+    folder, size, words, peer = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+    rows = pairs(size * STEPS, words)
+    precision = "bf16" if "bf16" in peer else "fp32"
+    if peer.startswith("hybridret"):
+        step = ours(folder, rows, size, precision, "frozen" in peer)
+    else:
+        step = theirs(folder, rows, size, precision)
+    before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    seconds, losses = [], []
+    for number in range(STEPS):
+        began = time.perf_counter()
+        losses.append(step(number))
+        seconds.append(time.perf_counter() - began)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+    print(json.dumps({"seconds": seconds, "losses": losses, "peak": peak}))
+
+
+if __name__ == "__main__":
+    main()
