@@ -1,9 +1,9 @@
 """A training step of a transformer: ours and sentence-transformers' on the same pairs.
 
 The shape of multilingual-e5-small (12 layers, 384 wide, 250,037 tokens) and of MiniLM-L6, random
-weights, dropout 0, AdamW. Lengths in tokens are those of questions and passages: log-normal, medians
-20 and 150, truncated at 128). sentence-transformers with its own padding and attention; losses of
-the first steps must agree. Peak memory is that of a process of its own.
+weights, dropout 0, AdamW. Lengths in tokens are those of questions and passages: log-normal, of
+medians 20 and 150, truncated at 128. sentence-transformers with its own padding and attention;
+losses must agree. Peak memory is that of a process of its own.
 """
 
 from __future__ import annotations

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from hybridret.training.config import TrainingConfig
     from hybridret.training.loop import train
     from hybridret.training.pairs import Batch, PairTable, TrainingData
+    from hybridret.training.sentence_transformers import TrainerBatches
 
 _MODULES = {
     "data": ("Dataset", "Document", "Query", "load_dataset"),
@@ -74,6 +75,7 @@ _MODULES = {
     "serving.retriever": ("Retriever",),
     "training.batches": ("Sampler", "make_sampler"),
     "training.pairs": ("Batch", "PairTable", "TrainingData"),
+    "training.sentence_transformers": ("TrainerBatches",),
     "training.config": ("TrainingConfig",),
     "training.loop": ("train",),
 }
@@ -110,6 +112,7 @@ __all__ = [
     "RunReport",
     "Sampler",
     "TorchEncoder",
+    "TrainerBatches",
     "TrainingConfig",
     "TrainingData",
     "__version__",

@@ -76,7 +76,15 @@ LAYERS: dict[str, set[str]] = {
 TORCH = {
     "losses": {"_cuda", "_ops", "gathering", "sentence_transformers"},
     "encoder": {"exporting", "model", "model_folder", "torch_encoder", "weights"},
-    "training": {"checkpoints", "features", "loop", "objective", "packing", "run"},
+    "training": {
+        "checkpoints",
+        "features",
+        "loop",
+        "objective",
+        "packing",
+        "run",
+        "sentence_transformers",
+    },
 }
 
 

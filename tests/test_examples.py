@@ -24,10 +24,14 @@ def test_own_loop():
     assert float(mono) > 0.85  # untrained 0.76
 
 
-def test_sentence_transformers_loss():
+@pytest.mark.parametrize(
+    ("name", "steps"),
+    [("sentence_transformers_loss", 20), ("sentence_transformers_batches", 400)],
+)
+def test_sentence_transformers(name, steps):
     pytest.importorskip("sentence_transformers")
     pytest.importorskip("datasets")
-    text = example("sentence_transformers_loss.py", "--steps", 20)
+    text = example(f"{name}.py", "--steps", steps)
     first, last = map(float, re.findall(r"loss ([\d.]+) -> ([\d.]+)", text)[0])
     assert last < first
 

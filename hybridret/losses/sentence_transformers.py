@@ -32,7 +32,9 @@ class InfoNCELoss(torch.nn.Module):
         temperature: instead of ``scale``; a tensor or parameter may require a gradient.
         labels_are_groups: the labels that the trainer passes are the anchors' translation groups: a
             positive of the anchor's group is not used as its negative. Otherwise labels are
-            ignored, as in sentence-transformers.
+            ignored, as in sentence-transformers. With more labels than anchors, they are the groups
+            of one column of documents, positives first (:class:`hybridret.training.
+            sentence_transformers.TrainerBatches`); documents of all processes are then negatives.
 
     Raises:
         ValueError: an option of ``MultipleNegativesRankingLoss`` that is not supported, or both
@@ -95,6 +97,8 @@ class InfoNCELoss(torch.nn.Module):
                 f"expected columns of anchors and positives, got {len(embeddings)} column(s)"
             )
         queries, *documents = embeddings
+        if self.labels_are_groups and labels is not None and len(labels) > len(queries):
+            return self._with_groups_of_documents(queries, documents, labels)
         if any(len(column) != len(queries) for column in documents):
             raise ValueError(
                 f"columns must have as many rows as the anchors, got {[len(x) for x in embeddings]}"
@@ -126,6 +130,32 @@ class InfoNCELoss(torch.nn.Module):
             options |= _groups(groups, all_groups)
             swapped = infonce(documents[0], all_queries, positives, **options)
             loss = (loss + swapped) / 2
+        return loss
+
+    def _with_groups_of_documents(
+        self, queries: Tensor, documents: list[Tensor], labels: Tensor
+    ) -> Tensor:
+        """The loss of one column of documents, positives first, whose groups are all given."""
+        if len(documents) != 1 or len(documents[0]) != len(labels) or self.symmetric:
+            raise ValueError(
+                f"{len(labels)} groups for {len(queries)} anchors: expected one column of as many "
+                f"documents, and the loss from anchors to documents, got columns of "
+                f"{[len(x) for x in documents]} rows"
+            )
+        everything, groups, offset = documents[0], labels, 0
+        if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
+            everything, offset = gather(documents[0])
+            groups, _ = gather(labels)
+        positives = torch.arange(offset, offset + len(queries), device=queries.device)
+        loss: Tensor = infonce(
+            queries,
+            everything,
+            positives,
+            query_groups=labels[: len(queries)],
+            document_groups=groups,
+            temperature=self.temperature,
+            normalize=self.normalize,
+        )
         return loss
 
     def get_config_dict(self) -> dict[str, Any]:

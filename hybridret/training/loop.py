@@ -95,7 +95,12 @@ def train(
     with locked(output) if accelerator.is_main_process else nullcontext():
         config = _resolved(recorded_precision(output, config) if resume else config, encoder)
         run = Run(output, config, _about(encoder, sources) | (about or {}))
-        return _train(encoder, sampler, run, evaluation, accelerator, resume, progress)
+        trained = [(p, p.requires_grad) for p in encoder.model.parameters()]
+        try:
+            return _train(encoder, sampler, run, evaluation, accelerator, resume, progress)
+        finally:
+            for parameter, before in trained:
+                parameter.requires_grad_(before)
 
 
 def _train(
