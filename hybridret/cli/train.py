@@ -244,7 +244,8 @@ def run(o: argparse.Namespace) -> None:
     given = model_options(o)
     _refuse_unused(o, given)
     checkpoint = o.output / "checkpoint"
-    if o.resume and not checkpoint.is_dir():
+    first = int(os.environ.get("RANK") or 0) == 0  # of the processes that torchrun started
+    if o.resume and not checkpoint.is_dir() and first:
         print(f"hybridret: no checkpoint in {o.output}: starting at step 0", file=sys.stderr)
     if o.resume and checkpoint.is_dir():
         checkpoints.check(checkpoint)  # before anything of it is read
@@ -273,7 +274,7 @@ def run(o: argparse.Namespace) -> None:
         resume=o.resume,
         progress=interactive(),
     )
-    if int(os.environ.get("RANK") or 0) == 0:
+    if first:
         _say(o, result, judge.report(encoder, again=config.best is not None))
 
 
