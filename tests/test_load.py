@@ -142,7 +142,7 @@ def test_what_no_format_matches(tmp_path):
             load_dataset(path)
         assert str(caught.value) == f"{path}: {kind}; expected one of: {FORMATS_HELP}"
     # A .json file can be SQuAD, and pairs are a .jsonl file.
-    assert "JSON Lines (a .jsonl or .jsonl.gz file of query/positive pairs)" in FORMATS_HELP
+    assert "JSON Lines (a .jsonl or .jsonl.gz file of query/positive pairs, or" in FORMATS_HELP
     assert "SQuAD (<language>.json or a folder of such files: XQuAD-R, MLQA-R)" in FORMATS_HELP
 
 
