@@ -109,6 +109,16 @@ def test_resumed_in_a_later_epoch(folder, tmp_path):
         torch.testing.assert_close(a, b, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("policy", [{"temperature": 0.1}, {"in_batch_negatives": False}])
+def test_policies_that_the_trainer_has_no_place_for(policy, folder, tmp_path):
+    model = SentenceTransformer(str(folder), device="cpu")
+    made = sampler()
+    alone = Sampler([TrainingData("one", made.sources[0].table, **policy)], 8)
+    args = SentenceTransformerTrainingArguments(output_dir=str(tmp_path), report_to="none")
+    with pytest.raises(hybridret.DataError, match="one: the loss of the trainer has one temper"):
+        TrainerBatches(model, alone).arguments(args)
+
+
 def test_the_loss_is_that_of_the_batch(folder):
     """Hard negatives and groups included."""
     model = SentenceTransformer(str(folder), device="cpu")

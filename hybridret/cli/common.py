@@ -27,14 +27,14 @@ class Parser(argparse.ArgumentParser):
         parser = self._command(getattr(found, "command", None))
         if unknown:
             options = [option for action in parser._actions for option in action.option_strings]
-            hint = _did_you_mean(unknown[0].partition("=")[0], options)
+            hint = did_you_mean(unknown[0].partition("=")[0], options)
             parser.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
         return found
 
     def error(self, message: str) -> NoReturn:
         wrong = re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message)
         if wrong:
-            message += _did_you_mean(wrong[1], re.findall(r"[\w.@-]+", wrong[2]))
+            message += did_you_mean(wrong[1], re.findall(r"[\w.@-]+", wrong[2]))
         super().error(message)
 
     def _command(self, name: str | None) -> Parser:
@@ -44,7 +44,7 @@ class Parser(argparse.ArgumentParser):
         return self
 
 
-def _did_you_mean(given: str, known: list[str]) -> str:
+def did_you_mean(given: str, known: list[str]) -> str:
     near = difflib.get_close_matches(given, known, n=1, cutoff=0.7)
     return f" (did you mean {near[0]}?)" if near else ""
 

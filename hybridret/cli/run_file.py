@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import tomllib
 from pathlib import Path
 from typing import Any
 
+from hybridret.cli.common import did_you_mean
 from hybridret.errors import DataError
 
 
@@ -28,9 +28,9 @@ def apply(path: Path, options: argparse.Namespace, parser: argparse.ArgumentPars
     }
     for name, value in fields.items():
         if name not in actions:
-            raise DataError(f"{path}: unknown field {name!r}{nearest(name, list(actions))}")
-        if name in options.given:
-            continue
+            raise DataError(f"{path}: unknown field {name!r}{did_you_mean(name, list(actions))}")
+        if name in options.given or getattr(options, name) != actions[name].default:
+            continue  # given on the command line
         converted = value if name == "data" else _converted(path, name, value, actions[name])
         setattr(options, name, converted)
         options.given.add(name)
@@ -57,16 +57,11 @@ def data_fields(given: list[str] | dict[str, Any], types: dict[str, type]) -> di
     known = {"path": str, **types}
     for name, value in found.items():
         if name not in known:
-            raise DataError(f"data set: unknown field {name!r}{nearest(name, list(known))}")
+            raise DataError(f"data set: unknown field {name!r}{did_you_mean(name, list(known))}")
         found[name] = _value(name, value, known[name])
     if "path" not in found:
         raise DataError("data set: no path")
     return found
-
-
-def nearest(name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    return f"; did you mean {near[0]!r}?" if near else f"; expected one of {', '.join(known)}"
 
 
 def _value(name: str, value: Any, kind: type) -> Any:

@@ -167,11 +167,9 @@ class Sampler:
 
     def _start(self, epoch: int) -> _State:
         while len(self._starts) <= epoch:
-            number = len(self._starts) - 1
-            state = deepcopy(self._starts[-1])
-            for _ in self._rows(number, state):
-                pass
-            self._starts.append(state.next_epoch(self, number + 1))
+            after = deepcopy(self._starts[-1].after)
+            assert after is not None
+            self._starts.append(after.next_epoch(self, len(self._starts)))
         return self._starts[epoch]
 
     def _run(self, epoch: int, state: _State) -> Iterator[Batch]:
@@ -225,7 +223,10 @@ class _State:
 
     Attributes:
         plan: source and kind of each batch.
+        after: the state when all of it has been drawn.
     """
+
+    after: _State | None = None
 
     def __init__(self, sampler: Sampler) -> None:
         rng = np.random.default_rng([sampler.seed, 3])
@@ -250,6 +251,7 @@ class _State:
 
     def _make_plan(self, sampler: Sampler, epoch: int) -> None:
         """The longest plan that draws no row twice."""
+        self.after = None
         rows = sum(len(source.table) for source in sampler.sources)
         length = max(1, rows // sampler.batch_size)
         tries = 0
@@ -262,8 +264,10 @@ class _State:
                 names = list(sampler._kinds[source])
                 plan.append((source, names[self.kinds[source].deal(1)[0]]))
             self.plan = [plan[i] for i in order.permutation(length)]
-            possible = sum(1 for _ in sampler._rows(epoch, deepcopy(self)))
+            after = deepcopy(self)
+            possible = sum(1 for _ in sampler._rows(epoch, after))
             if possible == length:
+                self.after = after
                 return
             if possible:
                 length = possible

@@ -171,7 +171,7 @@ class Run:
 
     def finish(self, encoder: TorchEncoder, steps: int) -> None:
         """Writes the encoder, or the best one, which ``encoder`` becomes."""
-        if (self.folder / "best").is_dir():
+        if self.config.best is not None and (self.folder / "best").is_dir():
             best = TorchEncoder.load(self.folder / "best")
             encoder.model.load_state_dict(best.model.state_dict())
         with atomic_folder(self.model) as folder:

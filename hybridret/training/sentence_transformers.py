@@ -56,10 +56,17 @@ class TrainerBatches:
         """``train_dataset``, ``data_collator`` and ``callbacks``; sets the batch sampler of args.
 
         Raises:
-            DataError: the batch size cannot be divided by the number of processes.
+            DataError: the batch size cannot be divided by the number of processes, or a data set
+                has a temperature of its own or no in-batch negatives.
         """
         from datasets import Dataset
 
+        for source in self.sampler.sources:
+            if source.temperature is not None or not source.in_batch_negatives:
+                raise DataError(
+                    f"{source.name}: the loss of the trainer has one temperature, and in-batch "
+                    f"negatives; leave temperature and in_batch_negatives as they are"
+                )
         self.processes = args.world_size
         if self.sampler.batch_size % self.processes:
             raise DataError(
