@@ -88,7 +88,7 @@ class Collator:
 
 
 class Towers(nn.Module):
-    """One encoder for queries and documents: a whole batch in one call, as DDP needs it."""
+    """One encoder for queries and documents: a whole batch in one call."""
 
     def __init__(self, model: EncoderModel) -> None:
         super().__init__()

@@ -7,11 +7,8 @@ its own part of it, and compares its queries with the documents of all.
 
 from __future__ import annotations
 
-import atexit
-import ctypes
 import math
 import os
-import signal
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -33,6 +30,8 @@ from hybridret.training.config import TrainingConfig
 from hybridret.training.features import Collator, Towers
 from hybridret.training.objective import contrastive_loss
 from hybridret.training.pairs import Batch, PairTable, TrainingData
+from hybridret.training.processes import accelerator as new_accelerator
+from hybridret.training.processes import average_gradients
 from hybridret.training.run import Run, locked, recorded_precision
 
 
@@ -90,7 +89,7 @@ def train(
             f"batch_size is {config.batch_size}, all processes together, and cannot be divided "
             f"among {processes}"
         )
-    accelerator = _accelerator(processes)
+    accelerator = new_accelerator()
     output = Path(output)
     with locked(output) if accelerator.is_main_process else nullcontext():
         config = _resolved(recorded_precision(output, config) if resume else config, encoder)
@@ -115,8 +114,6 @@ def _train(
     config, sources = run.config, sampler.sources
     encoder.model.to(accelerator.device)
     freeze(encoder, config.freeze_layers)
-    if accelerator.num_processes > 1:
-        _leave_unused(encoder)
     trained = [p for p in encoder.model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(
         trained, lr=config.learning_rate or 0.0, weight_decay=config.weight_decay, fused=True
@@ -127,7 +124,7 @@ def _train(
     if start == 0 and accelerator.is_main_process:
         run.begin() if not resume else run.write_state(0)
     accelerator.wait_for_everyone()
-    towers = accelerator.prepare_model(Towers(encoder.model))
+    towers = Towers(encoder.model)
     collate = Collator(encoder, sources, sub_batch=config.sub_batch, device=accelerator.device)
     normalize = encoder.config.similarity == "cosine" and not encoder.model.normalize
     pairs = _PairLog(sources)
@@ -170,9 +167,10 @@ def _train(
             for group in optimizer.param_groups:
                 group["lr"] = rate
             optimizer.zero_grad(set_to_none=True)
-            accelerator.backward(loss)
+            loss.backward()
+            average_gradients(trained)
             if config.clip is not None:
-                accelerator.clip_grad_norm_(trained, config.clip)
+                torch.nn.utils.clip_grad_norm_(trained, config.clip)
             optimizer.step()
 
             if logs:
@@ -215,32 +213,6 @@ def _train(
         run.finish(encoder, len(run.losses))
     accelerator.wait_for_everyone()
     return TrainingResult(run.folder, len(run.losses), run.final_loss)
-
-
-def _accelerator(processes: int) -> Any:
-    """Devices and processes, as accelerate finds them."""
-    from hybridret._extras import require
-
-    library = require("accelerate", "train", "training")
-    if processes > 1:
-        # torchrun starts processes in sessions of their own: without this they outlive it.
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-        if not torch.distributed.is_initialized():
-            atexit.register(torch.distributed.destroy_process_group)
-    return library.Accelerator(cpu=not torch.cuda.is_available())
-
-
-def _leave_unused(encoder: TorchEncoder) -> None:
-    """Parameters without a gradient, such as BERT's pooler, for which DDP would wait."""
-    model, device = encoder.model, next(encoder.model.parameters()).device
-    training = model.training
-    one = torch.ones((1, 1), dtype=torch.int64, device=device)
-    model.eval()(one, one).sum().backward()
-    for parameter in model.parameters():
-        if parameter.grad is None:
-            parameter.requires_grad_(False)
-        parameter.grad = None
-    model.train(training)
 
 
 def _resolved(config: TrainingConfig, encoder: TorchEncoder) -> TrainingConfig:
