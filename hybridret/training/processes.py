@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import ctypes
+import importlib
 import os
 import signal
 from collections.abc import Sequence
@@ -29,17 +30,16 @@ def accelerator() -> Any:
         # torchrun starts processes in sessions of their own: without this they outlive it.
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
         if not dist.is_initialized():
-            # Ends the threads of the group, which would ask a Python that is ending for its lock.
+            # The group's threads must end before Python does: one that still asks for Python's lock
+            # aborts the process. They end with the last reference to the group, and this module,
+            # which torch's compiler imports, would keep one in its default arguments.
+            importlib.import_module("torch.distributed.nn.functional")
             atexit.register(dist.destroy_process_group)
     return library.Accelerator(cpu=not torch.cuda.is_available())
 
 
 def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
-    """Puts the mean over all processes in the place of every gradient.
-
-    By hand and not by DistributedDataParallel, whose group of processes outlives
-    ``destroy_process_group`` (torch 2.13): one of its threads then ends some runs with an abort.
-    """
+    """Puts the mean over all processes in the place of every gradient."""
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return
     bucket: list[Tensor] = []
