@@ -6,6 +6,8 @@ from typing import Any
 
 
 class _NoBar:
+    rate = 0.0
+
     def __enter__(self) -> _NoBar:
         return self
 
@@ -20,11 +22,18 @@ class _NoBar:
 
 
 def progress_bar(total: int, description: str, *, enabled: bool, initial: int = 0) -> Any:
-    """A context manager with ``update(count)`` and ``set_postfix(**values)``; writes to stderr."""
+    """A context manager with ``update(count)``, ``set_postfix(**values)`` and ``rate``, how many a
+    second; writes to stderr."""
     if not enabled:
         return _NoBar()
     try:
         from tqdm import tqdm
     except ImportError:
         return _NoBar()
-    return tqdm(total=total, desc=description, initial=initial, dynamic_ncols=True, mininterval=0.5)
+
+    class Bar(tqdm):  # type: ignore[type-arg]
+        @property
+        def rate(self) -> float:
+            return float(self.format_dict["rate"] or 0.0)
+
+    return Bar(total=total, desc=description, initial=initial, dynamic_ncols=True, mininterval=0.5)

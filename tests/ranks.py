@@ -14,6 +14,7 @@ from hybridret.data import load_dataset
 from hybridret.encoder.torch_encoder import TorchEncoder
 from hybridret.training.config import TrainingConfig
 from hybridret.training.loop import train
+from hybridret.training.optimizer import RowAdamW
 from hybridret.training.pairs import PairTable, TrainingData
 
 
@@ -40,16 +41,16 @@ def main() -> None:
             module.p = 0.0
     options = json.loads(settings)
     source = TrainingData("data", table, in_batch_negatives=options.pop("in_batch_negatives", True))
-    step = torch.optim.AdamW.step
+    step = RowAdamW.step
     seen: dict[str, torch.Tensor] = {}
 
     def saving(self, *args, **kwargs):
         for name, parameter in encoder.model.named_parameters():
             if parameter.grad is not None and name not in seen:
-                seen[name] = parameter.grad.clone()
+                seen[name] = parameter.grad.to_dense().clone()
         return step(self, *args, **kwargs)
 
-    torch.optim.AdamW.step = saving
+    RowAdamW.step = saving
     resume = options.pop("resume", False)
     config = TrainingConfig(**options)
     train(encoder, [source], output, config, resume=resume, progress=False)

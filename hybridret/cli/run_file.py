@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,8 @@ def apply(path: Path, options: argparse.Namespace, parser: argparse.ArgumentPars
             raise DataError(f"{path}: unknown field {name!r}{did_you_mean(name, list(actions))}")
         if name in options.given or getattr(options, name) != actions[name].default:
             continue  # given on the command line
-        converted = value if name == "data" else _converted(path, name, value, actions[name])
+        table = name == "data" or (name == "language_weights" and isinstance(value, dict))
+        converted = value if table else _converted(path, name, value, actions[name])
         setattr(options, name, converted)
         options.given.add(name)
 
@@ -61,6 +63,26 @@ def data_fields(given: list[str] | dict[str, Any], types: dict[str, type]) -> di
         found[name] = _value(name, value, known[name])
     if "path" not in found:
         raise DataError("data set: no path")
+    return found
+
+
+def weights(given: list[str] | dict[str, Any] | None) -> dict[str, float] | None:
+    """Weights by language: from ``language=weight ...`` or a table of the file.
+
+    Raises:
+        DataError: a weight that is no number, or below 0.
+    """
+    if given is None:
+        return None
+    items = given.items() if isinstance(given, dict) else [x.partition("=")[::2] for x in given]
+    found = {}
+    for language, weight in items:
+        try:
+            found[language] = float(weight)
+        except (TypeError, ValueError):
+            found[language] = math.nan
+        if not 0 <= found[language] < math.inf:
+            raise DataError(f"language_weights: expected a number for {language!r}, got {weight!r}")
     return found
 
 

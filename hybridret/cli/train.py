@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 def add(commands: Any) -> None:
     from hybridret.data import DATA_HELP
     from hybridret.training.batches import SAMPLERS
-    from hybridret.training.config import PRECISIONS, TrainingConfig
+    from hybridret.training.config import PRECISIONS, TRACKERS, TrainingConfig
 
     d = TrainingConfig()
     p = add_command(
@@ -81,6 +81,12 @@ def add(commands: Any) -> None:
         default=d.language_temperature,
         metavar="T",
         help="a language of n rows is drawn in proportion to n^(1/T): 1 by its rows, inf all alike",
+    )
+    p.add_argument(
+        "--language-weights",
+        nargs="+",
+        metavar="LANGUAGE=WEIGHT",
+        help="draw languages in proportion to these instead; others are not drawn",
     )
     p.add_argument(
         "--languages",
@@ -154,6 +160,19 @@ def add(commands: Any) -> None:
         "transformer on a CPU, else all of a batch)",
     )
     p.add_argument(
+        "--sub-batch-tokens",
+        type=int,
+        metavar="TOKENS",
+        help="tokens of a forward pass at most, padding included (default: any)",
+    )
+    p.add_argument(
+        "--accumulate",
+        type=int,
+        default=d.accumulate,
+        metavar="N",
+        help="change the weights after every N batches, by the mean of their gradients",
+    )
+    p.add_argument(
         "--freeze-layers",
         type=int,
         metavar="N",
@@ -170,6 +189,13 @@ def add(commands: Any) -> None:
         default=d.log_every,
         metavar="STEPS",
         help="steps between entries of log.jsonl",
+    )
+    p.add_argument(
+        "--trackers",
+        nargs="+",
+        choices=TRACKERS,
+        default=[],
+        help="where the log goes beside log.jsonl",
     )
     p.add_argument(
         "--seed",
@@ -238,7 +264,12 @@ def run(o: argparse.Namespace) -> None:
     o.output = Path(o.output)
     sources, judged = _data(o)
     names = [field.name for field in fields(TrainingConfig)]
-    config = TrainingConfig(**{name: getattr(o, name) for name in names})
+    settings = {name: getattr(o, name) for name in names}
+    settings |= {
+        "trackers": tuple(o.trackers),
+        "language_weights": run_file.weights(o.language_weights),
+    }
+    config = TrainingConfig(**settings)
     if config.evaluate_every and not judged:
         raise DataError("--evaluate-every needs --evaluate or --hold-out: something to evaluate on")
     given = model_options(o)
@@ -389,8 +420,7 @@ def _dry_run(
 
 def _say(o: argparse.Namespace, result: Any, reports: list[Any]) -> None:
     from hybridret._files import write_json
-    from hybridret.evaluation.metrics import DEFAULT_METRICS
-    from hybridret.evaluation.text import summary_text
+    from hybridret.training.card import write_card
     from hybridret.training.run import TRAINING_FILE
 
     summary: dict[str, Any] = {"model": str(result.model), "steps": result.steps}
@@ -403,13 +433,21 @@ def _say(o: argparse.Namespace, result: Any, reports: list[Any]) -> None:
         summary |= found
         state = json.loads((o.output / TRAINING_FILE).read_text(encoding="utf-8"))
         write_json(o.output / TRAINING_FILE, state | found)
+        write_card(o.output, "\n\n".join(map(_measured, reports)))
     if o.json:
         print(json.dumps(summary))
         return
     loss = f", final loss {result.final_loss:.4f}" if result.steps else ""
     print(f"trained {result.steps} steps{loss}: {result.model}")
     for report in reports:
-        print(f"on {report.dataset}:\n{summary_text([report], DEFAULT_METRICS)}")
+        print(_measured(report))
+
+
+def _measured(report: Any) -> str:
+    from hybridret.evaluation.metrics import DEFAULT_METRICS
+    from hybridret.evaluation.text import summary_text
+
+    return f"on {report.dataset}:\n{summary_text([report], DEFAULT_METRICS)}"
 
 
 def _refuse_unused(o: argparse.Namespace, given: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from hybridret.errors import ModelError
@@ -31,6 +32,13 @@ class StaticEmbeddings(nn.Module):
             input_ids, self.embedding.weight, per_sample_weights=weights, mode="sum"
         )
         return total / weights.sum(1, keepdim=True).clamp(min=1)
+
+    def mean_of(self, ids: Tensor, counts: Tensor) -> Tensor:
+        """The same of texts one after another, without padding: int64 [T], and tokens of each."""
+        starts = torch.cumsum(counts, 0) - counts
+        return nn.functional.embedding_bag(
+            ids, self.embedding.weight, starts, mode="mean", sparse=self.embedding.sparse
+        )
 
 
 class Dense(nn.Module):
@@ -80,6 +88,14 @@ class EncoderModel(nn.Module):
     def is_static(self) -> bool:
         return isinstance(self.backbone, StaticEmbeddings)
 
+    @property
+    def table(self) -> nn.Embedding:
+        """The vectors of the tokens [V, D]."""
+        if isinstance(self.backbone, StaticEmbeddings):
+            return self.backbone.embedding
+        found: nn.Embedding = self.backbone.get_input_embeddings()  # type: ignore[operator]
+        return found
+
     def tokens(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Contextual token vectors [B, S, width]."""
         output = self.backbone(input_ids=input_ids, attention_mask=attention_mask)
@@ -103,6 +119,11 @@ class EncoderModel(nn.Module):
         for layer in self.dense:
             vectors = layer(vectors)
         return nn.functional.normalize(vectors, dim=-1) if self.normalize else vectors
+
+    def flat(self, ids: Tensor, counts: Tensor) -> Tensor:
+        """Vectors [n, dimension] of a static encoder: token ids of all texts, and how many each."""
+        assert isinstance(self.backbone, StaticEmbeddings)
+        return self._finish(self.backbone.mean_of(ids, counts))
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         if isinstance(self.backbone, StaticEmbeddings) and self.pooling == "mean":

@@ -79,6 +79,12 @@ class Sampler:
             raise DataError(f"the temperature of the languages must be above 0, got {temperature}")
         if sampler == "hybrid" and not 0 < alpha < 1:
             raise DataError(f"alpha must be above 0 and below 1, got {alpha}")
+        known = {language for source in sources for language in source.table.languages}
+        if unknown := sorted(set(weights or ()) - known):
+            raise DataError(
+                f"a weight for {unknown[0]!r}, but no data set has that language; they have "
+                f"{', '.join(sorted(known))}"
+            )
         names = [source.name for source in sources]
         if len(set(names)) < len(names):
             twice = next(name for name in names if names.count(name) > 1)
@@ -109,6 +115,7 @@ class Sampler:
             alpha=config.alpha,
             seed=config.seed,
             temperature=config.language_temperature,
+            weights=config.language_weights,
         )
 
     def epoch(self, epoch: int) -> Iterator[Batch]:

@@ -50,7 +50,7 @@ def save(
     """Writes a checkpoint; it replaces the previous one in one step, when it is complete.
 
     Args:
-        random_states: torch's, of every process.
+        random_states: of every process, see :func:`random_state`.
 
     Raises:
         OSError: it could not be written (e.g. the disk is full).
@@ -110,9 +110,20 @@ def load(
         kept = {k.removeprefix(prefix): v for k, v in saved.items() if k.startswith(prefix)}
         if kept:
             optimizer.state[parameter] = kept
-    if (random_state := saved.get(f"{_RANDOM_STATE} {process}")) is not None:
-        torch.set_rng_state(random_state)
+    if (numbers := saved.get(f"{_RANDOM_STATE} {process}")) is not None:
+        size = len(torch.get_rng_state())
+        torch.set_rng_state(numbers[:size])
+        if len(numbers) > size and torch.cuda.is_available():
+            torch.cuda.set_rng_state(numbers[size:])
     return state
+
+
+def random_state() -> Tensor:
+    """uint8, of torch's generators: the CPU's, and that of the GPU in use if there is one."""
+    states = [torch.get_rng_state()]
+    if torch.cuda.is_available():
+        states.append(torch.cuda.get_rng_state())
+    return torch.cat(states)
 
 
 def _digest(content: Any) -> str:

@@ -9,6 +9,7 @@ from hybridret.errors import DataError
 from hybridret.training.batches import SAMPLERS
 
 PRECISIONS = ("fp32", "bf16", "auto")
+TRACKERS = ("tensorboard", "wandb")
 
 
 @dataclass(frozen=True)
@@ -32,14 +33,20 @@ class TrainingConfig:
             processor or GPU multiplies it, else fp32. Weights, optimizer and loss are float32.
         sub_batch: texts in a forward pass, of like lengths, so that little is padding; the loss
             sees all of the batch. None: 8 for a transformer on a CPU, else the whole batch.
+        sub_batch_tokens: tokens of a forward pass at most, padding included: long texts go in
+            smaller sub-batches; None: any.
+        accumulate: batches whose gradients are averaged before the weights change. The documents of
+            one are no negatives of another.
         freeze_layers: 0: the table of token vectors is not trained; n: nor are the other embeddings
             and the first n layers.
         clip: largest length of the gradient of all parameters together; None: any.
-        language_temperature: see :class:`hybridret.Sampler`.
+        language_temperature, language_weights: see ``temperature`` and ``weights`` of
+            :class:`hybridret.training.batches.Sampler`.
         evaluate_every: steps between evaluations, see :func:`hybridret.train`; 0: none.
         best: value of the evaluation, such as ``multi AP``, by which the best encoder is kept: it
             is what the run ends with. Of a ``rank distance`` the smallest is best.
         patience: evaluations without a better value after which the run ends; 0: none.
+        trackers: of :data:`TRACKERS`: the log goes to these, too.
     """
 
     sampler: str = "hybrid"
@@ -55,12 +62,16 @@ class TrainingConfig:
     checkpoint_every: int = 500
     precision: str = "auto"
     sub_batch: int | None = None
+    sub_batch_tokens: int | None = None
+    accumulate: int = 1
     freeze_layers: int | None = None
     clip: float | None = None
     language_temperature: float = 1.0
+    language_weights: dict[str, float] | None = None
     evaluate_every: int = 0
     best: str | None = None
     patience: int = 0
+    trackers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "seed", "log_every", "checkpoint_every"):
@@ -89,7 +100,7 @@ class TrainingConfig:
             raise DataError(
                 f"unknown precision {self.precision!r}; expected {', '.join(PRECISIONS)}"
             )
-        for name, least in (("sub_batch", 1), ("freeze_layers", 0)):
+        for name, least in (("sub_batch", 1), ("sub_batch_tokens", 1), ("freeze_layers", 0)):
             value = getattr(self, name)
             if value is not None and (type(value) is not int or value < least):
                 raise DataError(f"{name} must be an integer of at least {least}, got {value!r}")
@@ -97,5 +108,16 @@ class TrainingConfig:
             raise DataError("best needs evaluate_every: without evaluations there is no best")
         if self.patience and self.best is None:
             raise DataError("patience needs best: the value that is to become better")
+        if type(self.accumulate) is not int or self.accumulate < 1:
+            raise DataError(f"accumulate must be an integer of at least 1, got {self.accumulate!r}")
+        for name in ("steps", "checkpoint_every", "evaluate_every"):
+            if getattr(self, name) % self.accumulate:
+                raise DataError(
+                    f"{name} is {getattr(self, name)}, and must be a multiple of accumulate, "
+                    f"{self.accumulate}: between, the weights have not changed"
+                )
+        for name in self.trackers:
+            if name not in TRACKERS:
+                raise DataError(f"unknown tracker {name!r}; expected {', '.join(TRACKERS)}")
         if self.clip is not None and not self.clip > 0:
             raise DataError(f"clip must be above 0, got {self.clip}")

@@ -6,7 +6,8 @@ like lengths are padded together. The vectors are the same, and so is the loss: 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,7 +29,8 @@ class Features:
     """The texts of a batch: queries, then documents.
 
     Attributes:
-        parts: token ids and attention mask of each sub-batch, int64 [b, S].
+        parts: token ids and attention mask of each sub-batch, int64 [b, S]; of a static encoder all
+            token ids, int64 [T], and how many each text has, int64 [n].
         order: int64 [n], place of each text in the concatenated sub-batches.
         queries: how many of the texts are queries.
         tokens: how many tokens they have, without padding.
@@ -45,6 +47,7 @@ class Collator:
 
     Args:
         sub_batch: texts of a forward pass; None: all texts of a batch.
+        sub_batch_tokens: tokens of a forward pass at most, but for a single text; None: any.
     """
 
     def __init__(
@@ -53,11 +56,14 @@ class Collator:
         sources: Sequence[TrainingData],
         *,
         sub_batch: int | None = None,
+        sub_batch_tokens: int | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
         self.sources = list(sources)
         self.pad = encoder.tokenizer.pad
+        self.static = encoder.model.is_static
         self.sub_batch = sub_batch
+        self.sub_batch_tokens = sub_batch_tokens
         self.device = device
         config, tokenizer = encoder.config, encoder.tokenizer
         self._queries, self._documents = [], []
@@ -75,16 +81,33 @@ class Collator:
         count = len(ids)
         ids = ids + self._documents[batch.source].ids(batch.documents(table))
         lengths = np.array([len(x) for x in ids])
-        size = self.sub_batch or len(ids)
-        by_length = np.argsort(lengths, kind="stable") if size < len(ids) else np.arange(len(ids))
+        if self.static:
+            flat = np.concatenate(ids).astype(np.int64)
+            parts = [(self._tensor(flat), self._tensor(lengths))]
+            return Features(parts, self._tensor(np.arange(len(ids))), count, len(flat))
+        whole = self.sub_batch is None and self.sub_batch_tokens is None
+        by_length = np.arange(len(ids)) if whole else np.argsort(lengths, kind="stable")
         parts = []
-        for start in range(0, len(ids), size):
-            padded = self.pad([ids[i] for i in by_length[start : start + size]])
-            input_ids, mask = (torch.from_numpy(x).to(self.device) for x in padded)
+        for first, last in self._cuts(lengths[by_length]):
+            padded = self.pad([ids[i] for i in by_length[first:last]])
+            input_ids, mask = map(self._tensor, padded)
             parts.append((input_ids, mask))
         order = np.empty(len(ids), dtype=np.int64)
         order[by_length] = np.arange(len(ids))
-        return Features(parts, torch.from_numpy(order).to(self.device), count, int(lengths.sum()))
+        return Features(parts, self._tensor(order), count, int(lengths.sum()))
+
+    def _cuts(self, lengths: Ints) -> Iterator[tuple[int, int]]:
+        """First and last text of each sub-batch, of texts from short to long."""
+        texts, tokens = self.sub_batch or len(lengths), self.sub_batch_tokens or math.inf
+        first = 0
+        for last in range(1, len(lengths) + 1):
+            full = last - first == texts or last == len(lengths)
+            if full or (last + 1 - first) * lengths[last] > tokens:
+                yield first, last
+                first = last
+
+    def _tensor(self, array: Ints) -> Tensor:
+        return torch.from_numpy(array).to(self.device)
 
 
 class Towers(nn.Module):
@@ -98,6 +121,8 @@ class Towers(nn.Module):
     def forward(self, parts: list[Part], order: Tensor) -> Tensor:
         """The vectors [n, D] of all texts."""
         model = self.model
+        if model.is_static:
+            return model.flat(*parts[0])
         if self.packs and order.device.type == "cpu":
             tokens = packed_tokens(model.backbone, parts)
             vectors = [model.pool(x, mask) for x, (_, mask) in zip(tokens, parts, strict=True)]

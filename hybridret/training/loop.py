@@ -12,7 +12,7 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -26,13 +26,16 @@ from hybridret._progress import progress_bar
 from hybridret.encoder.torch_encoder import TorchEncoder
 from hybridret.errors import DataError, ModelError
 from hybridret.training.batches import Sampler
+from hybridret.training.checkpoints import random_state
 from hybridret.training.config import TrainingConfig
-from hybridret.training.features import Collator, Towers
+from hybridret.training.features import Collator, Features, Towers
 from hybridret.training.objective import contrastive_loss
+from hybridret.training.optimizer import RowAdamW, clip_gradients
 from hybridret.training.pairs import Batch, PairTable, TrainingData
 from hybridret.training.processes import accelerator as new_accelerator
 from hybridret.training.processes import average_gradients
 from hybridret.training.run import Run, locked, recorded_precision
+from hybridret.training.tracking import tracked
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,7 @@ def train(
     Raises:
         DataError: the data cannot fill a batch, ``output`` contains another run or is in use, or
             the batch cannot be divided by the number of processes.
+        MissingExtraError: accelerate or a tracker is not installed.
         ModelError: the loss became NaN or infinite.
         OSError: a file cannot be written (e.g. the disk is full).
         KeyboardInterrupt: passed on.
@@ -89,15 +93,17 @@ def train(
             f"batch_size is {config.batch_size}, all processes together, and cannot be divided "
             f"among {processes}"
         )
-    accelerator = new_accelerator()
     output = Path(output)
+    accelerator = new_accelerator(config.trackers, output)
     with locked(output) if accelerator.is_main_process else nullcontext():
         config = _resolved(recorded_precision(output, config) if resume else config, encoder)
         run = Run(output, config, _about(encoder, sources) | (about or {}))
         trained = [(p, p.requires_grad) for p in encoder.model.parameters()]
+        encoder.model.table.sparse = True  # its gradient has the rows that were read
         try:
             return _train(encoder, sampler, run, evaluation, accelerator, resume, progress)
         finally:
+            encoder.model.table.sparse = False
             for parameter, before in trained:
                 parameter.requires_grad_(before)
 
@@ -111,67 +117,59 @@ def _train(
     resume: bool,
     progress: bool,
 ) -> TrainingResult:
-    config, sources = run.config, sampler.sources
+    config, main = run.config, accelerator.is_main_process
     encoder.model.to(accelerator.device)
     freeze(encoder, config.freeze_layers)
     trained = [p for p in encoder.model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(
-        trained, lr=config.learning_rate or 0.0, weight_decay=config.weight_decay, fused=True
+    table: Any = encoder.model.table.weight
+    optimizer = RowAdamW(
+        trained,
+        table if table.requires_grad else None,
+        lr=config.learning_rate or 0.0,
+        weight_decay=config.weight_decay,
     )
-    process, processes = accelerator.process_index, accelerator.num_processes
-    torch.manual_seed(config.seed + process)
-    start = run.resume(encoder, optimizer, process) if resume else 0
-    if start == 0 and accelerator.is_main_process:
+    torch.manual_seed(config.seed + accelerator.process_index)
+    start = run.resume(encoder, optimizer, accelerator.process_index) if resume else 0
+    if start == 0 and main:
         run.begin() if not resume else run.write_state(0)
     accelerator.wait_for_everyone()
-    towers = Towers(encoder.model)
-    collate = Collator(encoder, sources, sub_batch=config.sub_batch, device=accelerator.device)
-    normalize = encoder.config.similarity == "cosine" and not encoder.model.normalize
-    pairs = _PairLog(sources)
+    losses = _Losses(encoder, sampler.sources, config, accelerator)
+    pairs = _PairLog(sampler.sources)
 
     encoder.model.train()
-    with progress_bar(
-        config.steps,
-        f"Training ({config.sampler})",
-        enabled=progress and accelerator.is_main_process,
-        initial=start,
-    ) as bar:
+    with (
+        tracked(accelerator, run.folder, asdict(config)) as track,
+        progress_bar(
+            config.steps,
+            f"Training ({config.sampler})",
+            enabled=progress and main,
+            initial=start,
+        ) as bar,
+    ):
         for step, batch in sampler.steps(config.steps, start=start):
-            own = batch.part(process, processes)
-            source = sources[batch.source]
-            groups = batch.groups(source.table)[batch.columns(process, processes)]
-            features = collate(own)
-            with autocast(config.precision, accelerator.device):
-                vectors = towers(features.parts, features.order).float()
-            arguments: dict[str, Any] = {
-                "groups": torch.from_numpy(groups).to(accelerator.device),
-                "temperature": source.temperature or config.temperature,
-                "normalize": normalize,
-                "negative_counts": _tensor(own.negative_counts, accelerator.device),
-                "in_batch_negatives": source.in_batch_negatives,
-            }
-            queries, documents = vectors[: features.queries], vectors[features.queries :]
-            loss, metrics = contrastive_loss(queries, documents, **arguments)
+            done = step + 1
+            logs = step % config.log_every == 0 or done == config.steps
+            own = batch.part(accelerator.process_index, accelerator.num_processes)
+            features = losses.features(own)
+            optimizer.read(ids for ids, _ in features.parts)
+            loss, metrics, of_each = losses(batch, own, features, each=logs)
             mean_loss = accelerator.reduce(loss.detach(), "mean").item()
             run.losses.append(mean_loss)
             if not math.isfinite(mean_loss):
+                source = sampler.sources[batch.source]
                 raise ModelError(_not_finite(mean_loss, step, batch, source, config))
-            logs = step % config.log_every == 0 or step == config.steps - 1
-            of_each = None
-            if logs:
-                with torch.no_grad():
-                    of_each = contrastive_loss(queries, documents, **arguments, reduction="none")[0]
             pairs.add(own, metrics.rank, of_each)
 
+            torch.autograd.backward(loss / config.accumulate)
             rate = _rate(config, step)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            average_gradients(trained)
-            if config.clip is not None:
-                torch.nn.utils.clip_grad_norm_(trained, config.clip)
-            optimizer.step()
+            if done % config.accumulate == 0:
+                average_gradients(trained)
+                if config.clip is not None:
+                    clip_gradients(trained, config.clip)
+                for group in optimizer.param_groups:
+                    group["lr"] = rate
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
 
             if logs:
                 entry = {
@@ -179,40 +177,88 @@ def _train(
                     "loss": mean_loss,
                     "accuracy": accelerator.reduce(metrics.accuracy, "mean").item(),
                     "kind": batch.kind,
-                    "data_set": source.name,
+                    "data_set": sampler.sources[batch.source].name,
                     "learning_rate": rate,
                     "pairs": pairs.take(accelerator),
                 }
-                if accelerator.is_main_process:
+                if main:
                     run.add(entry)
-                bar.set_postfix(loss=f"{np.mean(run.losses[-50:]):.3f}")
+                track(entry)
+            bar.set_postfix(
+                loss=f"{np.mean(run.losses[-50:]):.3f}",
+                kind=batch.kind,
+                pairs=f"{bar.rate * config.batch_size:.1f}/s",
+            )
             bar.update(1)
-            done = step + 1
+
             last = done == config.steps
             if evaluation and config.evaluate_every and (last or not done % config.evaluate_every):
-                values = evaluation(encoder) if accelerator.is_main_process else {}
+                optimizer.settle()
+                if main:
+                    entry = run.add_evaluation(done, evaluation(encoder), encoder)
+                    track(entry)
                 encoder.model.train()
-                if accelerator.is_main_process:
-                    run.add_evaluation(done, values, encoder)
-                last = (
-                    accelerator.reduce(
-                        torch.tensor(float(run.out_of_patience), device=accelerator.device), "sum"
-                    ).item()
-                    > 0
-                    or last
-                )
-            due = config.checkpoint_every and done % config.checkpoint_every == 0
-            if due or (config.checkpoint_every and last):
-                states = accelerator.gather(torch.get_rng_state()[None].to(accelerator.device))
-                if accelerator.is_main_process:
+                stop = torch.tensor(float(main and run.out_of_patience), device=accelerator.device)
+                last = last or bool(accelerator.reduce(stop, "sum").item())
+            if config.checkpoint_every and (last or not done % config.checkpoint_every):
+                optimizer.settle()
+                states = accelerator.gather(random_state()[None].to(accelerator.device))
+                if main:
                     run.save_checkpoint(done, encoder, optimizer, list(states.cpu()))
                 accelerator.wait_for_everyone()
             if last:
                 break
-    if accelerator.is_main_process:
+    optimizer.settle()
+    if main:
         run.finish(encoder, len(run.losses))
     accelerator.wait_for_everyone()
     return TrainingResult(run.folder, len(run.losses), run.final_loss)
+
+
+class _Losses:
+    """The loss of this process's part of a batch, compared with the documents of all."""
+
+    def __init__(
+        self,
+        encoder: TorchEncoder,
+        sources: Sequence[TrainingData],
+        config: TrainingConfig,
+        accelerator: Any,
+    ) -> None:
+        self.sources, self.config, self.accelerator = sources, config, accelerator
+        self.towers = Towers(encoder.model)
+        self.features = Collator(
+            encoder,
+            sources,
+            sub_batch=config.sub_batch,
+            sub_batch_tokens=config.sub_batch_tokens,
+            device=accelerator.device,
+        )
+        self.normalize = encoder.config.similarity == "cosine" and not encoder.model.normalize
+
+    def __call__(
+        self, batch: Batch, own: Batch, features: Features, *, each: bool
+    ) -> tuple[Tensor, Any, Tensor | None]:
+        """Mean loss, metrics, and if asked for the loss of each row."""
+        source, device = self.sources[batch.source], self.accelerator.device
+        process, processes = self.accelerator.process_index, self.accelerator.num_processes
+        groups = batch.groups(source.table)[batch.columns(process, processes)]
+        with autocast(self.config.precision, device):
+            vectors = self.towers(features.parts, features.order).float()
+        arguments: dict[str, Any] = {
+            "groups": torch.from_numpy(groups).to(device),
+            "temperature": source.temperature or self.config.temperature,
+            "normalize": self.normalize,
+            "negative_counts": _tensor(own.negative_counts, device),
+            "in_batch_negatives": source.in_batch_negatives,
+        }
+        queries, documents = vectors[: features.queries], vectors[features.queries :]
+        loss, metrics = contrastive_loss(queries, documents, **arguments)
+        of_each = None
+        if each:
+            with torch.no_grad():
+                of_each = contrastive_loss(queries, documents, **arguments, reduction="none")[0]
+        return loss, metrics, of_each
 
 
 def _resolved(config: TrainingConfig, encoder: TorchEncoder) -> TrainingConfig:
@@ -250,7 +296,7 @@ def freeze(encoder: TorchEncoder, layers: int | None) -> None:
             f"freeze_layers is {layers}, but the encoder has {len(blocks)} layers"
             + (" (it is static)" if encoder.model.is_static else "")
         )
-    frozen = [backbone.get_input_embeddings()]
+    frozen = [encoder.model.table]
     if layers:
         frozen += [getattr(backbone, "embeddings", frozen[0]), *blocks[:layers]]
     for module in frozen:

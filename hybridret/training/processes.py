@@ -8,6 +8,7 @@ import importlib
 import os
 import signal
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,17 +16,20 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from hybridret._extras import require
+from hybridret.losses.gathering import gather
 
 _BUCKET = 16_000_000  # numbers that are sent together
 
 
-def accelerator() -> Any:
-    """Devices and processes, as accelerate finds them.
+def accelerator(trackers: Sequence[str], folder: Path) -> Any:
+    """Devices, processes and trackers, as accelerate finds them.
 
     Raises:
-        ImportError: accelerate is not installed.
+        MissingExtraError: accelerate or a tracker is not installed.
     """
     library = require("accelerate", "train", "training")
+    for name in trackers:
+        require(name, f"train,{name}", f"the tracker {name}")
     if int(os.environ.get("WORLD_SIZE") or 1) > 1:
         # torchrun starts processes in sessions of their own: without this they outlive it.
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
@@ -35,21 +39,44 @@ def accelerator() -> Any:
             # which torch's compiler imports, would keep one in its default arguments.
             importlib.import_module("torch.distributed.nn.functional")
             atexit.register(dist.destroy_process_group)
-    return library.Accelerator(cpu=not torch.cuda.is_available())
+    folders = library.utils.ProjectConfiguration(str(folder), logging_dir=str(folder))
+    return library.Accelerator(
+        cpu=not torch.cuda.is_available(), log_with=list(trackers) or None, project_config=folders
+    )
 
 
 def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
-    """Puts the mean over all processes in the place of every gradient."""
-    if not dist.is_initialized() or dist.get_world_size() == 1:
-        return
+    """Puts the mean over all processes in every gradient's place; coalesces sparse ones."""
+    alone = not dist.is_initialized() or dist.get_world_size() == 1
     bucket: list[Tensor] = []
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    for number, gradient in enumerate(gradients):
-        bucket.append(gradient)
-        if number + 1 == len(gradients) or sum(x.numel() for x in bucket) >= _BUCKET:
-            sent = torch.cat([x.flatten() for x in bucket])
-            dist.all_reduce(sent)
-            sent /= dist.get_world_size()
-            for own, mean in zip(bucket, sent.split([x.numel() for x in bucket]), strict=True):
-                own.copy_(mean.view_as(own))
-            bucket = []
+    for parameter in parameters:
+        gradient = parameter.grad
+        if gradient is None:
+            continue
+        if gradient.is_sparse:
+            gradient = gradient.coalesce()
+            parameter.grad = gradient if alone else _mean_rows(gradient)
+        elif not alone:
+            bucket.append(gradient)
+            if sum(x.numel() for x in bucket) >= _BUCKET:
+                _average(bucket)
+                bucket = []
+    if bucket:
+        _average(bucket)
+
+
+def _average(gradients: Sequence[Tensor]) -> None:
+    sent = torch.cat([x.flatten() for x in gradients])
+    dist.all_reduce(sent)
+    sent /= dist.get_world_size()
+    means = torch.split(sent, [x.numel() for x in gradients])
+    for own, mean in zip(gradients, means, strict=True):
+        own.copy_(mean.view_as(own))
+
+
+def _mean_rows(gradient: Tensor) -> Tensor:
+    """Of a sparse gradient [V, D], of which every process has other rows."""
+    rows, _ = gather(gradient.indices()[0])
+    values, _ = gather(gradient.values())
+    mean = torch.sparse_coo_tensor(rows[None], values / dist.get_world_size(), gradient.shape)
+    return mean.coalesce()

@@ -7,7 +7,9 @@
                       rate, and accuracy and loss of each pair of languages
     checkpoint/       the latest checkpoint: a complete encoder folder and the optimizer's state
     best/             the best encoder so far, if one is kept
-    model/            the trained encoder, in the sentence-transformers layout, written at the end
+    plots.png         the log as plots, drawn at every checkpoint and at the end
+    model/            the trained encoder, in the sentence-transformers layout, written at the end,
+                      with a model card (README.md)
 """
 
 from __future__ import annotations
@@ -28,11 +30,16 @@ from hybridret._files import atomic_folder, read_json, write_json, write_text
 from hybridret.encoder.torch_encoder import TorchEncoder
 from hybridret.errors import DataError
 from hybridret.training import checkpoints
+from hybridret.training.card import write_card
 from hybridret.training.config import TrainingConfig
+from hybridret.training.plots import write_plots
 
 TRAINING_FILE = "training.json"
 LOG_FILE = "log.jsonl"
+PLOTS_FILE = "plots.png"
+SUMMARY = ("mono AP", "cross AP", "multi AP", "rank distance")
 _MAY_CHANGE = {"steps", "log_every", "checkpoint_every", "evaluate_every", "best", "patience"}
+_MAY_CHANGE |= {"trackers"}
 
 
 @dataclass
@@ -109,6 +116,11 @@ class Run:
         except DataError as error:
             raise DataError(f"{error}; delete {self.folder} to start again") from None
         self.losses, self.log = saved.losses, saved.log
+        if self.out_of_patience:
+            raise DataError(
+                f"{self.folder} is already finished: {self.config.patience} evaluations were not "
+                f"better than the best; to go on, give more patience"
+            )
         if process == 0:
             self._write_log()
         return saved.step
@@ -123,6 +135,7 @@ class Run:
         state = checkpoints.RunState(step, self.losses, self.log)
         checkpoints.save(self.checkpoint, encoder, optimizer, state, random_states)
         self.write_state(step)
+        self.write_plots()
 
     def add(self, entry: dict[str, Any]) -> None:
         """Logs an entry, at once."""
@@ -130,22 +143,26 @@ class Run:
         with (self.folder / LOG_FILE).open("a", encoding="utf-8") as file:
             file.write(json.dumps(entry) + "\n")
 
-    def add_evaluation(self, step: int, values: dict[str, float], encoder: TorchEncoder) -> None:
+    def add_evaluation(
+        self, step: int, values: dict[str, float], encoder: TorchEncoder
+    ) -> dict[str, Any]:
         """Logs an evaluation, and keeps the encoder if it is the best one so far.
 
         Raises:
             DataError: there is no value of the name that the best is chosen by.
         """
         before = self._best()
-        self.add({"step": step, "evaluation": values})
+        entry = {"step": step, "evaluation": values}
+        self.add(entry)
         name = self.config.best
         if name is None:
-            return
+            return entry
         if name not in values:
             raise DataError(f"no value {name!r} in the evaluation; it has {', '.join(values)}")
         if before is None or self._better(values[name], before[1]):
             with atomic_folder(self.folder / "best") as folder:
                 encoder.save(folder)
+        return entry
 
     @property
     def out_of_patience(self) -> bool:
@@ -177,6 +194,21 @@ class Run:
         with atomic_folder(self.model) as folder:
             encoder.save(folder)
         self.write_state(steps)
+        self.write_plots()
+        write_card(self.folder, self._last_evaluation())
+
+    def write_plots(self) -> None:
+        """Draws what has been logged."""
+        sampler = self.config.sampler
+        title = f"{self.folder.name}: {sampler} batches of {self.config.batch_size}"
+        write_plots(self.folder / PLOTS_FILE, self.log, title)
+
+    def _last_evaluation(self) -> str:
+        judged = [entry["evaluation"] for entry in self.log if "evaluation" in entry]
+        values: dict[str, float] = judged[-1] if judged else {}
+        summary = {n: v for n, v in values.items() if n.rpartition(": ")[2] in SUMMARY}
+        width = max(map(len, summary), default=0)
+        return "\n".join(f"{name:{width}}  {value:.4f}" for name, value in summary.items())
 
     def write_state(self, step: int) -> None:
         best = self._best()
