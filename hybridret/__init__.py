@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         language_components,
         language_directions,
     )
+    from hybridret.encoder.distillation import distill
     from hybridret.encoder.exporting import export
     from hybridret.encoder.loading import load_encoder
     from hybridret.encoder.onnx import OnnxEncoder
@@ -58,6 +59,7 @@ _MODULES = {
         "language_components",
         "language_directions",
     ),
+    "encoder.distillation": ("distill",),
     "encoder.exporting": ("export",),
     "encoder.loading": ("load_encoder",),
     "encoder.onnx": ("OnnxEncoder",),
@@ -118,6 +120,7 @@ __all__ = [
     "__version__",
     "compare",
     "debias",
+    "distill",
     "evaluate",
     "evaluate_baseline",
     "evaluate_embeddings",

@@ -7,11 +7,11 @@ import sys
 from collections.abc import Sequence
 
 from hybridret import _native
-from hybridret.cli import debias, evaluate, export, index, info, quickstart, search, train
+from hybridret.cli import debias, distill, evaluate, export, index, info, quickstart, search, train
 from hybridret.cli.common import Parser
 from hybridret.errors import DataError, HybridretError
 
-COMMANDS = (quickstart, train, debias, evaluate, export, index, search, info)
+COMMANDS = (quickstart, train, distill, debias, evaluate, export, index, search, info)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
