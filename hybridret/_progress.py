@@ -21,7 +21,7 @@ class _NoBar:
         pass
 
 
-def progress_bar(total: int, description: str, *, enabled: bool, initial: int = 0) -> Any:
+def progress_bar(total: int | None, description: str, *, enabled: bool, initial: int = 0) -> Any:
     """A context manager with ``update(count)``, ``set_postfix(**values)`` and ``rate``, how many a
     second; writes to stderr."""
     if not enabled:

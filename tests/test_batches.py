@@ -318,7 +318,7 @@ def test_languages_by_size_temperature_and_weight():
     assert share_of_b(weights={"a": 1, "b": 3}) == pytest.approx(0.75, abs=0.02)
     assert share_of_b(weights={"b": 1}) == 1
     with pytest.raises(DataError, match="s: no language with a weight above 0; it has a, b"):
-        share_of_b(weights={"c": 1})
+        share_of_b(weights={"a": 0})
     with pytest.raises(DataError, match="temperature of the languages must be above 0, got 0"):
         share_of_b(temperature=0)
 

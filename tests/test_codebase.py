@@ -75,13 +75,15 @@ LAYERS: dict[str, set[str]] = {
 # Of packages that have both: the modules that run torch. All others work where it is not installed.
 TORCH = {
     "losses": {"_cuda", "_ops", "gathering", "sentence_transformers"},
-    "encoder": {"exporting", "model", "model_folder", "torch_encoder", "weights"},
+    "encoder": {"distillation", "exporting", "model", "model_folder", "torch_encoder", "weights"},
     "training": {
         "checkpoints",
         "features",
         "loop",
         "objective",
+        "optimizer",
         "packing",
+        "processes",
         "run",
         "sentence_transformers",
     },

@@ -66,5 +66,5 @@ def test_the_command_and_sentence_transformers(capsys, bert_folder, tmp_path):
 
 def test_too_many_dimensions(bert_folder):
     encoder = TorchEncoder.load(bert_folder)
-    with pytest.raises(ModelError, match="dimension must be at least 1 and at most 32, .* got 33"):
+    with pytest.raises(ModelError, match=r"dimension must be at least 1 and at most 32, .* got 33"):
         distill(encoder, dimension=33)

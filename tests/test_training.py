@@ -156,6 +156,7 @@ def test_ctrl_c_while_a_checkpoint_is_written(table, tmp_path, monkeypatch):
     assert sorted(p.name for p in (tmp_path / "run").iterdir()) == [
         "checkpoint",
         "log.jsonl",
+        "plots.png",
         "training.json",
     ]
 

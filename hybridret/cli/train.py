@@ -54,7 +54,8 @@ def add(commands: Any) -> None:
         action="append",
         metavar=("PATH", "FIELD=VALUE"),
         help=DATA_HELP + "; then what is different for this data set: name, weight, alpha, "
-        "languages, hard_negatives, in_batch_negatives, temperature, query_prompt, "
+        "languages, stream (the texts stay on disk: true for a .jsonl file of 500 MB or more), "
+        "hard_negatives, in_batch_negatives, temperature, query_prompt, "
         "document_prompt. Give it again for another data set",
     )
     p.add_argument("--output", type=Path, help="folder for the results of the run")
@@ -237,9 +238,13 @@ def add(commands: Any) -> None:
     p.set_defaults(parser=p)
 
 
+_STREAMED = 500_000_000  # bytes
+_VOCABULARY_TEXTS = 1_000_000
+
 _DATA_FIELDS: dict[str, type] = {
     "name": str,
     "languages": list,
+    "stream": bool,
     "weight": float,
     "alpha": float,
     "hard_negatives": int,
@@ -314,19 +319,47 @@ def _data(o: argparse.Namespace) -> tuple[list[Any], list[Any]]:
     from hybridret.data import load_dataset
     from hybridret.data.table import hold_out
     from hybridret.training.pairs import PairTable, TrainingData
+    from hybridret.training.streaming import stream_pairs
 
     sources, judged = [], []
     for given in o.data:
         found = run_file.data_fields(given, _DATA_FIELDS)
-        path = found.pop("path")
-        dataset = load_dataset(path, languages=found.pop("languages", o.languages))
-        found.setdefault("name", dataset.name)
-        if o.hold_out is not None:
-            dataset, development = hold_out(dataset, o.hold_out)
-            judged.append(replace(development, name=f"{found['name']} (held out)"))
-        sources.append(TrainingData(table=PairTable.from_dataset(dataset), **found))
+        path, languages = found.pop("path"), found.pop("languages", o.languages)
+        if _streams(path, found.pop("stream", None)):
+            if o.hold_out is not None:
+                raise DataError(
+                    f"{path}: --hold-out needs the data in memory, and this file is streamed; hold "
+                    f"documents out into a file of their own and give it to --evaluate"
+                )
+            found.setdefault("name", Path(path).name)
+            table = stream_pairs(path, languages, progress=interactive())
+        else:
+            dataset = load_dataset(path, languages=languages)
+            found.setdefault("name", dataset.name)
+            if o.hold_out is not None:
+                dataset, development = hold_out(dataset, o.hold_out)
+                judged.append(replace(development, name=f"{found['name']} (held out)"))
+            table = PairTable.from_dataset(dataset)
+        sources.append(TrainingData(table=table, **found))
     judged += [load_dataset(path, languages=o.languages) for path in o.evaluate or ()]
     return sources, judged
+
+
+def _streams(path: str, asked: bool | None) -> bool:
+    """Whether the texts of a data set stay on disk."""
+    from hybridret.data import jsonl
+
+    can = Path(path).exists() and jsonl.FORMAT.matches(Path(path))
+    if asked and not can:
+        raise DataError(f"{path}: stream is for a file of lines, .jsonl or .jsonl.gz")
+    return can and (Path(path).stat().st_size >= _STREAMED if asked is None else asked)
+
+
+def _texts(sources: list[Any]) -> list[str]:
+    """Texts that a vocabulary is made from: all, or every n-th."""
+    columns = [c for s in sources for c in (s.table.query_texts, s.table.document_texts)]
+    step = 1 + sum(map(len, columns)) // _VOCABULARY_TEXTS
+    return [column[n] for column in columns for n in range(0, len(column), step)]
 
 
 def _new_encoder(
@@ -334,7 +367,7 @@ def _new_encoder(
 ) -> Any:
     if o.model == "static":
         return encoder_class.new_static(
-            [t for s in sources for t in (*s.table.query_texts, *s.table.document_texts)],
+            _texts(sources),
             dimension=o.dimension,
             vocabulary_size=o.vocabulary_size,
             max_length=256 if o.max_length is None else o.max_length,

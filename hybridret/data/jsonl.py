@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from hybridret.data.formats import Format
 from hybridret.data.reading import Record, read_records
@@ -71,20 +72,15 @@ def read_pairs(path: str | Path) -> Dataset:
             texts.append((document_id, text, language))
         return document_id
 
-    for row in read_records(path):
-        number = _line(row)
-        query_language = row.language(*_QUERY_LANGUAGE)
-        text = row.text("positive", "passage")
-        language = row.language(*_POSITIVE_LANGUAGE)
-        document_id = document(text, language, f"d{number}")
-        found = _negatives(row, text)
-        if found:
-            spoken = row.language(*_NEGATIVE_LANGUAGE, *_POSITIVE_LANGUAGE)
+    for pair in read_pair_lines(path):
+        number = pair.line
+        document_id = document(pair.positive, pair.positive_language, f"d{number}")
+        if pair.negatives:
             negatives[f"q{number}"] = [
-                document(negative, spoken, f"d{number}.{n}") for n, negative in enumerate(found)
+                document(negative, pair.negative_language, f"d{number}.{n}")
+                for n, negative in enumerate(pair.negatives)
             ]
-        group = row.text("group", "group_id", default=f"line {number}")
-        queries.append(Query(f"q{number}", row.text("query"), query_language, group))
+        queries.append(Query(f"q{number}", pair.query, pair.query_language, pair.group))
         qrels[f"q{number}"] = {document_id: 1}
     groups = groups_by_relevance(
         {q.query_id: q.group_id for q in queries},
@@ -94,6 +90,39 @@ def read_pairs(path: str | Path) -> Dataset:
         Document(i, text, language, groups.get(i, f"negative {i}")) for i, text, language in texts
     ]
     return Dataset(path.name, queries, documents, qrels, negatives)
+
+
+class PairLine(NamedTuple):
+    """A line of a file of pairs; languages are normalised."""
+
+    line: str
+    query: str
+    query_language: str
+    positive: str
+    positive_language: str
+    group: str
+    negatives: list[str]
+    negative_language: str
+
+
+def read_pair_lines(path: Path) -> Iterator[PairLine]:
+    """The lines of a file of pairs, see :func:`read_pairs`.
+
+    Raises:
+        DataError: naming file, line and field.
+    """
+    for row in read_records(path):
+        line = _line(row)
+        query_language = row.language(*_QUERY_LANGUAGE)
+        positive = row.text("positive", "passage")
+        language = row.language(*_POSITIVE_LANGUAGE)
+        negatives = _negatives(row, positive)
+        spoken = language
+        if negatives:
+            spoken = row.language(*_NEGATIVE_LANGUAGE, *_POSITIVE_LANGUAGE)
+        group = row.text("group", "group_id", default=f"line {line}")
+        query = row.text("query")
+        yield PairLine(line, query, query_language, positive, language, group, negatives, spoken)
 
 
 def _negatives(row: Record, positive: str) -> list[str]:

@@ -137,14 +137,7 @@ class Dataset:
         Raises:
             DataError: a language is not in the data set.
         """
-        asked = {normalize_language(language) for language in languages}
-        keep = {x for x in self.languages if any(matches_language(x, y) for y in asked)}
-        unknown = sorted(y for y in asked if not any(matches_language(x, y) for x in keep))
-        if unknown:
-            raise DataError(
-                f"{self.name} has no language {', '.join(unknown)}; it has "
-                f"{', '.join(self.languages)}"
-            )
+        keep = select_languages(self.name, self.languages, languages)
         if keep == set(self.languages):
             return self  # a streamed corpus is not read again
         return self._subset(
@@ -218,6 +211,20 @@ def check_grades(judged: Mapping[str, int], where: str) -> None:
     """Raises DataError unless all grades fit 64 bits."""
     if judged and not (-(2**63) <= min(judged.values()) <= max(judged.values()) < 2**63):
         raise DataError(f"{where}: a grade is not a whole number of 64 bits")
+
+
+def select_languages(name: str, known: Sequence[str], asked: Sequence[str]) -> set[str]:
+    """Those of the languages of data set ``name`` that are asked for; ``zh`` is ``zh-CN``, too.
+
+    Raises:
+        DataError: one is not there.
+    """
+    tags = {normalize_language(language) for language in asked}
+    keep = {x for x in known if any(matches_language(x, y) for y in tags)}
+    unknown = sorted(y for y in tags if not any(matches_language(x, y) for x in keep))
+    if unknown:
+        raise DataError(f"{name} has no language {', '.join(unknown)}; it has {', '.join(known)}")
+    return keep
 
 
 def groups_by_relevance(

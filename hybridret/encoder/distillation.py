@@ -3,7 +3,7 @@
 As model2vec does it (Tulkens and van Dongen, 2024, github.com/MinishLab/model2vec): every token of
 the vocabulary is embedded as a text of its own, the vectors are reduced to their principal
 components, and each is weighted by how rare it is (SIF, Arora et al., ICLR 2017, with the rank in
-the vocabulary for the frequency, as Zipf's law has it). A text's vector is the mean over its tokens.
+the vocabulary for the frequency, as Zipf's law has it). A text's vector is the mean of its tokens'.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from hybridret._progress import progress_bar
-from hybridret._types import Floats, Ints
+from hybridret._types import Floats, Ints, Vectors
 from hybridret.encoder.base import EncoderConfig
 from hybridret.encoder.model import EncoderModel, StaticEmbeddings
 from hybridret.encoder.tokenization import Tokenizer
@@ -98,7 +98,7 @@ def _special(tokenizer: Tokenizer) -> Iterator[int]:
             yield number
 
 
-def _principal(vectors: Floats, dimension: int) -> Floats:
+def _principal(vectors: Vectors, dimension: int) -> Vectors:
     """The first principal components of rows [n, D], as [n, dimension]."""
     centred = vectors - vectors.mean(0, dtype=np.float64).astype(np.float32)
     _, axes = np.linalg.eigh((centred.T @ centred).astype(np.float64))

@@ -21,7 +21,8 @@ from hybridret.encoder.torch_encoder import TorchEncoder
 from hybridret.training.packing import Part, can_pack, packed_tokens
 from hybridret.training.pairs import Batch, TrainingData
 
-_CACHED_TOKENS = 200_000_000  # int32: 0.8 GB; further texts are tokenised on every use
+_CACHE = 400_000_000  # bytes; further texts are tokenised on every use
+_ENTRY = 200  # bytes of a text without tokens
 
 
 @dataclass(frozen=True)
@@ -132,20 +133,20 @@ class Towers(nn.Module):
 
 
 class _TokenCache:
-    """Token ids of texts, tokenised on first use; at most ``_CACHED_TOKENS`` are kept."""
+    """Token ids of texts, tokenised on first use; about ``_CACHE`` bytes of them are kept."""
 
     def __init__(self, tokenizer: Tokenizer, texts: Sequence[str], prompt: str) -> None:
         self.tokenizer = tokenizer
         self.texts = texts
         self.prompt = prompt
         self.kept: dict[int, np.ndarray[tuple[int], np.dtype[np.int32]]] = {}
-        self.tokens = 0
+        self.bytes = 0
 
     def ids(self, positions: Ints) -> list[np.ndarray[tuple[int], np.dtype[np.int32]]]:
         missing = [int(p) for p in np.unique(positions) if int(p) not in self.kept]
         texts = [self.prompt + self.texts[p] for p in missing]
         new = dict(zip(missing, self.tokenizer.ids(texts), strict=True))
-        if self.tokens < _CACHED_TOKENS:
+        if self.bytes < _CACHE:
             self.kept.update(new)
-            self.tokens += sum(map(len, new.values()))
+            self.bytes += sum(4 * len(ids) + _ENTRY for ids in new.values())
         return [new[p] if p in new else self.kept[p] for p in map(int, positions)]

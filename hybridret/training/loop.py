@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -379,8 +380,9 @@ def _fingerprint(sources: Sequence[TrainingData]) -> str:
     for source in sources:
         table = source.table
         policy = [f"{k}={v}" for k, v in sorted(vars(source).items()) if k != "table"]
-        texts = (*policy, *table.languages, *table.query_texts, *table.document_texts)
-        digest.update("\0".join(texts).encode())
+        digest.update("\0".join((*policy, *table.languages)).encode())
+        for text in chain(table.query_texts, table.document_texts):
+            digest.update(b"\0" + text.encode())
         for array in (table.queries, table.documents, table.query_groups, table.document_groups):
             digest.update(array.tobytes())
         for query, negatives in table.negatives.items():

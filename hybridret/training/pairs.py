@@ -21,13 +21,15 @@ NONE = np.empty(0, dtype=np.int64)
 class PairTable:
     """R rows; a row is one (query, document) pair with its translations.
 
+    Integers are int64, or int32 in a table whose texts are on disk.
+
     Attributes:
         languages: L language tags, sorted.
         query_texts, document_texts: Q and D texts; documents are positives and hard negatives.
-        queries, documents: int64 [R, L], position of row r's text in language l, -1 if there is
+        queries, documents: [R, L], position of row r's text in language l, -1 if there is
             none.
-        query_groups: int64 [R], translation group of the row's query.
-        document_groups: int64 [D], translation group of each document. Rows that share one are not
+        query_groups: [R], translation group of the row's query.
+        document_groups: [D], translation group of each document. Rows that share one are not
             used as negatives of each other.
         relevant: groups of documents that answer a query group, where these are several.
         negatives: hard negatives by position of the query in ``query_texts``: positions in
@@ -223,7 +225,7 @@ class Batch:
         The first B are the groups of the queries' answers. All documents that answer one query get
         the same group.
         """
-        groups = table.document_groups[self.documents(table)]
+        groups = table.document_groups[self.documents(table)].astype(np.int64)
         if len(self.negatives) and table.relevant:
             for row, group in zip(self.rows, groups[: len(self.rows)].copy(), strict=True):
                 answers = table.relevant.get(int(table.query_groups[row]))

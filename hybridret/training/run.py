@@ -135,7 +135,8 @@ class Run:
         state = checkpoints.RunState(step, self.losses, self.log)
         checkpoints.save(self.checkpoint, encoder, optimizer, state, random_states)
         self.write_state(step)
-        self.write_plots()
+        if step < self.config.steps:
+            self.write_plots()
 
     def add(self, entry: dict[str, Any]) -> None:
         """Logs an entry, at once."""
