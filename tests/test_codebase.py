@@ -84,6 +84,7 @@ TORCH = {
         "optimizer",
         "packing",
         "processes",
+        "recomputing",
         "run",
         "sentence_transformers",
     },

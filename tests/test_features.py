@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 
@@ -13,7 +15,9 @@ from hybridret.encoder.model import POOLINGS  # noqa: E402
 from hybridret.encoder.torch_encoder import TorchEncoder  # noqa: E402
 from hybridret.training.batches import make_sampler  # noqa: E402
 from hybridret.training.features import Collator, Towers  # noqa: E402
+from hybridret.training.packing import _Attention  # noqa: E402
 from hybridret.training.pairs import PairTable, TrainingData  # noqa: E402
+from hybridret.training.recomputing import activations_recomputed  # noqa: E402
 
 
 def table() -> PairTable:
@@ -92,3 +96,44 @@ def test_a_static_encoder_reads_no_padding():
     assert len(ids) == int(counts.sum()) == features.tokens
     vectors = Towers(encoder.model)(features.parts, features.order).detach().numpy()
     np.testing.assert_allclose(vectors, encoder.encode_documents(texts), atol=1e-6)
+
+
+def test_activations_are_made_again():
+    """The same gradient, and the output is not kept."""
+    model = torch.nn.Sequential(torch.nn.Linear(8, 32), torch.nn.GELU(), torch.nn.Linear(32, 4))
+    calls = []
+    model[1].register_forward_pre_hook(lambda *_: calls.append("hook"))
+    forward = model[1].forward
+    model[1].forward = lambda x: (calls.append("forward"), forward(x))[1]
+    batch = torch.randn(5, 8, requires_grad=True)
+    found = []
+    for context in (nullcontext(), activations_recomputed(model)):
+        calls.clear()
+        with context:
+            result = model(batch)
+        found.append(torch.autograd.grad(result.square().sum(), [batch, *model.parameters()]))
+    assert calls == ["hook", "forward", "forward"]  # once more, without hooks
+    for a, b in zip(*found, strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_attention_has_the_gradient_of_autograd(dropout):
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(3, 2, 5, 4, dtype=torch.float64, requires_grad=True) for _ in range(3))
+    mask = torch.zeros(3, 1, 1, 5)
+    mask[1, ..., 3:] = torch.finfo(torch.float32).min
+    torch.manual_seed(1)
+    found = _Attention.apply(q, k, v, mask, 0.5, dropout)
+    torch.manual_seed(1)
+    weights = torch.softmax(q @ k.transpose(2, 3) * 0.5 + mask, -1)
+    if dropout:
+        kept = torch.empty_like(weights, dtype=torch.bool).bernoulli_(1 - dropout)
+        weights = weights * kept / (1 - dropout)
+    expected = weights @ v
+    torch.testing.assert_close(found, expected)
+    upstream = torch.randn_like(found)
+    ours = torch.autograd.grad(found, [q, k, v], upstream)
+    theirs = torch.autograd.grad(expected, [q, k, v], upstream)
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b)

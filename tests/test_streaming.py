@@ -45,7 +45,14 @@ def equal(a: PairTable, b: PairTable) -> None:
     assert a.languages == b.languages
     assert list(a.query_texts) == list(b.query_texts)
     assert list(a.document_texts) == list(b.document_texts)
-    for name in ("queries", "documents", "query_groups", "document_groups"):
+    rows, columns = np.indices(b.queries.shape)
+    for name in ("queries", "documents"):
+        cells, array = getattr(a, name), getattr(b, name)
+        np.testing.assert_array_equal(cells[rows, columns], array, name)
+        np.testing.assert_array_equal(cells != -1, array != -1, name)
+        np.testing.assert_array_equal(cells.max(1), array.max(1), name)
+        assert len(cells) == len(array)
+    for name in ("query_groups", "document_groups"):
         np.testing.assert_array_equal(getattr(a, name), getattr(b, name), name)
     assert dict(a.relevant) == dict(b.relevant)
     assert a.negatives.keys() == b.negatives.keys()

@@ -126,7 +126,8 @@ class Rows:
         self.source, self.table = source, source.table
         table = source.table
         both = table.has_query & table.has_document
-        pairs = table.has_query.sum(1) * table.has_document.sum(1) - both.sum(1)
+        counts = (flags.sum(1, dtype=np.int32) for flags in (table.has_query, table.has_document))
+        pairs = np.multiply(*counts) - both.sum(1, dtype=np.int32)
         member = _equal_rows(np.concatenate([both, (pairs > 0)[:, None]], axis=1))
         by_pool = np.argsort(member, kind="stable")
         bounds = np.flatnonzero(np.diff(member[by_pool])) + 1
@@ -337,8 +338,13 @@ def _equal_rows(flags: NDArray[np.bool_]) -> Ints:
     number = np.zeros(len(flags), dtype=np.int64)
     for start in range(0, flags.shape[1], 16):
         part = flags[:, start : start + 16]
-        bits = part @ (1 << np.arange(part.shape[1]))
-        number = np.unique(number << 16 | bits, return_inverse=True)[1].ravel()
+        bits = part @ (1 << np.arange(part.shape[1], dtype=np.int32))
+        known = np.flatnonzero(np.bincount(bits, minlength=1))
+        place = np.zeros(1 << 16, dtype=np.int64)
+        place[known] = np.arange(len(known))
+        number = number * len(known) + place[bits]
+        if start:  # else they are small numbers without gaps already
+            number = np.unique(number, return_inverse=True)[1].ravel()
     return number
 
 

@@ -4,7 +4,8 @@ Of a transformer's layers attention alone sees where a text ends. Texts of like 
 together (a *part*) and all parts are laid one after another, so that a layer is one product over
 the tokens of the whole batch, and the table of token vectors gets one gradient instead of one for
 each part. Attention is computed for each part, as two products and a softmax: on a CPU the gradient
-of torch's fused attention takes several times as long at these lengths.
+of torch's fused attention takes several times as long at these lengths. Its weights, and what
+activation functions give, are computed again for the gradient and take no memory until then.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from hybridret.training.recomputing import activations_recomputed
 
 Part = tuple[Tensor, Tensor]
 """Token ids and attention mask of texts of like lengths, int64 [n, S]."""
@@ -60,7 +63,8 @@ def packed_tokens(backbone: Any, parts: Sequence[Part]) -> list[Tensor]:
     config._attn_implementation = _NAME
     try:
         hidden = backbone.embeddings(input_ids=ids, position_ids=positions)
-        tokens = backbone.encoder(hidden, attention_mask=None, parts=masks)[0][0]
+        with activations_recomputed(backbone.encoder):
+            tokens = backbone.encoder(hidden, attention_mask=None, parts=masks)[0][0]
     finally:
         config._attn_implementation = before
     sizes = [ids.numel() for ids, _ in parts]
@@ -96,9 +100,49 @@ def _attention(
             x[0, :, start:stop].view(heads, n, length, width).transpose(0, 1)
             for x in (query, key, value)
         )
-        scores = torch.matmul(q, k.transpose(2, 3)) * scaling
-        weights = torch.softmax(scores + mask, -1).to(v.dtype)  # the mask is float32, so is the sum
-        weights = nn.functional.dropout(weights, dropout, module.training)
-        found.append(torch.matmul(weights, v).transpose(1, 2).reshape(n * length, -1))
+        attended: Tensor = _Attention.apply(  # type: ignore[no-untyped-call]
+            q, k, v, mask, scaling, dropout if module.training else 0.0
+        )
+        found.append(attended.transpose(1, 2).reshape(n * length, -1))
         start = stop
     return torch.cat(found)[None], None
+
+
+class _Attention(torch.autograd.Function):
+    """softmax(q k^T * scaling + mask) v, which keeps q, k, v and not the weights."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scaling: float, dropout: float
+    ) -> Tensor:
+        q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
+        weights = _weights(q, k, mask, scaling)
+        kept = torch.empty_like(weights, dtype=torch.bool) if dropout else None
+        if kept is not None:
+            weights = weights * kept.bernoulli_(1 - dropout) / (1 - dropout)
+        ctx.save_for_backward(q, k, v, mask, kept)
+        ctx.scaling, ctx.dropout = scaling, dropout
+        return torch.matmul(weights.to(v.dtype), v)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v, mask, kept = ctx.saved_tensors
+        weights = _weights(q, k, mask, ctx.scaling)
+        of_weights = torch.matmul(gradient, v.transpose(2, 3)).to(weights.dtype)
+        if kept is None:
+            used = weights
+        else:
+            factor = kept / (1 - ctx.dropout)
+            used = weights * factor
+            of_weights *= factor
+        of_v = torch.matmul(used.to(v.dtype).transpose(2, 3), gradient)
+        mean = torch.linalg.vecdot(of_weights, weights)[..., None]
+        of_scores = of_weights.sub_(mean).mul_(weights).to(q.dtype) * ctx.scaling
+        of_q = torch.matmul(of_scores, k)
+        of_k = torch.matmul(of_scores.transpose(2, 3), q)
+        return of_q, of_k, of_v, None, None, None
+
+
+def _weights(q: Tensor, k: Tensor, mask: Tensor, scaling: float) -> Tensor:
+    scores = torch.matmul(q, k.transpose(2, 3)) * scaling
+    return torch.softmax(scores + mask, -1)  # the mask is float32, so is the sum

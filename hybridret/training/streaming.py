@@ -1,8 +1,7 @@
 """A table of pairs whose texts stay on disk, for files that memory cannot hold.
 
 The file is read once. Its texts go to a temporary file (in the folder that TMPDIR names), and are
-read from there when a batch has them. Memory holds numbers alone: per pair some 100 bytes, and 8
-for each language of the file.
+read from there when a batch has them. Memory holds numbers alone, some 100 bytes for each pair.
 """
 
 from __future__ import annotations
@@ -32,8 +31,8 @@ _BUFFER = 1 << 20  # bytes
 class DiskTexts(Sequence[str]):
     """Texts in a temporary file, which is deleted with the last reference."""
 
-    def __init__(self, file: Any, starts: Ints, ends: Ints) -> None:
-        self._file, self._starts, self._ends = file, starts, ends
+    def __init__(self, file: Any, starts: _Ints, lengths: _Ints) -> None:
+        self._file, self._starts, self._lengths = file, starts, lengths
 
     def __len__(self) -> int:
         return len(self._starts)
@@ -44,9 +43,9 @@ class DiskTexts(Sequence[str]):
     def __getitem__(self, at: slice) -> Sequence[str]: ...
     def __getitem__(self, at: int | slice) -> str | Sequence[str]:
         if isinstance(at, slice):
-            return DiskTexts(self._file, self._starts[at], self._ends[at])
-        start, end = int(self._starts[at]), int(self._ends[at])
-        return os.pread(self._file.fileno(), end - start, start).decode()
+            return DiskTexts(self._file, self._starts[at], self._lengths[at])
+        length, start = int(self._lengths[at]), int(self._starts[at])
+        return os.pread(self._file.fileno(), length, start).decode()
 
 
 class Lists(Mapping[int, Ints]):
@@ -66,6 +65,49 @@ class Lists(Mapping[int, Ints]):
 
     def __len__(self) -> int:
         return int((np.diff(self._starts) > 0).sum())
+
+
+class Cells:
+    """A table of numbers [R, L] of which most cells are empty; it is read like an array.
+
+    Args:
+        numbers: of the cells, row by row: row * L + column, in order.
+        values: of these cells; the others have -1.
+        rows: the row of ``numbers`` that each of the R rows is.
+    """
+
+    def __init__(self, numbers: _Ints, values: _Ints, rows: _Ints, width: int) -> None:
+        self._numbers, self._values, self._rows = numbers, values, rows
+        self.shape = (len(rows), width)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, at: tuple[_Ints | int, _Ints | int]) -> _Ints:
+        wanted = self._rows[at[0]].astype(np.int64) * self.shape[1] + at[1]
+        place = np.minimum(np.searchsorted(self._numbers, wanted), len(self._numbers) - 1)
+        return np.where(self._numbers[place] == wanted, self._values[place], ABSENT)
+
+    def __ne__(self, value: object) -> NDArray[np.bool_]:  # type: ignore[override]
+        """bool [R, L]: which cells there are."""
+        assert value == ABSENT
+        there = np.zeros((int(self._rows[-1]) + 1, self.shape[1]), dtype=bool)
+        there.reshape(-1)[self._numbers[self._numbers < there.size]] = True
+        return there if len(there) == len(self) else there[self._rows]
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def max(self, axis: int) -> _Ints:
+        """[R], the largest of each row."""
+        assert axis == 1
+        found = np.full(int(self._rows[-1]) + 1, ABSENT, dtype=self._values.dtype)
+        rows = self._numbers // self.shape[1]
+        there = rows < len(found)
+        np.maximum.at(found, rows[there], self._values[there])
+        return found[self._rows]
+
+    def tobytes(self) -> bytes:
+        return b"".join(x.tobytes() for x in (self._numbers, self._values, self._rows))
 
 
 def stream_pairs(
@@ -97,32 +139,30 @@ class _Lines:
         self.file = tempfile.TemporaryFile()  # noqa: SIM115
         self.tags: dict[str, int] = {}
         self.query_languages, self.languages = array("H"), array("H")
-        self.query_ends, self.starts, self.ends = array("q"), array("q"), array("q")
-        self.query_starts = array("q")
+        self.query_starts, self.query_lengths = array("q"), array("I")
+        self.starts, self.lengths = array("q"), array("I")
         self.hashes, self.groups = array("Q"), array("Q")
-        self.positives = array("q")  # occurrence of each line's positive
+        self.counts = array("I")  # occurrences of each line
         at, buffer = 0, bytearray()
         with progress_bar(None, f"Reading {path.name}", enabled=progress) as bar:
             for line in read_pair_lines(path):
-                texts = [line.query, line.positive, *line.negatives]
-                for n, text in enumerate(texts):
-                    raw = text.encode()
-                    buffer += raw
-                    start, at = at, at + len(raw)
-                    if n == 0:
-                        self.query_starts.append(start)
-                        self.query_ends.append(at)
-                        continue
-                    tag = line.positive_language if n == 1 else line.negative_language
-                    if n == 1:
-                        self.positives.append(len(self.starts))
-                    self.starts.append(start)
-                    self.ends.append(at)
-                    self.languages.append(self.tags.setdefault(tag, len(self.tags)))
-                    self.hashes.append(_hash(tag.encode() + b"\0" + raw))
-                language = line.query_language
-                self.query_languages.append(self.tags.setdefault(language, len(self.tags)))
+                raw = line.query.encode()
+                self.query_starts.append(at)
+                self.query_lengths.append(len(raw))
+                self.query_languages.append(self._language(line.query_language))
                 self.groups.append(_hash(line.group.encode()))
+                self.counts.append(1 + len(line.negatives))
+                buffer += raw
+                at += len(raw)
+                for n, text in enumerate((line.positive, *line.negatives)):
+                    tag = line.negative_language if n else line.positive_language
+                    raw = text.encode()
+                    self.starts.append(at)
+                    self.lengths.append(len(raw))
+                    self.languages.append(self._language(tag))
+                    self.hashes.append(_hash(tag.encode() + b"\0" + raw))
+                    buffer += raw
+                    at += len(raw)
                 if len(buffer) > _BUFFER:
                     self.file.write(buffer)
                     buffer.clear()
@@ -130,103 +170,112 @@ class _Lines:
         self.file.write(buffer)
         self.file.flush()
 
+    def _language(self, tag: str) -> int:
+        return self.tags.setdefault(tag, len(self.tags))
+
     def table(self, name: str, languages: list[str]) -> PairTable:
-        """The table of the queries and documents in these languages."""
+        """The table of the queries and documents in these languages; can be made once."""
         width = len(languages)
-        column = np.full(len(self.tags), ABSENT, dtype=np.int32)
+        column = np.full(len(self.tags), ABSENT, dtype=np.int16)
         column[[self.tags[tag] for tag in languages]] = np.arange(width)
-        positives = _view(self.positives)
-        first, document_of = _numbered(_view(self.hashes))  # of each occurrence
-        line_of = np.repeat(
-            np.arange(len(positives), dtype=np.int32),
-            np.diff(positives, append=len(document_of)),
-        )
-        _, groups = _numbered(_view(self.groups))
-        joined = _joined(groups, document_of[positives], len(first))
-        query_columns = column[_view(self.query_languages)]
+        query_columns = column[_taken(self, "query_languages")]
         asked = query_columns != ABSENT
-        columns = column[_view(self.languages)[first]]  # of each document
+        query_columns = query_columns[asked]
+        counts = _taken(self, "counts")
+        positives = np.cumsum(counts, dtype=np.int64) - counts  # occurrence of each line's
+        of_asked = np.repeat(asked, counts)  # occurrences in lines that are kept
 
+        first, documents = _numbered(_taken(self, "hashes"))  # of each occurrence
+        columns = column[_taken(self, "languages")[first]]  # of each document
         used = np.zeros(len(first), dtype=bool)
-        used[document_of[asked[line_of]]] = True
+        used[documents[of_asked]] = True
         used &= columns != ABSENT
-        place = np.where(used, np.cumsum(used) - 1, ABSENT).astype(np.int32)
-        occurring = place[document_of]
-        first, columns = first[used], columns[used]
-        _, document_groups = _numbered(joined[used])
-        del joined, document_of
-
+        columns = columns[used]
+        _, groups = _numbered(_taken(self, "groups"))
+        joined = _joined(groups, documents[positives], len(first))[used]
         _, groups = _numbered(groups[asked])
-        lines = np.flatnonzero(asked)
-        queries = _query_rows(name, groups, query_columns[asked], width, languages)
-        rows = _document_rows(groups, occurring[positives[lines]], columns, width, len(queries))
-        documents, of_group = rows
-        if not len(documents):
-            raise DataError(f"{name}: empty: no query has a relevant document")
-        if len(of_group) != len(queries) or len(of_group) != of_group[-1] + 1:
-            queries = queries[of_group]
-        is_negative = np.ones(len(line_of), dtype=bool)
+        _, document_groups = _numbered(joined)
+        del joined
+        first = first[used]
+        texts = DiskTexts(self.file, _taken(self, "starts")[first], _taken(self, "lengths")[first])
+        del first
+        place = np.where(used, np.cumsum(used, dtype=np.int32) - 1, ABSENT)
+        documents = place[documents]
+        del place, used
+
+        answers = documents[positives[asked]]
+        is_negative = of_asked & (documents != ABSENT)
         is_negative[positives] = False
-        is_negative &= (occurring != ABSENT) & asked[line_of]
-        counts = np.bincount(line_of[is_negative], minlength=len(asked))[asked]
-        query_starts, query_ends = _view(self.query_starts), _view(self.query_ends)
+        line_of = np.repeat(np.arange(len(asked), dtype=np.int32), counts)
+        many = np.bincount(line_of[is_negative], minlength=len(asked))[asked]
+        negatives = Lists(np.concatenate([[0], np.cumsum(many)]), documents[is_negative])
+        del documents, line_of, is_negative, of_asked, positives, counts
+
+        asking = _queries(name, groups, query_columns, languages)
+        answering, of_group = _answers(groups, answers, columns, width)
+        if not len(of_group):
+            raise DataError(f"{name}: empty: no query has a relevant document")
+        starts, lengths = _taken(self, "query_starts"), _taken(self, "query_lengths")
         return PairTable(
             languages,
-            DiskTexts(self.file, query_starts[asked], query_ends[asked]),
-            DiskTexts(self.file, _view(self.starts)[first], _view(self.ends)[first]),
-            queries,
-            documents,
+            DiskTexts(self.file, starts[asked], lengths[asked]),
+            texts,
+            Cells(*asking, of_group, width),  # type: ignore[arg-type]
+            Cells(*answering, np.arange(len(of_group), dtype=np.int32), width),  # type: ignore[arg-type]
             of_group,
             document_groups,
             {},
-            Lists(np.concatenate([[0], np.cumsum(counts)]), occurring[is_negative]),
+            negatives,
         )
 
 
-def _query_rows(
-    name: str, groups: _Ints, columns: _Ints, width: int, languages: list[str]
-) -> _Ints:
-    """int32 [G, L], the query of each group in each language."""
-    keys = groups.astype(np.int64) * width + columns
-    found = np.full(int(groups.max(initial=-1) + 1) * width, ABSENT, dtype=np.int32)
-    found[keys] = np.arange(len(keys))
-    twice = np.flatnonzero(found[keys] != np.arange(len(keys)))
-    if len(twice):
-        query = int(twice[0])
-        raise DataError(
-            f"{name}: a group has two queries in {languages[columns[query]]}: those of pairs "
-            f"{query + 1} and {int(found[keys[query]]) + 1}"
-        )
-    return found.reshape(-1, width)
-
-
-def _document_rows(
-    groups: _Ints, documents: _Ints, columns: _Ints, width: int, count: int
+def _queries(
+    name: str, groups: _Ints, columns: _Ints, languages: Sequence[str]
 ) -> tuple[_Ints, _Ints]:
-    """The n-th document of each group in each language, int32 [R, L], and the group of each row.
+    """The cells of a table of groups by languages that have a query, and the queries."""
+    numbers = groups.astype(np.int64) * len(languages) + columns
+    order = np.argsort(numbers, kind="stable").astype(np.int32)
+    numbers = numbers[order]
+    twice = np.flatnonzero(np.diff(numbers) == 0)
+    if len(twice):
+        one, other = (int(order[twice[0] + n]) + 1 for n in (0, 1))
+        raise DataError(
+            f"{name}: a group has two queries in {languages[int(columns[one - 1])]}: those of "
+            f"pairs {one} and {other}"
+        )
+    return numbers, order
+
+
+def _answers(
+    groups: _Ints, documents: _Ints, columns: _Ints, width: int
+) -> tuple[tuple[_Ints, _Ints], _Ints]:
+    """Rows with the n-th document of a group in each language: their cells, and their groups.
 
     Args:
         groups, documents: of each pair.
         columns: language of each document.
-        count: number of groups.
     """
     there = documents != ABSENT
     groups, documents = groups[there], documents[there]
-    keys = groups.astype(np.int64) * max(1, len(columns)) + documents
-    once = np.sort(np.unique(keys, return_index=True)[1])  # a pair may stand on several lines
+    numbers = groups.astype(np.int64) * max(1, len(columns)) + documents
+    once = np.sort(np.unique(numbers, return_index=True)[1])  # a pair may stand on several lines
     groups, documents = groups[once], documents[once]
+    del numbers, once
     cells = groups.astype(np.int64) * width + columns[documents]
     order = np.argsort(cells, kind="stable")
-    ordered = cells[order]
-    begins = np.flatnonzero(np.diff(ordered, prepend=-1))
-    which = np.empty(len(order), dtype=np.int64)
-    which[order] = np.arange(len(order)) - np.repeat(begins, np.diff(begins, append=len(order)))
-    rows = np.zeros(count, dtype=np.int64)
-    np.maximum.at(rows, groups, which + 1)
-    starts = np.cumsum(rows) - rows
-    found = np.full((int(rows.sum()), width), ABSENT, dtype=np.int32)
-    found[starts[groups] + which, columns[documents]] = documents
-    return found, np.repeat(np.arange(count, dtype=np.int32), rows)
+    cells = cells[order]
+    begins = np.flatnonzero(np.diff(cells, prepend=-1))
+    which = np.arange(len(order)) - np.repeat(begins, np.diff(begins, append=len(order)))
+    del begins
+    groups, documents = groups[order], documents[order]
+    del order
+    rows = np.zeros(int(groups.max(initial=-1)) + 1, dtype=np.int32)
+    np.maximum.at(rows, groups, (which + 1).astype(np.int32))
+    starts = np.cumsum(rows, dtype=np.int64) - rows
+    numbers = (starts[groups] + which) * width + columns[documents]
+    order = np.argsort(numbers, kind="stable")
+    of_group = np.repeat(np.arange(len(rows), dtype=np.int32), rows)
+    return (numbers[order], documents[order]), of_group
 
 
 def _numbered(values: NDArray[Any]) -> tuple[_Ints, _Ints]:
@@ -234,19 +283,19 @@ def _numbered(values: NDArray[Any]) -> tuple[_Ints, _Ints]:
     _, first, inverse = np.unique(values, return_index=True, return_inverse=True)
     order = np.argsort(first)
     number = np.empty(len(order), dtype=np.int32)
-    number[order] = np.arange(len(order))
+    number[order] = np.arange(len(order), dtype=np.int32)
     return first[order], number[inverse.ravel()]
 
 
 def _joined(groups: _Ints, documents: _Ints, count: int) -> _Ints:
-    """int64 [count], the same number for documents that answer one group, or are joined by others.
+    """[count], the same number for documents that answer one group, or are joined by others.
 
     Documents that answer no group have numbers of their own.
     """
     size = int(groups.max(initial=-1)) + 1
-    label = np.arange(size)
+    label = np.arange(size, dtype=np.int32)
     while True:
-        of_document = np.full(count, size, dtype=np.int64)
+        of_document = np.full(count, size, dtype=np.int32)
         np.minimum.at(of_document, documents, label[groups])
         new = label.copy()
         np.minimum.at(new, groups, of_document[documents])
@@ -254,12 +303,16 @@ def _joined(groups: _Ints, documents: _Ints, count: int) -> _Ints:
         if np.array_equal(new, label):
             break
         label = new
-    alone = of_document == size
-    of_document[alone] = size + np.flatnonzero(alone)
-    return of_document
+    alone = np.flatnonzero(of_document == size)
+    joined = of_document.astype(np.int64)
+    joined[alone] = size + alone
+    return joined
 
 
-def _view(numbers: array[int]) -> NDArray[Any]:
+def _taken(lines: _Lines, name: str) -> NDArray[Any]:
+    """A column of the lines, which does not keep it any longer."""
+    numbers = getattr(lines, name)
+    setattr(lines, name, None)
     return np.frombuffer(numbers, dtype=np.dtype(numbers.typecode))
 
 
