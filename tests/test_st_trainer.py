@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -130,7 +135,7 @@ def test_the_loss_is_that_of_the_batch(folder):
     features = batches([{"batch": number}])
     table = made.sources[batch.source].table
     groups = torch.from_numpy(batch.groups(table))
-    assert features["label"].tolist() == groups.tolist()
+    assert features["label"].tolist() == groups[:, None].tolist()
     loss = hybridret.InfoNCELoss(model, temperature=0.05, labels_are_groups=True)
     columns = [
         {
@@ -147,4 +152,25 @@ def test_the_loss_is_that_of_the_batch(folder):
     )
     torch.testing.assert_close(loss(columns, features["label"]).detach(), expected)
     with pytest.raises(ValueError, match="groups for 8 anchors: expected one column of as many"):
-        loss.compute_loss_from_embeddings([q, d[:9]], groups)
+        loss.compute_loss_from_embeddings([q, d[:9]], groups[:, None])
+
+
+def test_two_processes_train_as_one(folder, tmp_path):
+    """The same batches, negatives and gradients; with and without hard negatives."""
+    found = []
+    for processes in (1, 2):
+        launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+        script = Path(__file__).parent / "st_ranks.py"
+        done = subprocess.run(
+            [sys.executable, *launcher, script, folder, tmp_path / f"{processes}", "6"],
+            capture_output=True,
+            text=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        found.append(torch.load(tmp_path / f"{processes}.pt", weights_only=True))
+    one, two = found
+    before = next(iter(SentenceTransformer(str(folder), device="cpu").parameters())).detach()
+    change = one["weights"] - before
+    assert float((two["weights"] - one["weights"]).norm()) < 1e-4 * float(change.norm())

@@ -32,9 +32,9 @@ class InfoNCELoss(torch.nn.Module):
         temperature: instead of ``scale``; a tensor or parameter may require a gradient.
         labels_are_groups: the labels that the trainer passes are the anchors' translation groups: a
             positive of the anchor's group is not used as its negative. Otherwise labels are
-            ignored, as in sentence-transformers. With more labels than anchors, they are the groups
-            of one column of documents, positives first (:class:`hybridret.training.
-            sentence_transformers.TrainerBatches`); documents of all processes are then negatives.
+            ignored, as in sentence-transformers. Labels [K, 1] are the groups of K documents in one
+            column, positives first (:class:`hybridret.training.sentence_transformers.
+            TrainerBatches`); documents of all processes are then negatives.
 
     Raises:
         ValueError: an option of ``MultipleNegativesRankingLoss`` that is not supported, or both
@@ -97,8 +97,8 @@ class InfoNCELoss(torch.nn.Module):
                 f"expected columns of anchors and positives, got {len(embeddings)} column(s)"
             )
         queries, *documents = embeddings
-        if self.labels_are_groups and labels is not None and len(labels) > len(queries):
-            return self._with_groups_of_documents(queries, documents, labels)
+        if self.labels_are_groups and labels is not None and labels.ndim == 2:
+            return self._with_groups_of_documents(queries, documents, labels[:, 0])
         if any(len(column) != len(queries) for column in documents):
             raise ValueError(
                 f"columns must have as many rows as the anchors, got {[len(x) for x in embeddings]}"

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from sentence_transformers.base.sampler import DefaultBatchSampler
 from transformers import TrainerCallback
@@ -89,7 +88,7 @@ class TrainerBatches:
     preprocess_fn = None
 
     def __call__(self, items: list[dict[str, int]]) -> dict[str, torch.Tensor]:
-        """Token ids of queries and documents, and the documents' groups as labels."""
+        """Token ids of queries and documents, and the documents' groups as labels [K, 1]."""
         (item,) = items
         number, process = divmod(int(item["batch"]), self.processes)
         batch = self._batch(self.epoch * self.length + number)
@@ -111,7 +110,7 @@ class TrainerBatches:
             features = self._model.preprocess([prompt + text for text in texts])
             found |= {f"{column}_{name}": value for name, value in features.items()}
         groups = batch.groups(table)[batch.columns(process, self.processes)]
-        return found | {"label": torch.from_numpy(np.ascontiguousarray(groups))}
+        return found | {"label": torch.from_numpy(groups[:, None])}
 
     def _batch(self, step: int) -> Batch:
         if step != self._next:
