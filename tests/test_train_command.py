@@ -214,3 +214,17 @@ def test_layers_that_are_not_trained(capsys, bert_folder, tmp_path):
             assert same == (any(x in name for x in frozen) or "pooler" in name), name
     message = fails(capsys, *arguments, "--freeze-layers", 3, "--output", tmp_path / "many")
     assert "freeze_layers is 3, but the encoder has 2 layers" in message
+
+
+def test_a_checkpoint_of_another_model(capsys, bert_folder, tmp_path):
+    command = ("train", "--data", "facts-evaluation", "--languages", "de", "en", "--steps", 4)
+    command = (*command, "--batch-size", 8, "--checkpoint-every", 2, "--output", tmp_path / "run")
+    assert run(capsys, *command, "--model", bert_folder)[0] == 0
+    more = (*command[:6], "--steps", 6, *command[8:], "--resume")
+    message = fails(capsys, *more, *SMALL)
+    assert f"was started with --model {bert_folder}, not static" in message
+    message = fails(capsys, *more, "--model", bert_folder, "--max-length", 16)
+    assert "was started with max_length 64, not 16" in message
+    message = fails(capsys, *more, "--model", bert_folder, "--pooling", "cls")
+    assert "was started with pooling 'mean', not 'cls'" in message
+    assert run(capsys, *more, "--model", bert_folder, "--max-length", 64)[0] == 0

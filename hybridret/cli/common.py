@@ -72,6 +72,10 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
             return f"{action.help} (default: {' '.join(action.default)})"
         return super()._get_help_string(action)
 
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        """Lines as they are, if there are several."""
+        return text if "\n" in text else super()._fill_text(text, width, indent)
+
 
 def add_command(commands: Any, name: str, run: Any, summary: str, more: str = "") -> Any:
     parser = commands.add_parser(

@@ -12,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hybridret._files import read_json
 from hybridret.cli import run_file
 from hybridret.cli.common import (
     TORCH_MODEL_HELP,
@@ -38,9 +39,10 @@ def add(commands: Any) -> None:
         "train",
         run,
         "train an encoder with monolingual, cross-lingual, mixed or hybrid batches",
-        "Writes OUTPUT/model (a sentence-transformers folder), OUTPUT/log.jsonl and "
-        "OUTPUT/training.json.",
+        "Writes OUTPUT/model (a sentence-transformers folder), OUTPUT/log.jsonl, OUTPUT/plots.png "
+        "and OUTPUT/training.json.",
     )
+    p.epilog = _LINES
     p.add_argument(
         "--config",
         type=Path,
@@ -255,6 +257,15 @@ _DATA_FIELDS: dict[str, type] = {
 }
 
 
+_LINES = """\
+lines of a .jsonl file; all but query and positive is optional:
+  {"query": "...", "positive": "...", "language": "de", "group": "17"}
+  {"query": "...", "positive": "...", "query_language": "de", "positive_language": "en"}
+  {"query": "...", "positive": "...", "negatives": ["...", "..."], "negative_language": "en"}
+Lines of one group are translations of each other.
+"""
+
+
 def run(o: argparse.Namespace) -> None:
     encoder_class = torch_encoder()
     if o.config is not None:
@@ -286,6 +297,7 @@ def run(o: argparse.Namespace) -> None:
     if o.resume and checkpoint.is_dir():
         checkpoints.check(checkpoint)  # before anything of it is read
         encoder = encoder_class.load(checkpoint)
+        _refuse_others(o, given, encoder)
     else:
         encoder = _new_encoder(o, encoder_class, given, sources)
     if o.dry_run:
@@ -481,6 +493,22 @@ def _measured(report: Any) -> str:
     from hybridret.evaluation.text import summary_text
 
     return f"on {report.dataset}:\n{summary_text([report], DEFAULT_METRICS)}"
+
+
+def _refuse_others(o: argparse.Namespace, given: dict[str, Any], encoder: Any) -> None:
+    """Raises DataError where a checkpoint is of another model, or has other settings of it."""
+    from hybridret.training.run import TRAINING_FILE
+
+    state = read_json(o.output / TRAINING_FILE, DataError)
+    model = state.get("model", o.model) if isinstance(state, dict) else o.model
+    if model != o.model:
+        raise DataError(f"{o.output} was started with --model {model}, not {o.model}")
+    for name, value in given.items():
+        holder = encoder.model if name in ("pooling", "normalize") else encoder.config
+        if getattr(holder, name) != value:
+            raise DataError(
+                f"{o.output} was started with {name} {getattr(holder, name)!r}, not {value!r}"
+            )
 
 
 def _refuse_unused(o: argparse.Namespace, given: dict[str, Any]) -> None:
