@@ -342,6 +342,14 @@ def test_hold_out_shares_no_document_group():
     for bad in (0.0, 1.0, 0.01):
         with pytest.raises(DataError):
             hold_out(Dataset("d", queries, documents, qrels), bad)
+    again, larger = hold_out(Dataset("d", queries, documents, qrels), 0.3, pool=41)
+    assert (again.queries, larger.queries) == (training.queries, development.queries)
+    assert {d.document_id for d in development.documents} < {
+        d.document_id for d in larger.documents
+    }
+    assert 41 <= len(larger.documents) < 41 + 8  # whole articles
+    everything = hold_out(Dataset("d", queries, documents, qrels), 0.3, pool=999)[1]
+    assert len(everything.documents) == 3 * 2 + 7 * 8
 
 
 def test_tatoeba(tmp_path, real_data):

@@ -105,6 +105,14 @@ def add(commands: Any) -> None:
         "on them, with the first question of each held-out document",
     )
     p.add_argument(
+        "--hold-out-pool",
+        type=int,
+        default=2000,
+        metavar="DOCUMENTS",
+        help="documents that these are searched in at least: beside held-out ones, if they are "
+        "fewer, some that are trained on",
+    )
+    p.add_argument(
         "--evaluate",
         nargs="+",
         metavar="PATH",
@@ -349,7 +357,7 @@ def _data(o: argparse.Namespace) -> tuple[list[Any], list[Any]]:
             dataset = load_dataset(path, languages=languages)
             found.setdefault("name", dataset.name)
             if o.hold_out is not None:
-                dataset, development = hold_out(dataset, o.hold_out)
+                dataset, development = hold_out(dataset, o.hold_out, pool=o.hold_out_pool)
                 judged.append(replace(development, name=f"{found['name']} (held out)"))
             table = PairTable.from_dataset(dataset)
         sources.append(TrainingData(table=table, **found))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 
 from hybridret.data.languages import matches_language, normalize_language
@@ -265,12 +265,16 @@ def _unique(ids: Sequence[str], what: str) -> set[str]:
     return once
 
 
-def hold_out(dataset: Dataset, fraction: float) -> tuple[Dataset, Dataset]:
+def hold_out(dataset: Dataset, fraction: float, *, pool: int = 0) -> tuple[Dataset, Dataset]:
     """(training, development): a share of the document groups is kept for choosing settings.
 
     The groups are chosen by a hash of their names: the same ones on every machine and for every
     seed. The development set has one question of each held-out document group, the first: other
     questions on the same document would find near copies of their answer in the pool.
+
+    Args:
+        pool: documents that the development set has at least: where held-out ones are fewer, some
+            of the training set stand beside them.
 
     Raises:
         DataError: ``fraction`` is not between 0 and 1, or leaves one side empty.
@@ -297,5 +301,21 @@ def hold_out(dataset: Dataset, fraction: float) -> tuple[Dataset, Dataset]:
         ],
         dataset._documents_where(lambda d: d.group_id not in held),
     )
-    questions = {first[name] for name in held}
-    return training, dataset.only_query_groups(questions)
+    development = dataset.only_query_groups({first[name] for name in held})
+    members = Counter(d.group_id for d in dataset.documents)
+    beside: set[str] = set()
+    there = sum(1 for _ in development.documents)
+    for name in names[len(held) :]:
+        if there >= pool:
+            break
+        beside.add(name)
+        there += members[name]
+    if beside:
+        own = {d.document_id for d in development.documents}
+        development = replace(
+            development,
+            documents=dataset._documents_where(
+                lambda d: d.document_id in own or d.group_id in beside
+            ),
+        )
+    return training, development
