@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
-from sentence_transformers.base.sampler import DefaultBatchSampler
 from transformers import TrainerCallback
 
+from hybridret._extras import require
 from hybridret.errors import DataError
 from hybridret.training.batches import Sampler
 from hybridret.training.pairs import Batch
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer, SentenceTransformerTrainingArguments
 
 _ENDLESS = 2**62
+_base: Any = require("sentence_transformers.base.sampler", "trainer", "TrainerBatches")
 
 
 class TrainerBatches:
@@ -58,8 +59,7 @@ class TrainerBatches:
             DataError: the batch size cannot be divided by the number of processes, or a data set
                 has a temperature of its own or no in-batch negatives.
         """
-        from datasets import Dataset
-
+        datasets = require("datasets", "trainer", "TrainerBatches")
         for source in self.sampler.sources:
             if source.temperature is not None or not source.in_batch_negatives:
                 raise DataError(
@@ -74,7 +74,7 @@ class TrainerBatches:
             )
         args.batch_sampler = InOrder
         args.per_device_train_batch_size = 1
-        items = Dataset.from_dict({"batch": range(self.length * self.processes)})
+        items = datasets.Dataset.from_dict({"batch": range(self.length * self.processes)})
         return {
             "train_dataset": items,
             "data_collator": self,
@@ -120,14 +120,14 @@ class TrainerBatches:
         return batch
 
 
-class InOrder(DefaultBatchSampler):
+class InOrder(_base.DefaultBatchSampler):  # type: ignore[misc]
     """The items as they come."""
 
     def __iter__(self) -> Iterator[list[int]]:
         return iter([n] for n in range(len(self)))
 
     def __len__(self) -> int:
-        return len(self.sampler)  # type: ignore[arg-type]
+        return len(self.sampler)
 
 
 class _EpochCallback(TrainerCallback):  # type: ignore[misc]
