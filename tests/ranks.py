@@ -40,6 +40,8 @@ def main() -> None:
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
     options = json.loads(settings)
+    if options.pop("other_weights", False) and os.environ.get("RANK") == "1":
+        next(iter(encoder.model.parameters())).data[0] += 1.0
     source = TrainingData("data", table, in_batch_negatives=options.pop("in_batch_negatives", True))
     step = RowAdamW.step
     seen: dict[str, torch.Tensor] = {}

@@ -166,3 +166,16 @@ def test_a_batch_that_cannot_be_divided(data, tmp_path):
     assert done.returncode != 0
     assert "batch_size is 20, all processes together, and cannot be divided among 3" in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_processes_with_different_weights(data, tmp_path):
+    settings = {"batch_size": 12, "steps": 2, "other_weights": True}
+    done = subprocess.run(
+        command(2, data, "static", tmp_path / "run", json.dumps(settings)),
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        check=False,
+    )
+    assert done.returncode != 0
+    assert "processes 0 and 1 have different weights: " in done.stderr

@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from hybridret._extras import require
+from hybridret.errors import DataError
 from hybridret.losses.gathering import gather
 
 _BUCKET = 16_000_000  # numbers that are sent together
@@ -43,6 +44,17 @@ def accelerator(trackers: Sequence[str], folder: Path) -> Any:
     return library.Accelerator(
         cpu=not torch.cuda.is_available(), log_with=list(trackers) or None, project_config=folders
     )
+
+
+def check_same(what: str, value: object) -> None:
+    """Raises DataError if a value is not the same in all processes."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return
+    found: list[object] = [None] * dist.get_world_size()
+    dist.all_gather_object(found, value)
+    for number, other in enumerate(found):
+        if other != found[0]:
+            raise DataError(f"processes 0 and {number} have different {what}: {found[0]}, {other}")
 
 
 def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
