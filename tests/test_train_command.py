@@ -228,3 +228,11 @@ def test_a_checkpoint_of_another_model(capsys, bert_folder, tmp_path):
     message = fails(capsys, *more, "--model", bert_folder, "--pooling", "cls")
     assert "was started with pooling 'mean', not 'cls'" in message
     assert run(capsys, *more, "--model", bert_folder, "--max-length", 64)[0] == 0
+
+
+def test_the_recipe_has_known_fields_alone(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    recipe = Path(__file__).parents[1] / "examples" / "recipe" / "run.toml"
+    message = fails(capsys, "train", "--config", recipe)
+    assert "data/questions.jsonl" in message  # it gets as far as the data
+    assert "unknown field" not in message
