@@ -169,8 +169,7 @@ def _train(
                 average_gradients(trained)
                 if config.clip is not None:
                     clip_gradients(trained, config.clip)
-                for group in optimizer.param_groups:
-                    group["lr"] = rate
+                optimizer.param_groups[0]["lr"] = rate
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
 
@@ -198,8 +197,7 @@ def _train(
             if evaluation and config.evaluate_every and (last or not done % config.evaluate_every):
                 optimizer.settle()
                 if main:
-                    entry = run.add_evaluation(done, evaluation(encoder), encoder)
-                    track(entry)
+                    track(run.add_evaluation(done, evaluation(encoder), encoder))
                 encoder.model.train()
                 stop = torch.tensor(float(main and run.out_of_patience), device=accelerator.device)
                 last = last or bool(accelerator.reduce(stop, "sum").item())
