@@ -3,7 +3,7 @@
 Transformers: the shape of multilingual-e5-small (12 layers, 384 wide, 250,037 tokens) and of
 MiniLM-L6, random weights, dropout 0, AdamW; static encoders: 256 wide, 30,522 and 250,037 tokens.
 Lengths in tokens are those of questions and passages: log-normal, of medians 20 and 150, truncated
-at 128. sentence-transformers with its own padding and attention; losses must agree. Peak memory is
+at 256. sentence-transformers with its own padding and attention; losses must agree. Peak memory is
 that of a process of its own.
 """
 
@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 
 STEPS = 4  # the first is left out
+LENGTH = 256  # tokens
 SHAPES = {"e5-small": (12, 384, 250_037), "MiniLM-L6": (6, 384, 30_522)}
 STATIC = {"static, 30,522 tokens": 30_522, "static, 250,037 tokens": 250_037}
 PEERS = ("sentence-transformers fp32", "hybridret fp32", "sentence-transformers bf16")
@@ -37,7 +38,7 @@ def model(request, tmp_path_factory) -> tuple[str, Path]:
     folder = tmp_path_factory.mktemp("model")
     transformers.PreTrainedTokenizerFast(
         tokenizer_object=tokenizer(words),
-        model_max_length=128,
+        model_max_length=LENGTH,
         pad_token="[PAD]",
         unk_token="[UNK]",
         cls_token="[CLS]",
@@ -54,7 +55,7 @@ def model(request, tmp_path_factory) -> tuple[str, Path]:
     )
     transformers.set_seed(0)
     transformers.BertModel(config).save_pretrained(folder / "hf")
-    transformer = modules.Transformer(str(folder / "hf"), max_seq_length=128)
+    transformer = modules.Transformer(str(folder / "hf"), max_seq_length=LENGTH)
     pooling = modules.Pooling(width, pooling_mode="mean")
     SentenceTransformer(modules=[transformer, pooling, modules.Normalize()], device="cpu").save(
         str(folder / "st")
@@ -72,7 +73,7 @@ def static_model(request, tmp_path_factory) -> tuple[str, Path]:
     folder = tmp_path_factory.mktemp("static") / "st"
     torch.manual_seed(0)
     backend = tokenizer(STATIC[request.param])
-    backend.enable_truncation(128)
+    backend.enable_truncation(LENGTH)
     embedding = modules.StaticEmbedding(backend, embedding_dim=256)
     SentenceTransformer(modules=[embedding, modules.Normalize()], device="cpu").save(str(folder))
     return request.param, folder
@@ -103,25 +104,34 @@ def pairs(count: int, words: int) -> list[tuple[str, str]]:
     return list(zip(texts(20, 0.4), texts(150, 0.6), strict=True))
 
 
-@pytest.mark.parametrize("batch_size", [32, 64])
+@pytest.mark.parametrize("batch_size", [32, 64, 256])
 def test_training_step(model, batch_size, capsys):
     shape, folder = model
+    if batch_size == 256 and shape == "e5-small":
+        pytest.skip("minutes a step, and more memory than most machines have")
     compare(shape, folder, batch_size, SHAPES[shape][2], PEERS, capsys)
 
 
 @pytest.mark.parametrize("batch_size", [256, 2048, 8192])
 def test_training_step_of_a_static_encoder(static_model, batch_size, capsys):
     shape, folder = static_model
-    compare(shape, folder, batch_size, STATIC[shape], PEERS[:2], capsys)
+    compare(shape, folder, batch_size, STATIC[shape], PEERS[:2], capsys, epochs=2)
 
 
 def compare(
-    shape: str, folder: Path, batch_size: int, words: int, peers: Sequence[str], capsys: Any
+    shape: str,
+    folder: Path,
+    batch_size: int,
+    words: int,
+    peers: Sequence[str],
+    capsys: Any,
+    epochs: int = 1,
 ) -> None:
+    """Prints pairs per second; in a second epoch hybridret has the tokens already."""
     found = {}
     for peer in peers:
         done = subprocess.run(
-            [sys.executable, __file__, folder, str(batch_size), str(words), peer],
+            [sys.executable, __file__, folder, str(batch_size), str(words), str(epochs), peer],
             capture_output=True,
             text=True,
             check=True,
@@ -129,16 +139,18 @@ def compare(
         found[peer] = json.loads(done.stdout.splitlines()[-1])
     base = found[peers[0]]
     with capsys.disabled():
-        print(f"\n{shape}, batch {batch_size}")
-        for peer, result in found.items():
-            seconds = float(np.median(result["seconds"][1:]))
-            equal = found[f"sentence-transformers {'bf16' if 'bf16' in peer else 'fp32'}"]
-            faster = [float(np.median(x["seconds"][1:])) / seconds for x in (base, equal)]
-            print(
-                f"  {peer:28s} {batch_size / seconds:8.2f} pairs/s  x{faster[0]:.2f}  at equal "
-                f"precision x{faster[1]:.2f}  peak {result['peak'] / 1e9:.2f} GB above the model "
-                f"(x{result['peak'] / equal['peak']:.2f})"
-            )
+        for epoch in range(epochs):
+            print(f"\n{shape}, batch {batch_size}" + (f", epoch {epoch + 1}" if epochs > 1 else ""))
+            steps = slice(max(1, epoch * STEPS), (epoch + 1) * STEPS)
+            for peer, result in found.items():
+                seconds = float(np.median(result["seconds"][steps]))
+                equal = found[f"sentence-transformers {'bf16' if 'bf16' in peer else 'fp32'}"]
+                faster = [float(np.median(x["seconds"][steps])) / seconds for x in (base, equal)]
+                print(
+                    f"  {peer:28s} {batch_size / seconds:8.2f} pairs/s  x{faster[0]:.2f}  at equal "
+                    f"precision x{faster[1]:.2f}  peak {result['peak'] / 1e9:.2f} GB above the "
+                    f"model (x{result['peak'] / equal['peak']:.2f})"
+                )
     for peer, result in found.items():
         assert result["losses"][0] == pytest.approx(base["losses"][0], rel=0.01), peer
         if peer.endswith("fp32"):
@@ -227,7 +239,8 @@ def main() -> None:
     import resource
     import time
 
-    folder, size, words, peer = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+    folder, peer = sys.argv[1], sys.argv[5]
+    size, words, epochs = map(int, sys.argv[2:5])
     rows = pairs(size * STEPS, words)
     precision = "bf16" if "bf16" in peer else "fp32"
     if peer.startswith("hybridret"):
@@ -236,7 +249,7 @@ def main() -> None:
         step = theirs(folder, rows, size, precision)
     before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
     seconds, losses = [], []
-    for number in range(STEPS):
+    for number in list(range(STEPS)) * epochs:
         began = time.perf_counter()
         losses.append(step(number))
         seconds.append(time.perf_counter() - began)

@@ -77,6 +77,7 @@ TORCH = {
     "losses": {"_cuda", "_ops", "gathering", "sentence_transformers"},
     "encoder": {"distillation", "exporting", "model", "model_folder", "torch_encoder", "weights"},
     "training": {
+        "bags",
         "checkpoints",
         "features",
         "loop",

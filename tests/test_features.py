@@ -13,6 +13,7 @@ from test_batches import parallel  # noqa: E402
 
 from hybridret.encoder.model import POOLINGS  # noqa: E402
 from hybridret.encoder.torch_encoder import TorchEncoder  # noqa: E402
+from hybridret.training.bags import means  # noqa: E402
 from hybridret.training.batches import make_sampler  # noqa: E402
 from hybridret.training.features import Collator, Towers  # noqa: E402
 from hybridret.training.packing import _Attention  # noqa: E402
@@ -137,3 +138,18 @@ def test_attention_has_the_gradient_of_autograd(dropout):
     theirs = torch.autograd.grad(expected, [q, k, v], upstream)
     for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a, b)
+
+
+def test_means_have_the_gradient_of_autograd():
+    """Repeated tokens, and a text without any."""
+    table = torch.randn(9, 4, dtype=torch.float64, requires_grad=True)
+    ids, counts = torch.tensor([3, 3, 8, 0, 3, 5]), torch.tensor([3, 0, 2, 1])
+    found = means(table, ids, counts)
+    rows = [table[part].sum(0) / max(1, len(part)) for part in ids.split(counts.tolist())]
+    expected = torch.stack(rows)
+    torch.testing.assert_close(found, expected)
+    upstream = torch.randn_like(found)
+    (ours,), (theirs,) = (torch.autograd.grad(x, [table], upstream) for x in (found, expected))
+    assert ours.is_sparse
+    assert ours.is_coalesced()
+    torch.testing.assert_close(ours.to_dense(), theirs)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
 from hybridret.errors import ModelError
@@ -32,13 +31,6 @@ class StaticEmbeddings(nn.Module):
             input_ids, self.embedding.weight, per_sample_weights=weights, mode="sum"
         )
         return total / weights.sum(1, keepdim=True).clamp(min=1)
-
-    def mean_of(self, ids: Tensor, counts: Tensor) -> Tensor:
-        """The same of texts one after another, without padding: int64 [T], and tokens of each."""
-        starts = torch.cumsum(counts, 0) - counts
-        return nn.functional.embedding_bag(
-            ids, self.embedding.weight, starts, mode="mean", sparse=self.embedding.sparse
-        )
 
 
 class Dense(nn.Module):
@@ -113,19 +105,15 @@ class EncoderModel(nn.Module):
         else:
             last = (attention_mask.sum(1) - 1).clamp(min=0)
             pooled = tokens.gather(1, last[:, None, None].expand(-1, 1, tokens.shape[-1]))[:, 0]
-        return self._finish(pooled)
+        return self.finish(pooled)
 
-    def _finish(self, vectors: Tensor) -> Tensor:
+    def finish(self, vectors: Tensor) -> Tensor:
+        """What comes after pooling: dense layers, and length 1."""
         for layer in self.dense:
             vectors = layer(vectors)
         return nn.functional.normalize(vectors, dim=-1) if self.normalize else vectors
 
-    def flat(self, ids: Tensor, counts: Tensor) -> Tensor:
-        """Vectors [n, dimension] of a static encoder: token ids of all texts, and how many each."""
-        assert isinstance(self.backbone, StaticEmbeddings)
-        return self._finish(self.backbone.mean_of(ids, counts))
-
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         if isinstance(self.backbone, StaticEmbeddings) and self.pooling == "mean":
-            return self._finish(self.backbone.mean(input_ids, attention_mask))
+            return self.finish(self.backbone.mean(input_ids, attention_mask))
         return self.pool(self.tokens(input_ids, attention_mask), attention_mask)

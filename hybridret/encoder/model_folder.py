@@ -325,7 +325,9 @@ def _load_static(folder: Path, max_length: int | None) -> tuple[StaticEmbeddings
     backbone = StaticEmbeddings(*table.shape)
     backbone.load_state_dict({"embedding.weight": table.float()})
     settings = _read_json(folder / "sentence_bert_config.json", {})
-    length = max_length or settings.get("max_seq_length") or 1 << 20
+    truncation = _read_json(folder / TOKENIZER_FILE, {}).get("truncation") or {}
+    own = settings.get("max_seq_length") or truncation.get("max_length")
+    length = max_length or own or 1 << 20
     tokenizer = Tokenizer.from_file(
         folder / TOKENIZER_FILE, max_length=length, special_tokens=False
     )

@@ -18,6 +18,7 @@ from hybridret._types import Ints
 from hybridret.encoder.model import EncoderModel
 from hybridret.encoder.tokenization import Tokenizer
 from hybridret.encoder.torch_encoder import TorchEncoder
+from hybridret.training.bags import means
 from hybridret.training.packing import Part, can_pack, packed_tokens
 from hybridret.training.pairs import Batch, TrainingData
 
@@ -123,7 +124,7 @@ class Towers(nn.Module):
         """The vectors [n, D] of all texts."""
         model = self.model
         if model.is_static:
-            return model.flat(*parts[0])
+            return model.finish(means(model.table.weight, *parts[0]))
         if self.packs and order.device.type == "cpu":
             tokens = packed_tokens(model.backbone, parts)
             vectors = [model.pool(x, mask) for x, (_, mask) in zip(tokens, parts, strict=True)]

@@ -35,13 +35,15 @@ class RowAdamW(torch.optim.AdamW):
     ) -> None:
         super().__init__(parameters, lr=lr, weight_decay=weight_decay, fused=True)
         self.table = table
+        self._gradients: Tensor | None = None  # zeros, kept: new memory costs more than AdamW
         self._places: Tensor | None = None  # int64 [V], in ``rows`` of the state; else -1
 
     @torch.no_grad()
     def read(self, ids: Iterable[Tensor]) -> None:
         """Brings rows up to date that are about to be read for the first time."""
         if self.table is not None:
-            self._add(torch.unique(torch.cat([x.flatten() for x in ids])))
+            for part in ids:
+                self._add(part.flatten())
 
     @torch.no_grad()
     def settle(self) -> None:
@@ -59,7 +61,7 @@ class RowAdamW(torch.optim.AdamW):
         table = self.table
         gradient = None if table is None else table.grad
         if table is not None and gradient is not None:
-            self._step_rows(table, gradient.coalesce())
+            self._step_rows(table, coalesced(gradient))
             table.grad = None
         result = super().step(closure)
         if table is not None:
@@ -84,8 +86,13 @@ class RowAdamW(torch.optim.AdamW):
         assert self.table is not None
         state = self._state(self.table)
         assert self._places is not None
-        new = ids[self._places[ids] < 0]
+        if len(state["rows"]) == len(self.table):
+            return
+        new = torch.unique(ids[self._places[ids] < 0])
         if not len(new):
+            return
+        if 2 * (len(state["rows"]) + len(new)) > len(self.table):
+            self._add_all(state)
             return
         before, after = len(state["rows"]), len(state["rows"]) + len(new)
         self._places[new] = torch.arange(before, after, device=new.device)
@@ -98,15 +105,33 @@ class RowAdamW(torch.optim.AdamW):
         if state["decay"] != 1:
             self.table[new] *= float(state["decay"])
 
+    def _add_all(self, state: dict[str, Tensor]) -> None:
+        """The table as it stands: what costs less if most rows are read."""
+        assert self.table is not None
+        assert self._places is not None
+        rows = state["rows"]
+        for name in ("exp_avg", "exp_avg_sq"):
+            moments = torch.zeros_like(self.table)
+            moments[rows] = state[name][: len(rows)]
+            state[name] = moments
+        if state["decay"] != 1:
+            self.table[self._places < 0] *= float(state["decay"])
+        self._places = torch.arange(len(self.table), device=rows.device)
+        state["rows"] = self._places.clone()
+
     def _step_rows(self, table: nn.Parameter, gradient: Tensor) -> None:
         read, values = gradient.indices()[0], gradient.values()
         self._add(read)
         state, group = self._state(table), self.param_groups[0]
         assert self._places is not None
         count = len(state["rows"])
-        weights = table[state["rows"]]
-        gradients = torch.zeros_like(weights)
-        gradients[self._places[read]] = values
+        everything = count == len(table)
+        weights = table if everything else table[state["rows"]]
+        if self._gradients is None or len(self._gradients) < count:
+            self._gradients = torch.zeros_like(weights)
+        gradients = self._gradients[:count]
+        places = self._places[read]
+        gradients[places] = values
         beta1, beta2 = group["betas"]
         adamw(
             [weights],
@@ -124,8 +149,17 @@ class RowAdamW(torch.optim.AdamW):
             eps=group["eps"],
             maximize=False,
         )
-        table[state["rows"]] = weights
+        gradients[places] = 0.0
+        if not everything:
+            table[state["rows"]] = weights
         state["decay"] = state["decay"] * (1 - group["lr"] * group["weight_decay"])
+
+
+def coalesced(gradient: Tensor) -> Tensor:
+    """A sparse gradient with each row once; autograd forgets that it was made so."""
+    rows = gradient._indices()[0]
+    once = gradient.is_coalesced() or bool((rows[1:] > rows[:-1]).all())
+    return gradient._coalesced_(True) if once else gradient.coalesce()
 
 
 def clip_gradients(parameters: Iterable[nn.Parameter], length: float) -> None:

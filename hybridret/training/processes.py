@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from hybridret._extras import require
 from hybridret.errors import DataError
 from hybridret.losses.gathering import gather
+from hybridret.training.optimizer import coalesced
 
 _BUCKET = 16_000_000  # numbers that are sent together
 
@@ -66,7 +67,7 @@ def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
         if gradient is None:
             continue
         if gradient.is_sparse:
-            gradient = gradient.coalesce()
+            gradient = coalesced(gradient)
             parameter.grad = gradient if alone else _mean_rows(gradient)
         elif not alone:
             bucket.append(gradient)
