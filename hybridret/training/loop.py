@@ -34,7 +34,7 @@ from hybridret.training.objective import contrastive_loss
 from hybridret.training.optimizer import RowAdamW, clip_gradients
 from hybridret.training.pairs import Batch, PairTable, TrainingData
 from hybridret.training.processes import accelerator as new_accelerator
-from hybridret.training.processes import average_gradients, check_same
+from hybridret.training.processes import average_gradients, check_same, share_weights
 from hybridret.training.run import Run, locked, recorded_precision
 from hybridret.training.tracking import tracked
 
@@ -135,7 +135,7 @@ def _train(
         run.begin() if not resume else run.write_state(0)
     accelerator.wait_for_everyone()
     check_same("data", run.about["data"])
-    check_same("weights", sum(p.sum(dtype=torch.float64).item() for p in trained))
+    share_weights(encoder.model)
     losses = _Losses(encoder, sampler.sources, config, accelerator)
     pairs = _PairLog(sampler.sources)
 

@@ -58,6 +58,14 @@ def check_same(what: str, value: object) -> None:
             raise DataError(f"processes 0 and {number} have different {what}: {found[0]}, {other}")
 
 
+def share_weights(model: nn.Module) -> None:
+    """Gives all processes the weights of the first: what a model's files lack is random in each."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return
+    for tensor in (*model.parameters(), *model.buffers()):
+        dist.broadcast(tensor.detach(), 0)
+
+
 def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
     """Puts the mean over all processes in every gradient's place; coalesces sparse ones."""
     alone = not dist.is_initialized() or dist.get_world_size() == 1
