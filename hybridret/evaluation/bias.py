@@ -134,18 +134,14 @@ def language_bias(pool: Pool, ranks: Ranks, *, mix_at: int = 10) -> LanguageBias
     """Every bias metric that can be computed from these ranks."""
     size, languages = len(pool.document_language), len(pool.languages)
     retrieved = ranks.in_all < NEVER
-    query, in_all = pool.target_query[retrieved], ranks.in_all[retrieved]
-    counts = np.bincount(query, minlength=len(pool.query_language))
-    answered, several = counts > 0, counts > 1
-    worst, best = np.zeros(len(counts), dtype=np.int64), np.full(len(counts), NEVER)
-    np.maximum.at(worst, query, in_all)
-    np.minimum.at(best, query, in_all)
-    distance = np.where(several, worst - best, 0)
+    worst, _, counts = _extremes(pool, ranks)
+    answered = counts > 0
+    distance, several = rank_distances(pool, ranks)
 
     def by_language(values: Floats | Ints, known: NDArray[np.bool_]) -> ByLanguage:
         return _by_language(pool, values, known)
 
-    has_both, prefers = _preference(pool, ranks)
+    prefers, has_both = preferences(pool, ranks)
     share = np.bincount(pool.document_language, minlength=languages) / size
     bias = LanguageBias(
         languages=pool.languages,
@@ -169,16 +165,15 @@ def language_bias(pool: Pool, ranks: Ranks, *, mix_at: int = 10) -> LanguageBias
     return LanguageBias(**(vars(bias) | extra))
 
 
-def _by_language(pool: Pool, values: Floats | Ints, known: NDArray[np.bool_]) -> ByLanguage:
-    language, size = pool.query_language[known], len(pool.languages)
-    counts = np.bincount(language, minlength=size)
-    sums = np.bincount(language, weights=values[known], minlength=size)
-    means = np.divide(sums, counts, out=np.full(size, np.nan), where=counts > 0)
-    return ByLanguage(means, counts)
+def rank_distances(pool: Pool, ranks: Ranks) -> tuple[Floats, NDArray[np.bool_]]:
+    """Rank distance of each query [Q], and which queries have one: those with two answers."""
+    worst, best, counts = _extremes(pool, ranks)
+    return np.where(counts > 1, worst - best, 0).astype(np.float64), counts > 1
 
 
-def _preference(pool: Pool, ranks: Ranks) -> tuple[NDArray[np.bool_], Floats]:
-    """(query has an answer in its own language and in another; the own one is ranked first)."""
+def preferences(pool: Pool, ranks: Ranks) -> tuple[Floats, NDArray[np.bool_]]:
+    """1 for a query [Q] whose best-ranked answer is in its own language, else 0, and which queries
+    have an answer in their language and one in another."""
     query = pool.target_query
     own = pool.target_language == pool.query_language[query]
     best = {}
@@ -186,7 +181,26 @@ def _preference(pool: Pool, ranks: Ranks) -> tuple[NDArray[np.bool_], Floats]:
         best[which] = np.full(len(pool.query_language), NEVER)
         np.minimum.at(best[which], query[own == which], ranks.in_all[own == which])
     has_both = (best[True] < NEVER) & (best[False] < NEVER)
-    return has_both, (best[True] < best[False]).astype(np.float64)
+    return (best[True] < best[False]).astype(np.float64), has_both
+
+
+def _extremes(pool: Pool, ranks: Ranks) -> tuple[Ints, Ints, Ints]:
+    """Worst and best rank of each query's answers [Q], and how many there are."""
+    retrieved = ranks.in_all < NEVER
+    query, in_all = pool.target_query[retrieved], ranks.in_all[retrieved]
+    size = len(pool.query_language)
+    worst, best = np.zeros(size, dtype=np.int64), np.full(size, NEVER)
+    np.maximum.at(worst, query, in_all)
+    np.minimum.at(best, query, in_all)
+    return worst, best, np.bincount(query, minlength=size)
+
+
+def _by_language(pool: Pool, values: Floats | Ints, known: NDArray[np.bool_]) -> ByLanguage:
+    language, size = pool.query_language[known], len(pool.languages)
+    counts = np.bincount(language, minlength=size)
+    sums = np.bincount(language, weights=values[known], minlength=size)
+    means = np.divide(sums, counts, out=np.full(size, np.nan), where=counts > 0)
+    return ByLanguage(means, counts)
 
 
 def _mix(pool: Pool, language: Ints) -> Floats:

@@ -267,18 +267,23 @@ def _resolved(config: TrainingConfig, encoder: TorchEncoder) -> TrainingConfig:
     static = encoder.model.is_static
     rate = config.learning_rate or (2e-2 if static else 3e-5)
     precision, sub_batch = config.precision, config.sub_batch
-    gpu = torch.cuda.is_available()
     if precision == "auto":
-        multiplies = (
-            torch.cuda.is_bf16_supported()
-            if gpu
-            else not {"avx512_bf16", "amx"}.isdisjoint(_native.usable_isas())
-        )
-        # A static encoder multiplies nothing.
-        precision = "bf16" if multiplies and not static else "fp32"
-    if sub_batch is None and not static and not gpu:
+        precision = default_precision(encoder)
+    if sub_batch is None and not static and not torch.cuda.is_available():
         sub_batch = 8
     return replace(config, learning_rate=rate, precision=precision, sub_batch=sub_batch)
+
+
+def default_precision(encoder: TorchEncoder) -> str:
+    """``bf16`` where the processor or GPU multiplies it, else ``fp32``."""
+    if encoder.model.is_static:
+        return "fp32"  # it multiplies nothing
+    multiplies = (
+        torch.cuda.is_bf16_supported()
+        if torch.cuda.is_available()
+        else not {"avx512_bf16", "amx"}.isdisjoint(_native.usable_isas())
+    )
+    return "bf16" if multiplies else "fp32"
 
 
 def freeze(encoder: TorchEncoder, layers: int | None) -> None:

@@ -1,0 +1,193 @@
+"""The scores of one run, summed over the translations of each question, and what they support.
+
+Translations of one question are not independent, and neither are the runs of one seed: questions
+with all their translations, and seeds, are drawn with replacement (a cluster bootstrap; Field and
+Welsh 2007), the same questions and seeds for both sides of a difference. With three to five seeds
+an interval is somewhat too narrow for other seeds. Holm's correction (1979) is over all the
+comparisons of one claim.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hybridret._files import atomic_file
+from hybridret._types import Floats, Ints
+from hybridret.errors import DataError
+from hybridret.evaluation.bias import preferences, rank_distances
+from hybridret.evaluation.judging import Evaluation
+from hybridret.evaluation.ranking import Ranks
+from hybridret.evaluation.report import KINDS, Report
+from hybridret.evaluation.significance import holm
+
+RANK_DISTANCE, PREFERENCE = "rank distance", "preference"
+DRAWS = 4000
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Scores:
+    """One run on one data set: C questions, K columns.
+
+    Attributes:
+        columns: measure, language of the queries, language of the documents (None: all).
+        sums: float64 [C, K], of the queries of a question.
+        counts: int64 [C, K], queries in each sum.
+        ceilings: the best possible value of each column.
+    """
+
+    columns: list[tuple[str, str, str | None]]
+    sums: Floats
+    counts: Ints
+    ceilings: list[float | None]
+
+    @classmethod
+    def of(cls, evaluation: Evaluation, ranks: Ranks, report: Report) -> Scores:
+        """``AP mono`` and so on for each metric, rank distance and preference."""
+        pool, metrics = evaluation.pool, list(report.queries.values)
+        clusters = report.clusters
+        columns: list[tuple[str, str, str | None]] = []
+        ceilings: list[float | None] = []
+        parts: list[tuple[Ints, Ints, Floats]] = []  # question, column, value
+        for metric in metrics:
+            first = len(columns)
+            for s in report.settings:
+                columns.append((f"{metric} {s.setting}", s.query_language, s.document_language))
+                ceilings.append(s.ceilings[metric])
+            of = clusters[report.queries.query]
+            parts.append((of, report.queries.setting + first, report.queries.values[metric]))
+        for name, (values, known) in (
+            (RANK_DISTANCE, rank_distances(pool, ranks)),
+            (PREFERENCE, preferences(pool, ranks)),
+        ):
+            language = pool.query_language
+            for number in np.unique(language[known]):
+                rows = np.flatnonzero(known & (language == number))
+                parts.append((clusters[rows], np.full(len(rows), len(columns)), values[rows]))
+                columns.append((name, pool.languages[number], None))
+                ceilings.append(None)
+        question, column, value = (
+            np.concatenate(found) for found in zip(*parts, strict=True)
+        )
+        shape = (int(clusters.max()) + 1, len(columns))
+        cell = question * shape[1] + column
+        sums = np.bincount(cell, value, minlength=shape[0] * shape[1]).reshape(shape)
+        counts = np.bincount(cell, minlength=shape[0] * shape[1]).reshape(shape)
+        return cls(columns, sums, counts, ceilings)
+
+    def only(self, measures: Iterable[str]) -> Scores:
+        """The columns of these measures."""
+        names = set(measures)
+        keep = [n for n, column in enumerate(self.columns) if column[0] in names]
+        return Scores(
+            [self.columns[n] for n in keep],
+            self.sums[:, keep],
+            self.counts[:, keep],
+            [self.ceilings[n] for n in keep],
+        )
+
+    @property
+    def measures(self) -> list[str]:
+        return list(dict.fromkeys(measure for measure, _, _ in self.columns))
+
+    @property
+    def values(self) -> Floats:
+        """float64 [K], the mean of each column over its queries."""
+        return np.asarray(self.sums.sum(0) / np.maximum(self.counts.sum(0), 1))
+
+    def mean(self, measure: str, languages: Sequence[str] | None = None) -> float:
+        """Over the languages of the queries, in cross first over those of the documents.
+
+        Args:
+            languages: of the queries, and of the documents; None: all.
+        """
+        weights = self._weights(measure, languages)
+        return float(self.values @ weights) if weights.any() else float("nan")
+
+    def ceiling(self, measure: str) -> float | None:
+        """The best possible value; None where there is none, as of a rank distance."""
+        weights = self._weights(measure, None)
+        known = [0.0 if c is None else c for c in self.ceilings]
+        top = all(c is not None for c, w in zip(self.ceilings, weights, strict=True) if w)
+        return float(np.array(known) @ weights) if top and weights.any() else None
+
+    def n(self, measure: str) -> int:
+        """Queries in the means of a measure."""
+        return int(self.counts[:, self._weights(measure, None) > 0].sum())
+
+    def matrix(self, measure: str, languages: Sequence[str]) -> tuple[Floats, Ints]:
+        """Values and numbers of queries [L, L + 1] by languages of queries and documents; the last
+        column is the pool of all, from the measure of the same metric in multi."""
+        metric = measure.rpartition(" ")[0]
+        place = {language: n for n, language in enumerate(languages)}
+        shape = (len(place), len(place) + 1)
+        values, counts = np.full(shape, np.nan), np.zeros(shape, dtype=np.int64)
+        found, numbers = self.values, self.counts.sum(0)
+        for n, (name, asked, told) in enumerate(self.columns):
+            if name.rpartition(" ")[0] == metric and name.rpartition(" ")[2] in KINDS:
+                at = place[asked], len(place) if told is None else place[told]
+                values[at], counts[at] = found[n], numbers[n]
+        return values, counts
+
+    def draws(self, measures: Sequence[str], *, seed: int = 0) -> Floats:
+        """float64 [measures, DRAWS]: the means over questions drawn with replacement.
+
+        The same questions are drawn for every run of a data set.
+        """
+        weights = np.stack([self._weights(m, None) for m in measures])
+        clusters = len(self.sums)
+        rng = np.random.default_rng(seed)
+        found = np.empty((len(measures), DRAWS))
+        observed = self.values
+        for start in range(0, DRAWS, 500):
+            times = rng.multinomial(clusters, np.full(clusters, 1 / clusters), 500)
+            times = times.astype(np.float64)
+            counts = times @ self.counts
+            means = np.tile(observed, (500, 1))  # where no query of a column was drawn
+            np.divide(times @ self.sums, counts, out=means, where=counts > 0)
+            found[:, start : start + 500] = weights @ means.T
+        return found
+
+    def _weights(self, measure: str, languages: Sequence[str] | None) -> Floats:
+        names = [
+            (asked if languages is None or {asked, told or asked} <= {*languages} else None)
+            if name == measure
+            else None
+            for name, asked, told in self.columns
+        ]
+        counts = {name: names.count(name) for name in names if name}
+        return np.array([1 / (len(counts) * counts[x]) if x else 0.0 for x in names])
+
+    def save(self, path: Path) -> None:
+        """Writes a ``.npz`` file without pickles."""
+        about = json.dumps({"columns": self.columns, "ceilings": self.ceilings})
+        with atomic_file(path) as temporary, temporary.open("wb") as file:
+            np.savez_compressed(
+                file,
+                about=np.frombuffer(about.encode(), dtype=np.uint8),
+                sums=self.sums.astype(np.float32),
+                counts=self.counts.astype(np.uint16),
+            )
+
+    @classmethod
+    def load(cls, path: Path) -> Scores:
+        """Reads what :meth:`save` has written.
+
+        Raises:
+            DataError: another file, or a damaged one.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as found:
+                about: dict[str, Any] = json.loads(found["about"].tobytes().decode())
+                sums = found["sums"].astype(np.float64)
+                counts = found["counts"].astype(np.int64)
+            columns = [(str(a), str(b), c if c is None else str(c)) for a, b, c in about["columns"]]
+        except Exception as error:  # zipfile, json and numpy have a dozen of them
+            raise DataError(f"{path}: not the scores of a run, or damaged: {error!r}") from None
+        return cls(columns, sums, counts, about["ceilings"])
