@@ -26,11 +26,12 @@ from hybridret.evaluation.page import write_html
 from hybridret.evaluation.report import Report
 from hybridret.evaluation.text import summary_text
 from hybridret.serving.retriever import Retriever
-from hybridret.training.batches import SAMPLERS
 from hybridret.training.config import TrainingConfig
 from hybridret.training.loop import train
 from hybridret.training.pairs import PairTable
 
+COMPARED = ("monolingual", "cross-lingual", "mixed", "hybrid")
+"""The samplers that are compared."""
 _MARKER = "results.json"
 # Queries about held-out entities: (language of the query, languages of the documents).
 _SEARCHES = (
@@ -51,7 +52,7 @@ def quickstart(
     """
     if (os.environ.get("WORLD_SIZE") or "1") != "1":
         raise DataError("the quick start runs in one process; torchrun started several")
-    runs = [TrainingConfig(sampler=sampler, steps=steps, seed=seed) for sampler in SAMPLERS]
+    runs = [TrainingConfig(sampler=sampler, steps=steps, seed=seed) for sampler in COMPARED]
     _clear(output, overwrite)
     began = time.monotonic()
     training, evaluation = load_facts("train"), load_facts("evaluation")

@@ -36,9 +36,19 @@ def check_batch(table: PairTable, batch, size: int) -> None:
         assert len(set(batch.query_languages.tolist())) == 1
     elif batch.kind == "cross-lingual":
         assert not same.any()
-    else:
-        assert batch.kind == "mixed"
+    elif batch.kind == "mixed":
         assert same.all()
+    else:
+        assert batch.kind == "any-pair"
+
+
+def test_any_pair_draws_both_languages_apart_from_each_other():
+    table = parallel(600)
+    counts: Counter[tuple[int, int]] = Counter()
+    for batch in make_sampler("any-pair", table, 50).epoch(0):
+        counts.update(zip(batch.query_languages, batch.document_languages, strict=True))
+    assert len(counts) == len(table.languages) ** 2
+    assert 600 // 16 // 2 < min(counts.values()) < max(counts.values()) < 600 // 16 * 2
 
 
 @pytest.mark.parametrize("name", SAMPLERS)

@@ -141,9 +141,8 @@ def _compare(trained: list[str], judged: list[str], bar: Any) -> Found:
     both = {number for number, text in enumerate(plain) if text in equal}
     near = {number: found for number, found in best.items() if number not in both}
     examples = [(judged[n], equal[plain[n]], 1.0) for n in sorted(both)]
-    examples += [
-        (judged[n], text, share) for n, (share, text) in sorted(near.items(), key=lambda x: -x[1][0])
-    ]
+    for number, (share, text) in sorted(near.items(), key=lambda item: -item[1][0]):
+        examples.append((judged[number], text, share))
     texts = {text for _, text, _ in examples}
     return Found(len(trained), len(judged), len(both), len(near), texts, examples[:_EXAMPLES])
 

@@ -11,31 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybridret._files import write_text
+from hybridret.evaluation import elements
 from hybridret.evaluation.bias import ByLanguage
-from hybridret.evaluation.report import KINDS, RANK_DISTANCE, Report, Setting
+from hybridret.evaluation.report import KINDS, RANK_DISTANCE, Report
 from hybridret.evaluation.significance import Comparison
 from hybridret.evaluation.text import SETTINGS, distance_text, p_text, score_text
-
-_STYLE = """
-:root { color-scheme: light dark; --line: #8884; --soft: #8882; }
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 64rem; padding: 0 1rem; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.2rem; margin-top: 2.4rem; }
-h3 { font-size: 1rem; margin: 1.6rem 0 .3rem; }
-p { max-width: 44rem; } .note { opacity: .75; font-size: .9rem; margin: .3rem 0; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .25rem .6rem; text-align: right; border-bottom: 1px solid var(--line); }
-td { white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; }
-thead th { border-bottom: 2px solid var(--line); vertical-align: bottom; }
-.heat td, .heat th { border: 1px solid var(--soft); padding: .2rem .45rem; font-size: .85rem; }
-.heat th { font-weight: 600; }
-.own { outline: 2px solid #000a; outline-offset: -2px; }
-.mix { display: flex; height: 1.3rem; min-width: 22rem; }
-.mix span { overflow: hidden; font-size: .7rem; line-height: 1.3rem; text-align: center; }
-.mix span { color: #111; }
-summary { cursor: pointer; }
-"""
 
 
 def write_html(
@@ -59,13 +39,7 @@ def write_html(
         parts += ["<h2>Significance of the differences</h2>", _comparison_table(comparisons)]
     for report in reports:
         parts += _system(report, metrics, None if report is first else first)
-    write_text(
-        path,
-        "<!doctype html>\n<html lang='en'><head><meta charset='utf-8'>"
-        "<meta name='viewport' content='width=device-width, initial-scale=1'>"
-        f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head>\n"
-        f"<body>{chr(10).join(parts)}</body></html>\n",
-    )
+    write_text(path, elements.document(title, parts))
 
 
 def _explanation(report: Report) -> str:
@@ -92,7 +66,7 @@ def _summary_table(reports: Sequence[Report], metrics: Sequence[str]) -> str:
     ceilings = reports[0].ceilings
     cells = [score_text(ceilings[kind].get(metric)) for metric, kind in columns]
     cells.insert(len(KINDS), "")
-    return _table(["system", *head], [*body, ["<i>ceiling</i>", *cells]])
+    return elements.table(["system", *head], [*body, ["<i>ceiling</i>", *cells]])
 
 
 def _comparison_table(comparisons: Sequence[Comparison]) -> str:
@@ -126,7 +100,7 @@ def _comparison_table(comparisons: Sequence[Comparison]) -> str:
         f"Paired over {first.clusters:,} questions, each with all its translations. p is from a "
         "randomisation test, the interval from a bootstrap."
     )
-    return f"{_table(head, rows)}<p class='note'>{note}</p>"
+    return f"{elements.table(head, rows)}<p class='note'>{note}</p>"
 
 
 def _system(report: Report, metrics: Sequence[str], reference: Report | None) -> list[str]:
@@ -153,40 +127,29 @@ def _metric_map(report: Report, metric: str) -> str:
         s = found.get((query, document))
         title = f"{query} → {document or 'all'}, n = {s.n if s else 0}"
         if s is None:
-            return _cell(math.nan, "–", title, 0.0, query == document)
+            return elements.cell(math.nan, "–", title, 0.0, query == document)
         title += f", ceiling {s.ceilings[metric]:.3f}"
         value = s.metrics[metric]
-        return _cell(value, score_text(value), title, value, query == document)
+        return elements.cell(value, score_text(value), title, value, query == document)
 
-    return _heat(report.languages, [*report.languages, None], cell)
+    return elements.heat(report.languages, [*report.languages, None], cell)
 
 
 def _difference_map(report: Report, reference: Report, metric: str) -> str:
     theirs = {(s.query_language, s.document_language): s for s in reference.settings}
     ours = {(s.query_language, s.document_language): s for s in report.settings}
-    common = ours.keys() & theirs.keys()
-    largest = max((abs(_gap(ours[k], theirs[k], metric)) for k in common), default=0.0) or 1.0
+    place = {language: n for n, language in enumerate(report.languages)}
+    gaps = np.full((len(place), len(place) + 1), np.nan)
+    for query, document in ours.keys() & theirs.keys():
+        column = len(place) if document is None else place[document]
+        gap = ours[query, document].metrics[metric] - theirs[query, document].metrics[metric]
+        gaps[place[query], column] = gap
 
-    def cell(query: str, document: str | None) -> str:
-        key = (query, document)
-        if key not in common:
-            return _cell(math.nan, "–", f"{query} → {document or 'all'}", 0.0, query == document)
-        gap = _gap(ours[key], theirs[key], metric)
-        title = f"{query} → {document or 'all'}, n = {ours[key].n}"
-        return _cell(
-            gap,
-            f"{gap:+.3f}",
-            title,
-            abs(gap) / largest,
-            query == document,
-            hue=212 if gap >= 0 else 18,
-        )
+    def note(query: str, document: str | None) -> str:
+        found = ours.get((query, document))
+        return f"n = {found.n}" if found else ""
 
-    return _heat(report.languages, [*report.languages, None], cell)
-
-
-def _gap(ours: Setting, theirs: Setting, metric: str) -> float:
-    return ours.metrics[metric] - theirs.metrics[metric]
+    return elements.difference_map(report.languages, gaps, note)
 
 
 def _bias(report: Report) -> list[str]:
@@ -207,7 +170,7 @@ def _bias(report: Report) -> list[str]:
     rows.append(["n", *(f"{figure.n:,}" for _, figure, _ in shown)])
     parts = [
         "<h3>Language bias in the pool of all languages</h3>",
-        _table(["language of<br>the queries", *(name for name, _, _ in shown)], rows),
+        elements.table(["language of<br>the queries", *(name for name, _, _ in shown)], rows),
         "<h3>Mean rank of the answers</h3>",
         "<p class='note'>Rows: language of the queries. Columns: language of the answers. Without "
         "bias a row has one colour.</p>",
@@ -250,7 +213,7 @@ def _language_map(
     def cell(row: str, column: str | None) -> str:
         value = float(values[place[row], place[column or row]])
         known = not math.isnan(value)
-        return _cell(
+        return elements.cell(
             value,
             format(value, form) if known else "–",
             title.format(row=row, column=column),
@@ -259,7 +222,7 @@ def _language_map(
             hue=18,
         )
 
-    return _heat(languages, list(languages), cell)
+    return elements.heat(languages, list(languages), cell)
 
 
 def _mix(report: Report, mix: NDArray[np.float64]) -> str:
@@ -268,7 +231,7 @@ def _mix(report: Report, mix: NDArray[np.float64]) -> str:
         if not np.isnan(share).any():
             rows.append([html.escape(name), _bar(report.languages, share)])
     rows.append(["<i>pool</i>", _bar(report.languages, report.bias.pool_share)])
-    return _table(["language of<br>the queries", "share of each language"], rows)
+    return elements.table(["language of<br>the queries", "share of each language"], rows)
 
 
 def _bar(languages: Sequence[str], shares: NDArray[np.float64]) -> str:
@@ -312,45 +275,8 @@ def _all_settings(report: Report, metrics: Sequence[str]) -> str:
         ]
         for s in report.settings
     ]
-    table = _table(["setting", "n", *map(html.escape, metrics)], rows)
+    table = elements.table(["setting", "n", *map(html.escape, metrics)], rows)
     return f"<details><summary>All {len(rows)} settings, score / ceiling</summary>{table}</details>"
-
-
-# ---- HTML elements -------------------------------------------------------------------------------
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Cells are HTML already."""
-    body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
-    return (
-        f"<div class='scroll'><table><thead><tr>{''.join(f'<th>{h}</th>' for h in head)}</tr>"
-        f"</thead><tbody>{body}</tbody></table></div>"
-    )
-
-
-def _heat(
-    rows: Sequence[str], columns: Sequence[str | None], cell: Callable[[str, str | None], str]
-) -> str:
-    head = "".join(f"<th>{html.escape(name or 'all')}</th>" for name in columns)
-    body = "".join(
-        f"<tr><th>{html.escape(row)}</th>{''.join(cell(row, column) for column in columns)}</tr>"
-        for row in rows
-    )
-    return (
-        f"<div class='scroll'><table class='heat'><thead><tr><th></th>{head}</tr></thead>"
-        f"<tbody>{body}</tbody></table></div>"
-    )
-
-
-def _cell(value: float, text: str, title: str, shade: float, own: bool, *, hue: int = 212) -> str:
-    css, title = " class='own'" if own else "", html.escape(title)
-    if math.isnan(value):
-        return f"<td{css} title='{title}'>{text}</td>"
-    # Background from pale to dark; white text on a dark background.
-    shade = min(max(shade, 0.0), 1.0)
-    background = f"hsl({hue} {40 + 45 * shade:.0f}% {96 - 58 * shade:.0f}%)"
-    ink = "#fff" if shade > 0.7 else "#111"
-    return f"<td{css} style='background:{background};color:{ink}' title='{title}'>{text}</td>"
 
 
 def _percent(value: float | None) -> str:

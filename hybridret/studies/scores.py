@@ -1,10 +1,9 @@
-"""The scores of one run, summed over the translations of each question, and what they support.
+"""The scores of one run, summed over the translations of each question, and their bootstrap.
 
 Translations of one question are not independent, and neither are the runs of one seed: questions
 with all their translations, and seeds, are drawn with replacement (a cluster bootstrap; Field and
 Welsh 2007), the same questions and seeds for both sides of a difference. With three to five seeds
-an interval is somewhat too narrow for other seeds. Holm's correction (1979) is over all the
-comparisons of one claim.
+an interval is somewhat too narrow for other seeds.
 """
 
 from __future__ import annotations
@@ -24,10 +23,9 @@ from hybridret.evaluation.bias import preferences, rank_distances
 from hybridret.evaluation.judging import Evaluation
 from hybridret.evaluation.ranking import Ranks
 from hybridret.evaluation.report import KINDS, Report
-from hybridret.evaluation.significance import holm
 
 RANK_DISTANCE, PREFERENCE = "rank distance", "preference"
-DRAWS = 4000
+DRAWS = 10_000
 LEVEL = 0.95
 
 
@@ -72,14 +70,12 @@ class Scores:
                 parts.append((clusters[rows], np.full(len(rows), len(columns)), values[rows]))
                 columns.append((name, pool.languages[number], None))
                 ceilings.append(None)
-        question, column, value = (
-            np.concatenate(found) for found in zip(*parts, strict=True)
-        )
+        question, column, value = (np.concatenate(found) for found in zip(*parts, strict=True))
         shape = (int(clusters.max()) + 1, len(columns))
         cell = question * shape[1] + column
-        sums = np.bincount(cell, value, minlength=shape[0] * shape[1]).reshape(shape)
-        counts = np.bincount(cell, minlength=shape[0] * shape[1]).reshape(shape)
-        return cls(columns, sums, counts, ceilings)
+        sums: Floats = np.bincount(cell, value, minlength=shape[0] * shape[1])
+        counts: Ints = np.bincount(cell, minlength=shape[0] * shape[1])
+        return cls(columns, sums.reshape(shape), counts.reshape(shape), ceilings)
 
     def only(self, measures: Iterable[str]) -> Scores:
         """The columns of these measures."""
@@ -135,23 +131,24 @@ class Scores:
                 values[at], counts[at] = found[n], numbers[n]
         return values, counts
 
-    def draws(self, measures: Sequence[str], *, seed: int = 0) -> Floats:
-        """float64 [measures, DRAWS]: the means over questions drawn with replacement.
+    def draws(self, measure: str, *, seed: int = 0) -> Floats:
+        """float64 [DRAWS]: the means over questions drawn with replacement.
 
-        The same questions are drawn for every run of a data set.
+        The same questions are drawn for every measure and every run of a data set.
         """
-        weights = np.stack([self._weights(m, None) for m in measures])
-        clusters = len(self.sums)
+        weights = self._weights(measure, None)
+        used = np.flatnonzero(weights)
+        sums, counts, observed = self.sums[:, used], self.counts[:, used], self.values[used]
+        clusters = len(sums)
         rng = np.random.default_rng(seed)
-        found = np.empty((len(measures), DRAWS))
-        observed = self.values
+        found = np.empty(DRAWS)
         for start in range(0, DRAWS, 500):
             times = rng.multinomial(clusters, np.full(clusters, 1 / clusters), 500)
             times = times.astype(np.float64)
-            counts = times @ self.counts
+            drawn = times @ counts
             means = np.tile(observed, (500, 1))  # where no query of a column was drawn
-            np.divide(times @ self.sums, counts, out=means, where=counts > 0)
-            found[:, start : start + 500] = weights @ means.T
+            np.divide(times @ sums, drawn, out=means, where=drawn > 0)
+            found[start : start + 500] = means @ weights[used]
         return found
 
     def _weights(self, measure: str, languages: Sequence[str] | None) -> Floats:

@@ -1,6 +1,6 @@
 """Batches: which rows are in a batch, and the languages of their queries and documents.
 
-The four samplers (arXiv 2408.10536, section 3, and LAReQA, arXiv 2004.05484):
+The samplers (arXiv 2408.10536, section 3; LAReQA, arXiv 2004.05484; MTD, arXiv 2405.00977):
 
 ============== ===================================================================================
 monolingual    all queries and documents of a batch in one language (X-X-mono)
@@ -8,6 +8,8 @@ cross-lingual  in every row the query's language differs from the document's; a 
                language pairs (X-Y)
 mixed          in every row query and document have the same language; a batch has many languages
                (X-X)
+any-pair       in every row query and document have any languages, the same or not, drawn apart
+               from each other
 hybrid         a share alpha of the batches is monolingual, the others are cross-lingual
 ============== ===================================================================================
 
@@ -37,7 +39,7 @@ from hybridret.training.pairs import Batch, PairTable, TrainingData
 if TYPE_CHECKING:
     from hybridret.training.config import TrainingConfig
 
-SAMPLERS = ("monolingual", "cross-lingual", "mixed", "hybrid")
+SAMPLERS = ("monolingual", "cross-lingual", "mixed", "any-pair", "hybrid")
 
 
 class Sampler:

@@ -168,8 +168,11 @@ class Rows:
         return [
             n
             for n, pool in enumerate(self.pools)
-            if (pool.crosses if kind == "cross-lingual" else pool.both.any())
-            and (language is None or pool.both[language])
+            if (pool.crosses and kind in ("cross-lingual", "any-pair"))
+            or (
+                (pool.both.any() and kind != "cross-lingual")
+                and (language is None or pool.both[language])
+            )
         ]
 
     def _apart_at_most(self, pools: Sequence[Pool]) -> int:
@@ -301,7 +304,9 @@ class Rows:
             language = _largest(asked & told, liked, rng)
             return language, language
         count = len(liked)
-        allowed = asked[:, :, None] & told[:, None, :] & ~np.eye(count, dtype=bool)
+        allowed = asked[:, :, None] & told[:, None, :]
+        if kind == "cross-lingual":
+            allowed &= ~np.eye(count, dtype=bool)
         both = (liked[:, None] + liked[None, :]).reshape(-1)
         best = _largest(allowed.reshape(len(rows), -1), both, rng)
         return best // count, best % count
@@ -367,3 +372,4 @@ _NEEDS = {
     ),
 }
 _NEEDS["mixed"] = _NEEDS["monolingual"]
+_NEEDS["any-pair"] = ("have a query and a document", "give queries their documents")

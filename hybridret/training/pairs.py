@@ -168,7 +168,7 @@ class Batch:
     Attributes:
         rows: positions in the table.
         query_languages, document_languages: positions in the table's ``languages``.
-        kind: ``monolingual``, ``cross-lingual`` or ``mixed``.
+        kind: ``monolingual``, ``cross-lingual``, ``mixed`` or ``any-pair``.
         source: number of the source.
         negatives: int64 [K], positions in the table's ``document_texts``: the hard negatives of all
             rows, row by row.
