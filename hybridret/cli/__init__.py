@@ -7,11 +7,22 @@ import sys
 from collections.abc import Sequence
 
 from hybridret import _native
-from hybridret.cli import debias, distill, evaluate, export, index, info, quickstart, search, train
+from hybridret.cli import (
+    debias,
+    distill,
+    evaluate,
+    export,
+    index,
+    info,
+    quickstart,
+    search,
+    study,
+    train,
+)
 from hybridret.cli.common import Parser
 from hybridret.errors import DataError, HybridretError
 
-COMMANDS = (quickstart, train, distill, debias, evaluate, export, index, search, info)
+COMMANDS = (quickstart, train, distill, debias, evaluate, study, export, index, search, info)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -60,6 +71,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _resume_hint(o: argparse.Namespace) -> str:
+    if o.command == "study":
+        return "; to go on, run the same command again"
     if o.command != "train":
         return ""
     if (o.output / "checkpoint").is_dir():

@@ -393,14 +393,9 @@ def _new_encoder(
             max_length=256 if o.max_length is None else o.max_length,
             seed=o.seed,
         )
-    from hybridret.encoder.model_folder import MODULES_FILE, local_folder
+    from hybridret.encoder.torch_encoder import load_with_prompts
 
-    folder = local_folder(o.model)
-    if not (folder / MODULES_FILE).is_file():
-        # arXiv 2408.10536's prompts and cosine, for a model that defines neither.
-        paper = {"query_prompt": "Query: ", "document_prompt": "Passage: ", "normalize": True}
-        given = paper | given
-    return encoder_class.load(folder, **given)
+    return load_with_prompts(o.model, **given)
 
 
 class _Judge:

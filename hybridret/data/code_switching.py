@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import replace
 
-from hybridret.data.table import Dataset
+from hybridret.data.table import Dataset, Query
 from hybridret.errors import DataError
 
 
@@ -39,6 +40,11 @@ def code_switched(dataset: Dataset, *, into: str = "en") -> Dataset:
     kept = {query.query_id for query in switched}
     qrels = {query: judged for query, judged in dataset.qrels.items() if query in kept}
     return Dataset(f"{dataset.name}, code-switched", switched, dataset.documents, qrels)
+
+
+def translated(queries: Sequence[Query]) -> bool:
+    """Whether a query has a translation."""
+    return len({query.group_id for query in queries}) < len(queries)
 
 
 def _half(text: str, *, first: bool) -> str:

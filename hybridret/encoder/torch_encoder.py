@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -130,3 +131,13 @@ class TorchEncoder(TextEncoder):
     def save(self, folder: str | Path) -> None:
         """Writes a sentence-transformers model (safetensors weights) to an existing folder."""
         model_folder.write(Path(folder), self.model, self.tokenizer, self.config)
+
+
+def load_with_prompts(source: str | Path, **options: Any) -> TorchEncoder:
+    """:meth:`TorchEncoder.load`, with the prompts and the cosine of arXiv 2408.10536 for a plain
+    Hugging Face model, which defines neither."""
+    folder = model_folder.local_folder(source)
+    if not (folder / model_folder.MODULES_FILE).is_file():
+        paper = {"query_prompt": "Query: ", "document_prompt": "Passage: ", "normalize": True}
+        options = paper | options
+    return TorchEncoder.load(folder, **options)

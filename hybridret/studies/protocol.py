@@ -166,9 +166,10 @@ def held_out_texts(
     return [d for found in complete[:most] for d in found.values()]
 
 
-def sources(tables: dict[str, PairTable], arm: Arm) -> list[TrainingData]:
-    """The data sets of an arm, each with the same share of the batches."""
-    return [TrainingData(name, tables[name], weight=1.0) for name in arm.data]
+def sources(tables: dict[str, PairTable], arm: Arm, *, by_size: bool = False) -> list[TrainingData]:
+    """The data sets of an arm, each with the same share of the batches, or by their sizes."""
+    weight = None if by_size else 1.0
+    return [TrainingData(name, tables[name], weight=weight) for name in arm.data]
 
 
 def check_same_rows(tables: dict[str, PairTable], arms: Sequence[Arm], budget: Budget) -> None:

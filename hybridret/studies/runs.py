@@ -3,7 +3,7 @@
 ::
 
     study.json                what the study is; another one is refused
-    start/                    the encoder that training starts from, if it is made here
+    start/                    the encoder that training starts from
     start-without-directions/ the same without its language directions
     runs/TRIAL/               the folder of a training run, see :mod:`hybridret.training.run`
     runs/TRIAL/scores/        what it scores, a file for each data set; the model is deleted then
@@ -14,8 +14,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,22 +22,26 @@ import numpy as np
 import torch
 
 from hybridret._files import atomic_folder, read_json, write_json
-from hybridret.data.code_switching import code_switched
-from hybridret.data.table import Dataset, Document
+from hybridret.data.code_switching import code_switched, translated
+from hybridret.data.table import Dataset
 from hybridret.encoder.debias import language_directions
-from hybridret.encoder.torch_encoder import TorchEncoder
+from hybridret.encoder.distillation import distill
+from hybridret.encoder.torch_encoder import TorchEncoder, load_with_prompts
 from hybridret.errors import DataError
 from hybridret.evaluation.judging import Evaluation, embed, evaluate
 from hybridret.evaluation.report import KINDS
+from hybridret.losses.functional import infonce
+from hybridret.studies.preparation import StudyData
 from hybridret.studies.protocol import Arm, Budget, Trial, sources
+from hybridret.studies.results import PLAIN, SWITCHED, VARIANTS, WITHOUT
 from hybridret.studies.scores import Scores
+from hybridret.training.batches import make_sampler
 from hybridret.training.loop import autocast, default_precision, train
 from hybridret.training.pairs import PairTable
 
-PLAIN, WITHOUT, SWITCHED = "as it comes", "without directions", "code-switched"
-VARIANTS = (PLAIN, WITHOUT, SWITCHED)
 METRICS = ("AP", "nDCG@10", "recall@100")
 _CHECKPOINTS = 40  # steps
+_STOPS, _PATIENCE = 20, 2  # evaluations of the stopping loss, and how often it may rise
 _TEXTS = 16  # of a forward pass when judging: on a CPU faster than more
 
 
@@ -48,22 +51,19 @@ class Runs:
 
     Attributes:
         folder: of the study.
-        start: the encoder that training starts from.
-        tables: what is trained on, by name.
-        development: held-out groups of each, by the same names.
-        directions: texts that language directions are estimated from.
-        judged: data sets to judge on, by name.
+        start: folder of the encoder that training starts from.
         max_length: tokens of a text; None: the encoder's own.
+        by_size: draw data sets by their sizes, as the paper does, not in equal shares.
+        stop_on: a data set whose loss ends a training when it rises; None: all steps are run.
     """
 
     folder: Path
     start: Path
-    tables: dict[str, PairTable]
-    development: dict[str, Dataset]
-    directions: Sequence[Document]
-    judged: dict[str, Dataset]
+    data: StudyData
     budget: Budget
     max_length: int | None = None
+    by_size: bool = False
+    stop_on: Dataset | None = None
     progress: bool = False
     keep_models: bool = False
     _evaluations: dict[str, Evaluation] = field(default_factory=dict, repr=False)
@@ -81,7 +81,7 @@ class Runs:
             scores = {}
             with self._precision(trial):
                 for name in trial.arm.data:
-                    report = evaluate(encoder, self.development[name], progress=self.progress)
+                    report = evaluate(encoder, self.data.development[name], progress=self.progress)
                     summary = {kind: report.summary[kind]["AP"] for kind in KINDS}
                     scores[name] = summary
             write_json(done, scores)
@@ -94,19 +94,35 @@ class Runs:
         if (folder / "model").is_dir():
             return TorchEncoder.load(folder / "model")
         encoder = self.beginning(trial.arm)
-        began = time.monotonic()
-        train(
+        began, before = time.monotonic(), self._steps_done(trial)
+        config = trial.config(self.budget, checkpoint_every=_CHECKPOINTS)
+        if self.stop_on is not None:
+            every = max(1, self.budget.steps // _STOPS)
+            config = replace(config, evaluate_every=every, best="loss", patience=_PATIENCE)
+        done = train(
             encoder,
-            sources(self.tables, trial.arm),
+            sources(self.data.tables, trial.arm, by_size=self.by_size),
             folder,
-            trial.config(self.budget, checkpoint_every=_CHECKPOINTS),
+            config,
+            evaluation=self._stopping if self.stop_on is not None else None,
             about={"arm": trial.arm.name},
             resume=True,
             progress=self.progress,
         )
         shutil.rmtree(folder / "checkpoint", ignore_errors=True)
-        write_json(folder / "seconds.json", {"training": time.monotonic() - began})
+        shutil.rmtree(folder / "best", ignore_errors=True)
+        seconds = (time.monotonic() - began) * done.steps / max(1, done.steps - before)
+        write_json(folder / "seconds.json", {"training": seconds})
         return encoder
+
+    def _steps_done(self, trial: Trial) -> int:
+        """Of a training that was interrupted."""
+        path = self.of(trial) / "training.json"
+        return int(read_json(path, DataError)["step"]) if path.is_file() else 0
+
+    def _stopping(self, encoder: TorchEncoder) -> dict[str, float]:
+        assert self.stop_on is not None
+        return {"loss": development_loss(encoder, self.stop_on, self.budget.batch_size)}
 
     def beginning(self, arm: Arm) -> TorchEncoder:
         """What the training of an arm starts from."""
@@ -151,25 +167,25 @@ class Runs:
         began = time.monotonic()
         directions = self._directions(encoder)
         with atomic_folder(folder) as temporary:
-            for number, dataset in enumerate(self.judged.values()):
+            for number, dataset in enumerate(self.data.judged.values()):
                 queries, documents = embed(
                     encoder, dataset, batch_size=_TEXTS, progress=self.progress
-                )
-                switched = code_switched(dataset)
-                mixed = encoder.encode_queries(
-                    [q.text for q in switched.queries],
-                    batch_size=_TEXTS,
-                    progress=self.progress,
                 )
                 found = {
                     PLAIN: self._scored(dataset, queries, documents, encoder),
                     WITHOUT: self._scored(
                         dataset, directions.remove(queries), directions.remove(documents), encoder
                     ),
-                    SWITCHED: self._scored(switched, mixed, documents, encoder).only(
-                        [f"{metric} multi" for metric in METRICS]
-                    ),
                 }
+                if translated(dataset.queries):
+                    switched = code_switched(dataset)
+                    queries = encoder.encode_queries(
+                        [q.text for q in switched.queries],
+                        batch_size=_TEXTS,
+                        progress=self.progress,
+                    )
+                    scores = self._scored(switched, queries, documents, encoder)
+                    found[SWITCHED] = scores.only([f"{metric} multi" for metric in METRICS])
                 for variant, scores in found.items():
                     scores.save(temporary / f"{number}-{variant.replace(' ', '-')}.npz")
             write_json(temporary / "seconds.json", {"judging": time.monotonic() - began})
@@ -184,19 +200,25 @@ class Runs:
         return Scores.of(evaluation, ranks, evaluation.judge(ranks, dataset.name))
 
     def _load(self, folder: Path) -> dict[tuple[str, str], Scores]:
-        return {
-            (name, variant): Scores.load(folder / f"{number}-{variant.replace(' ', '-')}.npz")
-            for number, name in enumerate(self.judged)
+        files = {
+            (name, variant): folder / f"{number}-{variant.replace(' ', '-')}.npz"
+            for number, name in enumerate(self.data.judged)
             for variant in VARIANTS
         }
+        return {key: Scores.load(file) for key, file in files.items() if file.is_file()}
 
     def _directions(self, encoder: TorchEncoder) -> Any:
-        texts = list(self.directions)
+        texts = self.data.directions
         return language_directions(
             encoder.encode_documents([d.full_text for d in texts]),
             [d.language for d in texts],
             groups=[d.group_id for d in texts],
         )
+
+    @property
+    def precision(self) -> str:
+        """Of training and judging."""
+        return default_precision(TorchEncoder.load(self.start))
 
     def _precision(self, trial: Trial) -> Any:
         state = read_json(self.of(trial) / "training.json", DataError)
@@ -207,7 +229,38 @@ def _autocast(precision: str) -> Any:
     return autocast(precision, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
 
 
-def open_folder(folder: Path, what: dict[str, Any]) -> None:
+def development_loss(encoder: TorchEncoder, dataset: Dataset, batch_size: int) -> float:
+    """Mean InfoNCE loss, temperature .05, of monolingual batches of a data set."""
+    table = PairTable.from_dataset(dataset)
+    batch_size = min(batch_size, len(np.unique(table.groups)))
+    losses = []
+    for batch in make_sampler("monolingual", table, batch_size).epoch(0):
+        queries = encoder.encode_queries(batch.query_texts(table))
+        documents = encoder.encode_documents(batch.document_texts(table))
+        losses.append(float(infonce(queries, documents, temperature=0.05, normalize=True)))
+    return float(np.mean(losses))
+
+
+def start_encoder(
+    folder: Path, start: str, model: str, max_length: int | None, progress: bool
+) -> Path:
+    """The folder of the encoder that training starts from; made once.
+
+    Args:
+        start: ``static``: distilled from the model.
+    """
+    made = folder / "start"
+    if not made.is_dir():
+        given = {} if max_length is None else {"max_length": max_length}
+        encoder = load_with_prompts(model, **given)
+        if start == "static":
+            encoder = distill(encoder, progress=progress)
+        with atomic_folder(made) as temporary:
+            encoder.save(temporary)
+    return made
+
+
+def begin(folder: Path, what: dict[str, Any]) -> None:
     """Begins a study in a folder, or goes on with it.
 
     Raises:

@@ -72,10 +72,10 @@ class Scores:
                 ceilings.append(None)
         question, column, value = (np.concatenate(found) for found in zip(*parts, strict=True))
         shape = (int(clusters.max()) + 1, len(columns))
-        cell = question * shape[1] + column
-        sums: Floats = np.bincount(cell, value, minlength=shape[0] * shape[1])
-        counts: Ints = np.bincount(cell, minlength=shape[0] * shape[1])
-        return cls(columns, sums.reshape(shape), counts.reshape(shape), ceilings)
+        sums, counts = np.zeros(shape), np.zeros(shape, dtype=np.int64)
+        np.add.at(sums, (question, column), value)
+        np.add.at(counts, (question, column), 1)
+        return cls(columns, sums, counts, ceilings)
 
     def only(self, measures: Iterable[str]) -> Scores:
         """The columns of these measures."""
@@ -117,19 +117,26 @@ class Scores:
         """Queries in the means of a measure."""
         return int(self.counts[:, self._weights(measure, None) > 0].sum())
 
-    def matrix(self, measure: str, languages: Sequence[str]) -> tuple[Floats, Ints]:
-        """Values and numbers of queries [L, L + 1] by languages of queries and documents; the last
-        column is the pool of all, from the measure of the same metric in multi."""
-        metric = measure.rpartition(" ")[0]
+    def matrix(self, metric: str, languages: Sequence[str]) -> tuple[Floats, Ints]:
+        """Values and numbers of queries [L, L + 1] of a metric, by languages of queries and
+        documents; the last column is the pool of all."""
+        values = self._matrix(self.values, metric, languages)
+        counts = np.nan_to_num(self._matrix(self.counts.sum(0), metric, languages))
+        return values, counts.astype(np.int64)
+
+    def ceiling_matrix(self, metric: str, languages: Sequence[str]) -> Floats:
+        """The best possible values of :meth:`matrix`."""
+        known = [np.nan if c is None else c for c in self.ceilings]
+        return self._matrix(np.array(known), metric, languages)
+
+    def _matrix(self, of_columns: Floats | Ints, metric: str, languages: Sequence[str]) -> Floats:
         place = {language: n for n, language in enumerate(languages)}
-        shape = (len(place), len(place) + 1)
-        values, counts = np.full(shape, np.nan), np.zeros(shape, dtype=np.int64)
-        found, numbers = self.values, self.counts.sum(0)
-        for n, (name, asked, told) in enumerate(self.columns):
-            if name.rpartition(" ")[0] == metric and name.rpartition(" ")[2] in KINDS:
-                at = place[asked], len(place) if told is None else place[told]
-                values[at], counts[at] = found[n], numbers[n]
-        return values, counts
+        found = np.full((len(place), len(place) + 1), np.nan)
+        names = {f"{metric} {kind}" for kind in KINDS}
+        for value, (name, asked, told) in zip(of_columns, self.columns, strict=True):
+            if name in names:
+                found[place[asked], len(place) if told is None else place[told]] = value
+        return found
 
     def draws(self, measure: str, *, seed: int = 0) -> Floats:
         """float64 [DRAWS]: the means over questions drawn with replacement.

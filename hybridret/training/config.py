@@ -44,7 +44,7 @@ class TrainingConfig:
             :class:`hybridret.training.batches.Sampler`.
         evaluate_every: steps between evaluations, see :func:`hybridret.train`; 0: none.
         best: value of the evaluation, such as ``multi AP``, by which the best encoder is kept: it
-            is what the run ends with. Of a ``rank distance`` the smallest is best.
+            is what the run ends with. Of a ``rank distance`` or a ``loss`` the smallest is best.
         patience: evaluations without a better value after which the run ends; 0: none.
         trackers: of :data:`TRACKERS`: the log goes to these, too.
     """

@@ -184,7 +184,7 @@ class Run:
         return best
 
     def _better(self, value: float, before: float) -> bool:
-        smaller = "rank distance" in str(self.config.best)
+        smaller = any(name in str(self.config.best) for name in ("rank distance", "loss"))
         return value < before if smaller else value > before
 
     def finish(self, encoder: TorchEncoder, steps: int) -> None:

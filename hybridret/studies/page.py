@@ -1,0 +1,522 @@
+"""The results of a study as one self-contained HTML page."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from hybridret._files import write_text
+from hybridret.evaluation.elements import difference_map, document, table
+from hybridret.studies.claims import Answer, Comparison, System, margin
+from hybridret.studies.results import (
+    MEASURES,
+    PLAIN,
+    SWITCHED,
+    UNTRAINED,
+    WITHOUT,
+    Results,
+)
+from hybridret.studies.scores import PREFERENCE, RANK_DISTANCE
+
+_INK = {"supported": "#2a7", "not supported": "#c43", "underpowered": "#a80"}
+_WIDTH, _LEFT, _ROW = 560, 210, 22
+
+
+def write_page(path: Path, results: Results) -> None:
+    """Claims and verdicts first; then every arm, the data, the budget and the command."""
+    study, about = results.study, results.about
+    parts = [
+        f"<h1>{html.escape(study.title)}</h1>",
+        f"<p>{_opening(results)}</p>",
+        "<h2>Claims</h2>",
+        _claims(results.answers),
+        f"<p class='note'>{_reading(results)}</p>",
+    ]
+    for dataset in results.datasets:
+        parts += _dataset(results, dataset)
+    parts += ["<h2>Every comparison</h2>", *map(_comparisons, results.answers)]
+    parts += ["<h2>Data, budget and settings</h2>", *_background(results)]
+    parts.append(f"<p>Command: <code>{html.escape(about['command'])}</code></p>")
+    write_text(path, document(study.title, parts))
+
+
+def _opening(results: Results) -> str:
+    about = results.about
+    seeds, tuned = len(about["seeds"]), len(about["learning_rates"]) * len(about["temperatures"])
+    made = {
+        "static": f"A static encoder distilled from {about['model']}",
+        "real": f"{about['model']}, a pretrained encoder whose training saw questions and passages "
+        "like those of SQuAD in English",
+        "recipe": f"{about['model']} by the paper's recipe",
+    }[about["start"]]
+    return html.escape(
+        f"{made}, trained in {about['precision']}. Every arm: {about['steps']:,} steps of "
+        f"{about['batch_size']} pairs, the same rows in the same order, {tuned} trials of settings "
+        f"on held-out groups, {seeds} seed{'s' * (seeds > 1)}."
+        if about["start"] != "recipe"
+        else f"{made}, trained in {about['precision']}. Every arm: up to {about['steps']:,} steps "
+        f"of {about['batch_size']} pairs, {seeds} seed{'s' * (seeds > 1)}; arms draw what their "
+        f"kind of batches can hold."
+    )
+
+
+def _reading(results: Results) -> str:
+    notes = [
+        "Differences are positive where the first is better. Intervals: 95 %, questions with all "
+        "their translations and seeds drawn with replacement. A better claim is supported if every "
+        "difference is above 0 (p &lt; .05 after Holm's correction), and not supported if one is "
+        "surely smaller than a margin; a level claim is supported if no difference can be worse "
+        f"than minus that margin (AP {margin('AP multi'):g}, rank distance "
+        f"{margin(RANK_DISTANCE):g}). Otherwise the data cannot tell: underpowered.",
+        *map(html.escape, results.study.notes),
+    ]
+    return " ".join(notes)
+
+
+def _claims(answers: Sequence[Answer]) -> str:
+    rows, before = [], None
+    for found in answers:
+        question = found.claim.question if found.claim.question != before else ""
+        before = found.claim.question
+        worst = min(found.comparisons, key=_severity, default=None)
+        rows.append(
+            [
+                html.escape(question),
+                html.escape(found.claim.text),
+                f"<b style='color:{_INK[found.verdict]}'>{found.verdict}</b>",
+                _short(worst) if worst else "",
+            ]
+        )
+    head = ["question", "claim", "verdict", "the comparison that decides"]
+    return f"<div class='words'>{table(head, rows)}</div>"
+
+
+def _severity(c: Comparison) -> tuple[int, float]:
+    order = ("not supported", "underpowered", "supported")
+    return order.index(c.verdict), c.difference / margin(c.measure)
+
+
+def _short(c: Comparison) -> str:
+    return (
+        f"{html.escape(c.dataset)}, {html.escape(c.measure)}: {_name(c.system)} − "
+        f"{_name(c.reference)} {_signed(c.measure, c.difference)} "
+        f"[{_signed(c.measure, c.low)}, {_signed(c.measure, c.high)}]"
+    )
+
+
+def _name(system: System) -> str:
+    name, variant = system
+    return html.escape(name if variant == PLAIN else f"{name}, {variant}")
+
+
+# ------------------------------------------------------------------------------- of a data set
+
+
+def _dataset(results: Results, dataset: str) -> list[str]:
+    parts = [f"<h2>{html.escape(dataset)}</h2>", _arms(results, dataset)]
+    n = _counts(results, dataset)
+    parts.append(f"<p class='note'>Mean over seeds ± their standard deviation. {n}</p>")
+    for measure in MEASURES:
+        if _shown(results, dataset, measure):
+            parts += [f"<h3>{html.escape(measure)}</h3>", _dots(results, dataset, measure)]
+    if results.study.curve:
+        parts += ["<h3>Share of monolingual batches (alpha)</h3>", *_curves(results, dataset)]
+    parts += _variants(results, dataset)
+    parts += _seen(results, dataset)
+    for first, second in results.study.maps:
+        parts += [
+            f"<h3>AP of {html.escape(first)} minus {html.escape(second)}, by languages</h3>",
+            "<p class='note'>Rows: language of the queries. Columns: language of the documents; "
+            "the last column is the pool of all languages. Point at a cell for n and the ceiling."
+            "</p>",
+            _map(results, dataset, first, second),
+        ]
+    return parts
+
+
+def _counts(results: Results, dataset: str) -> str:
+    first = results.scores[UNTRAINED, PLAIN][dataset][0]
+    found = [
+        f"{m} {first.n(m):,}"
+        + (f" (ceiling {top:.3f})" if (top := first.ceiling(m)) is not None else "")
+        for m in MEASURES
+        if m in first.measures
+    ]
+    return f"n: {'; '.join(found)}."
+
+
+def _shown(results: Results, dataset: str, measure: str) -> bool:
+    return measure in results.scores[UNTRAINED, PLAIN][dataset][0].measures
+
+
+def _arms(results: Results, dataset: str) -> str:
+    measures = [m for m in MEASURES if _shown(results, dataset, m)]
+    labels = [
+        label
+        for label, arms in results.study.reported.items()
+        if any(dataset in cells for cells in arms.values())
+    ]
+    head = ["arm", *map(html.escape, measures)]
+    for label in labels:
+        head += [f"{html.escape(label)}<br>{html.escape(m)}" for m in measures if m != PREFERENCE]
+        if _is_of(label, results.about["model"]):
+            head += [f"ours − paper<br>{html.escape(m)}" for m in measures if m != PREFERENCE]
+    rows = []
+    for name in results.systems:
+        row = [html.escape(name)]
+        row += [_spread(results.values((name, PLAIN), dataset, m), m) for m in measures]
+        for label in labels:
+            cells = results.study.reported[label].get(name, {}).get(dataset, {})
+            wanted = [m for m in measures if m != PREFERENCE]
+            row += [_value(m, cells.get(m)) for m in wanted]
+            if _is_of(label, results.about["model"]):
+                row += [_gap(results, name, dataset, m, cells.get(m)) for m in wanted]
+        rows.append(row)
+    return table(head, rows)
+
+
+def _is_of(label: str, model: str) -> bool:
+    """Whether cells are of the encoder that was trained."""
+    plain = model.lower().replace("-", "")
+    return ("XLM-R" in label and ("xlmr" in plain or "xlmroberta" in plain)) or (
+        "LaBSE" in label and "labse" in plain
+    )
+
+
+def _gap(results: Results, name: str, dataset: str, measure: str, cell: float | None) -> str:
+    values = results.values((name, PLAIN), dataset, measure)
+    if cell is None or not values:
+        return ""
+    return _signed(measure, float(np.mean(values)) - cell)
+
+
+def _variants(results: Results, dataset: str) -> list[str]:
+    head = ["arm", "AP mono", "AP multi", RANK_DISTANCE]
+    head += [f"{m}<br>{WITHOUT}" for m in ("AP mono", "AP multi", RANK_DISTANCE)]
+    switched = any(results.scores.get((n, SWITCHED), {}).get(dataset) for n in results.systems)
+    if switched:
+        head.append(f"AP multi<br>{SWITCHED}")
+    rows = []
+    for name in results.systems:
+        row = [html.escape(name)]
+        for variant in (PLAIN, WITHOUT):
+            for m in ("AP mono", "AP multi", RANK_DISTANCE):
+                row.append(_spread(results.values((name, variant), dataset, m), m))
+        if switched:
+            row.append(_spread(results.values((name, SWITCHED), dataset, "AP multi"), "AP multi"))
+        rows.append(row)
+    return [
+        "<h3>Without the language directions; with queries that change the language</h3>",
+        "<p class='note'>The directions are estimated from held-out texts and taken out after the "
+        "training. A code-switched query has the first half of its words in its language and the "
+        "second in English.</p>",
+        table(head, rows),
+    ]
+
+
+def _seen(results: Results, dataset: str) -> list[str]:
+    """Languages that were trained on and others."""
+    first = results.scores[UNTRAINED, PLAIN][dataset][0]
+    spoken = sorted({asked for _, asked, _ in first.columns})
+    seen = [x for x in spoken if x in results.about["languages"]]
+    unseen = [x for x in spoken if x not in seen]
+    if not unseen or not seen:
+        return []
+    head = ["arm"]
+    for which in (seen, unseen):
+        head += [f"{m}<br>{' '.join(which)}" for m in ("AP mono", "AP multi")]
+    rows = []
+    for name in results.systems:
+        runs = results.scores[name, PLAIN][dataset]
+        row = [html.escape(name)]
+        for which in (seen, unseen):
+            for m in ("AP mono", "AP multi"):
+                values = [
+                    float(
+                        np.mean(
+                            [
+                                v
+                                for v, (measure, asked, _) in zip(r.values, r.columns, strict=True)
+                                if measure == m and asked in which
+                            ]
+                        )
+                    )
+                    for r in runs
+                ]
+                row.append(_spread(values, m))
+        rows.append(row)
+    return [
+        "<h3>Languages of the queries that were trained on, and others</h3>",
+        table(head, rows),
+    ]
+
+
+def _map(results: Results, dataset: str, first: str, second: str) -> str:
+    ours, theirs = (results.scores[name, PLAIN][dataset] for name in (first, second))
+    languages = sorted({asked for _, asked, _ in ours[0].columns})
+    means = [
+        np.mean([run.matrix("AP", languages)[0] for run in runs], axis=0) for runs in (ours, theirs)
+    ]
+    _, counts = ours[0].matrix("AP", languages)
+    ceilings = ours[0].ceiling_matrix("AP", languages)
+    place = {language: n for n, language in enumerate(languages)}
+
+    def note(query: str, told: str | None) -> str:
+        at = place[query], len(languages) if told is None else place[told]
+        return f"n = {counts[at]}, ceiling {ceilings[at]:.3f}" if counts[at] else "n = 0"
+
+    return difference_map(languages, means[0] - means[1], note)
+
+
+# ---------------------------------------------------------------------------------- pictures
+
+
+def _dots(results: Results, dataset: str, measure: str) -> str:
+    """A line for each arm: seeds as dots, mean and interval."""
+    rows = []
+    for name in results.systems:
+        values = results.values((name, PLAIN), dataset, measure)
+        rows.append((name, values, results.draws.interval((name, PLAIN), dataset, measure)))
+    for label, arms in results.study.reported.items():
+        for name, cells in arms.items():
+            if (value := cells.get(dataset, {}).get(measure)) is not None and _is_of(
+                label, results.about["model"]
+            ):
+                rows.append((f"{name} ({label})", [value], (value, value)))
+    edges = [x for _, values, interval in rows for x in (*values, *interval)]
+    low, high = min(edges), max(edges)
+    room = (high - low) * 0.04 or 1.0
+    low, high = low - room, high + room
+    height = _ROW * len(rows) + 26
+
+    def x(value: float) -> float:
+        return _LEFT + (value - low) / (high - low) * (_WIDTH - _LEFT - 60)
+
+    parts = []
+    for tick in _ticks(low, high):
+        parts.append(
+            f"<line x1='{x(tick):.1f}' x2='{x(tick):.1f}' y1='0' y2='{height - 22}' "
+            f"stroke='currentColor' opacity='.15'/><text x='{x(tick):.1f}' y='{height - 6}' "
+            f"text-anchor='middle'>{_tick(tick)}</text>"
+        )
+    for n, (name, values, (start, end)) in enumerate(rows):
+        y = _ROW * n + _ROW / 2
+        mean = float(np.mean(values))
+        parts.append(
+            f"<text x='{_LEFT - 10}' y='{y + 4:.1f}' text-anchor='end'>{html.escape(name)}</text>"
+            f"<line x1='{x(start):.1f}' x2='{x(end):.1f}' y1='{y}' y2='{y}' "
+            f"stroke='currentColor' stroke-width='2' opacity='.5'/>"
+        )
+        parts += [
+            f"<circle cx='{x(v):.1f}' cy='{y}' r='3.5' fill='hsl(212 70% 50%)' opacity='.7'>"
+            f"<title>{_value(measure, v)}</title></circle>"
+            for v in values
+        ]
+        parts.append(
+            f"<line x1='{x(mean):.1f}' x2='{x(mean):.1f}' y1='{y - 7}' y2='{y + 7}' "
+            f"stroke='currentColor' stroke-width='2'/><text x='{_WIDTH - 50}' y='{y + 4:.1f}'>"
+            f"{_value(measure, mean)}</text>"
+        )
+    return _svg(_WIDTH, height, parts)
+
+
+def _curves(results: Results, dataset: str) -> list[str]:
+    """A measure by alpha, with intervals and seeds."""
+    pictures = []
+    for measure in MEASURES[:4]:
+        if not _shown(results, dataset, measure):
+            continue
+        points = []
+        for alpha, name in results.study.curve.items():
+            values = results.values((name, PLAIN), dataset, measure)
+            interval = results.draws.interval((name, PLAIN), dataset, measure)
+            points.append((alpha, values, interval))
+        pictures.append(_curve(measure, points))
+    return [f"<div class='pictures'>{''.join(pictures)}</div>"]
+
+
+def _curve(measure: str, points: Sequence[tuple[float, list[float], tuple[float, float]]]) -> str:
+    width, height, left, bottom = 300, 190, 52, 26
+    edges = [v for _, values, interval in points for v in (*values, *interval)]
+    low, high = min(edges), max(edges)
+    room = (high - low) * 0.06 or 1.0
+    low, high = low - room, high + room
+
+    def x(alpha: float) -> float:
+        return left + 10 + alpha * (width - left - 24)
+
+    def y(value: float) -> float:
+        return 18 + (high - value) / (high - low) * (height - bottom - 22)
+
+    parts = [f"<text x='{left}' y='11' font-weight='600'>{html.escape(measure)}</text>"]
+    for tick in _ticks(low, high):
+        parts.append(
+            f"<line x1='{left}' x2='{width - 8}' y1='{y(tick):.1f}' y2='{y(tick):.1f}' "
+            f"stroke='currentColor' opacity='.15'/><text x='{left - 6}' y='{y(tick) + 4:.1f}' "
+            f"text-anchor='end'>{_tick(tick)}</text>"
+        )
+    band = [f"{x(a):.1f},{y(i[0]):.1f}" for a, _, i in points]
+    band += [f"{x(a):.1f},{y(i[1]):.1f}" for a, _, i in reversed(points)]
+    line = [f"{x(a):.1f},{y(float(np.mean(v))):.1f}" for a, v, _ in points]
+    parts.append(f"<polygon points='{' '.join(band)}' fill='hsl(212 70% 50%)' opacity='.15'/>")
+    parts.append(
+        f"<polyline points='{' '.join(line)}' fill='none' stroke='hsl(212 70% 50%)' "
+        f"stroke-width='2'/>"
+    )
+    for alpha, values, _ in points:
+        parts += [
+            f"<circle cx='{x(alpha):.1f}' cy='{y(v):.1f}' r='2.5' fill='hsl(212 70% 40%)' "
+            f"opacity='.6'/>"
+            for v in values
+        ]
+        parts.append(
+            f"<text x='{x(alpha):.1f}' y='{height - 8}' text-anchor='middle'>{alpha:g}</text>"
+        )
+    return _svg(width, height, parts)
+
+
+def _svg(width: int, height: float, parts: Sequence[str]) -> str:
+    return (
+        f"<div class='scroll'><svg width='{width}' height='{height:.0f}' "
+        f"viewBox='0 0 {width} {height:.0f}' font-size='12' fill='currentColor' role='img'>"
+        f"{''.join(parts)}</svg></div>"
+    )
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """About four round numbers."""
+    step = 10 ** math.floor(math.log10((high - low) / 2))
+    for factor in (1, 2, 5):
+        if (high - low) / (step * factor) <= 5:
+            step *= factor
+            break
+    first = math.ceil(low / step)
+    return [n * step for n in range(first, math.floor(high / step) + 1)]
+
+
+def _tick(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 10 else f"{value:.3f}".rstrip("0").rstrip(".")
+
+
+# --------------------------------------------------------------------------------- background
+
+
+def _comparisons(found: Answer) -> str:
+    rows = [
+        [
+            html.escape(c.dataset),
+            html.escape(c.measure),
+            _name(c.system),
+            _name(c.reference),
+            _signed(c.measure, c.difference),
+            f"{_signed(c.measure, c.low)} to {_signed(c.measure, c.high)}",
+            f"{c.p:.4f}",
+            f"{c.p_holm:.4f}",
+            f"<span style='color:{_INK[c.verdict]}'>{c.verdict}</span>",
+        ]
+        for c in found.comparisons
+    ]
+    head = ["data set", "measure", "system", "against", "better by", "95 % interval", "p", "Holm"]
+    return (
+        f"<details><summary>{html.escape(found.claim.text)} <b style='color:"
+        f"{_INK[found.verdict]}'>{found.verdict}</b></summary>"
+        f"{table([*head, 'alone'], rows)}</details>"
+    )
+
+
+def _background(results: Results) -> list[str]:
+    about, data = results.about, results.about["data"]
+    rows = [
+        [html.escape(name), "training", f"{found['rows']:,} rows", " ".join(found["languages"])]
+        for name, found in data["training"].items()
+    ]
+    rows += [
+        [
+            html.escape(name),
+            "held out",
+            f"{f['queries']:,} queries, {f['documents']:,} documents",
+            "",
+        ]
+        for name, f in data["held out"].items()
+    ]
+    rows += [
+        [
+            html.escape(name),
+            "judged on",
+            f"{f['queries']:,} queries, {f['documents']:,} documents",
+            " ".join(f["languages"]),
+        ]
+        for name, f in data["judged on"].items()
+    ]
+    parts = [table(["data set", "for", "size", "languages"], rows), f"<p>{_leaks(results)}</p>"]
+    arms = []
+    for arm in results.study.arms:
+        size, best = about["sizes"][arm.name], results.chosen[arm.name]
+        tried = results.development[arm.name]
+        arms.append(
+            [
+                html.escape(arm.name),
+                f"{size['groups']:,}",
+                f"{size['distinct']:,}",
+                f"{size['seen']:,}",
+                f"{best.learning_rate:g}",
+                f"{best.temperature:g}",
+                f"{max(tried.values()):.4f}",
+                f"{min(tried.values()):.4f}",
+            ]
+        )
+    head = ["arm", "groups", "distinct rows", "of them seen", "learning rate", "temperature"]
+    head += ["held-out score,<br>best trial", "worst trial"]
+    cost = about["cost"]
+    parts += [
+        table(head, arms),
+        "<p class='note'>A row is distinct by its group, the language of its query and that of "
+        "its document. The held-out score is the mean AP of mono, cross and multi.</p>",
+        f"<p>Cost: {cost['runs']} trainings of {about['steps'] * about['batch_size']:,} pairs, "
+        f"{cost['trials']} of them trials of settings; {cost['judged']:,} texts embedded to judge; "
+        f"about {cost['flops']:.1e} operations of the encoder's layers; "
+        f"{cost['seconds'] / 3600:.1f} hours. Versions: "
+        f"{html.escape(', '.join(f'{n} {v}' for n, v in about['versions'].items()))}; commit "
+        f"{about['commit'] or 'unknown'}.</p>",
+    ]
+    return parts
+
+
+def _leaks(results: Results) -> str:
+    found = results.about["leakage"]
+    total = sum(f["equal"] + f["near"] for f in found.values())
+    compared = sum(f["judged"] for f in found.values())
+    text = (
+        f"Leakage: {total:,} of {compared:,} judged texts are equal to a training text or a near "
+        f"duplicate of one"
+    )
+    if not total:
+        return f"{text}."
+    by = ", ".join(
+        f"{f['equal'] + f['near']} in {x}" for x, f in found.items() if f["equal"] + f["near"]
+    )
+    done = "taken out of" if results.about["leaks"] == "remove" else "left in"
+    return f"{text} ({html.escape(by)}); their groups were {done} the training data."
+
+
+def _spread(values: Sequence[float], measure: str) -> str:
+    if not values:
+        return "–"
+    text = _value(measure, float(np.mean(values)))
+    if len(values) > 1:
+        text += f" <span class='note'>± {_value(measure, float(np.std(values, ddof=1)))}</span>"
+    return text
+
+
+def _value(measure: str, value: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:,.0f}" if measure == RANK_DISTANCE else f"{value:.4f}"
+
+
+def _signed(measure: str, value: float) -> str:
+    return f"{value:+,.1f}" if measure == RANK_DISTANCE else f"{value:+.4f}"
