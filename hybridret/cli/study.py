@@ -50,8 +50,8 @@ STARTS = {
     "static": Start(
         "a static encoder distilled from it, which trains in a minute: every question",
         "intfloat/multilingual-e5-small",
-        200,
-        256,
+        300,
+        100,
         (0.003, 0.01),
         (0.03, 0.05),
         (0, 1, 2, 3, 4),

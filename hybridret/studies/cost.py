@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from hybridret.data.table import Dataset
 from hybridret.studies.preparation import StudyData
 from hybridret.studies.protocol import Arm, Budget
@@ -140,14 +138,19 @@ def _seconds(folder: Path, what: str) -> list[float]:
 
 
 def _speed() -> float:
-    """Operations a second of a float32 matrix product, in about half a second."""
-    a = np.ones((1024, 1024), dtype=np.float32)
+    """Operations a second of a matrix product as training does it, in about half a second."""
+    import torch
+
+    from hybridret.training.loop import fastest_precision
+
+    a = torch.ones(1024, 1024)
+    a = a.bfloat16() if fastest_precision() == "bf16" else a
     a @ a
     began, count = time.monotonic(), 0
     while time.monotonic() - began < 0.5:
         a @ a
         count += 1
-    return float(2 * 1024**3 * count / (time.monotonic() - began))
+    return 2 * 1024**3 * count / (time.monotonic() - began)
 
 
 def _hours(seconds: float) -> str:

@@ -95,7 +95,9 @@ class Runs:
             return TorchEncoder.load(folder / "model")
         encoder = self.beginning(trial.arm)
         began, before = time.monotonic(), self._steps_done(trial)
-        config = trial.config(self.budget, checkpoint_every=_CHECKPOINTS)
+        # A static encoder trains faster than a checkpoint of its large table is written.
+        every = 0 if encoder.model.is_static else _CHECKPOINTS
+        config = trial.config(self.budget, checkpoint_every=every)
         if self.stop_on is not None:
             every = max(1, self.budget.steps // _STOPS)
             config = replace(config, evaluate_every=every, best="loss", patience=_PATIENCE)
@@ -254,7 +256,7 @@ def start_encoder(
         given = {} if max_length is None else {"max_length": max_length}
         encoder = load_with_prompts(model, **given)
         if start == "static":
-            encoder = distill(encoder, progress=progress)
+            encoder = distill(encoder, dimension=min(256, encoder.dimension), progress=progress)
         with atomic_folder(made) as temporary:
             encoder.save(temporary)
     return made

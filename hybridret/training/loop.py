@@ -275,9 +275,12 @@ def _resolved(config: TrainingConfig, encoder: TorchEncoder) -> TrainingConfig:
 
 
 def default_precision(encoder: TorchEncoder) -> str:
+    """Of an encoder's matrix products; a static encoder has none."""
+    return "fp32" if encoder.model.is_static else fastest_precision()
+
+
+def fastest_precision() -> str:
     """``bf16`` where the processor or GPU multiplies it, else ``fp32``."""
-    if encoder.model.is_static:
-        return "fp32"  # it multiplies nothing
     multiplies = (
         torch.cuda.is_bf16_supported()
         if torch.cuda.is_available()
