@@ -70,7 +70,7 @@ LAYERS: dict[str, set[str]] = {
     "serving": {"data", "encoder"},
     "evaluation": {"data", "encoder"},
     "training": {"data", "encoder", "losses"},
-    "studies": {"data", "encoder", "evaluation", "training"},
+    "studies": {"data", "encoder", "evaluation", "losses", "training"},
 }
 # Of packages that have both: the modules that run torch. All others work where it is not installed.
 TORCH = {
@@ -89,6 +89,7 @@ TORCH = {
         "run",
         "sentence_transformers",
     },
+    "studies": {"runs"},
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -34,6 +35,26 @@ def test_sentence_transformers(name, steps):
     text = example(f"{name}.py", "--steps", steps)
     first, last = map(float, re.findall(r"loss ([\d.]+) -> ([\d.]+)", text)[0])
     assert last < first
+
+
+def test_data_of_the_paper_study(tmp_path):
+    (tmp_path / "sib" / "zho_Hans").mkdir(parents=True)
+    (tmp_path / "sib" / "zho_Hans" / "dev.tsv").write_text(
+        'index_id\tcategory\ttext\n7\ttravel\t"一 句\n8\ttravel\t\n', encoding="utf-8"
+    )
+    (tmp_path / "de_pud-ud-test.conllu").write_text(
+        "# sent_id = n1\n# text = Hallo Welt.\n1\tHallo\n\n# sent_id = n2\n# text = Zwei.\n",
+        encoding="utf-8",
+    )
+    (tmp_path / "pud.fr.tsv").write_text("sent_id\ttext\nn2\tDeux.\n", encoding="utf-8")
+    example("paper/data.py", tmp_path / "sib", tmp_path, tmp_path / "out.jsonl")
+    found = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [(row["language"], row["group"], row["query"]) for row in found] == [
+        ("zho", "sib200 7", '"一 句'),
+        ("de", "pud n1", "Hallo Welt."),
+        ("de", "pud n2", "Zwei."),
+        ("fr", "pud n2", "Deux."),
+    ]
 
 
 def test_judge_embeddings():

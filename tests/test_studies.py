@@ -332,9 +332,13 @@ def test_the_whole_study_of_a_static_encoder(capsys, tmp_path, parallel, xlmr_fo
     )
     status, text, _ = run(capsys, *more)
     assert "runs that are done" in text
-    assert fails(capsys, *line, "--max-length", 32).rstrip().endswith(
-        "has a study with other settings (max_length); choose another folder, or go on with the "
-        "same settings"
+    assert (
+        fails(capsys, *line, "--max-length", 32)
+        .rstrip()
+        .endswith(
+            "has a study with other settings (max_length); choose another folder, or go on with the "
+            "same settings"
+        )
     )
 
 

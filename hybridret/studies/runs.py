@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -106,7 +107,7 @@ class Runs:
             sources(self.data.tables, trial.arm, by_size=self.by_size),
             folder,
             config,
-            evaluation=self._stopping if self.stop_on is not None else None,
+            evaluation=self._stopping(trial),
             about={"arm": trial.arm.name},
             resume=True,
             progress=self.progress,
@@ -122,9 +123,13 @@ class Runs:
         path = self.of(trial) / "training.json"
         return int(read_json(path, DataError)["step"]) if path.is_file() else 0
 
-    def _stopping(self, encoder: TorchEncoder) -> dict[str, float]:
-        assert self.stop_on is not None
-        return {"loss": development_loss(encoder, self.stop_on, self.budget.batch_size)}
+    def _stopping(self, trial: Trial) -> Callable[[TorchEncoder], dict[str, float]] | None:
+        """What a training is ended by."""
+        dataset = self.stop_on
+        if dataset is None:
+            return None
+        size, temperature = self.budget.batch_size, trial.temperature
+        return lambda encoder: {"loss": development_loss(encoder, dataset, size, temperature)}
 
     def beginning(self, arm: Arm) -> TorchEncoder:
         """What the training of an arm starts from."""
@@ -231,15 +236,17 @@ def _autocast(precision: str) -> Any:
     return autocast(precision, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
 
 
-def development_loss(encoder: TorchEncoder, dataset: Dataset, batch_size: int) -> float:
-    """Mean InfoNCE loss, temperature .05, of monolingual batches of a data set."""
+def development_loss(
+    encoder: TorchEncoder, dataset: Dataset, batch_size: int, temperature: float
+) -> float:
+    """Mean InfoNCE loss of monolingual batches of a data set."""
     table = PairTable.from_dataset(dataset)
     batch_size = min(batch_size, len(np.unique(table.groups)))
     losses = []
     for batch in make_sampler("monolingual", table, batch_size).epoch(0):
         queries = encoder.encode_queries(batch.query_texts(table))
         documents = encoder.encode_documents(batch.document_texts(table))
-        losses.append(float(infonce(queries, documents, temperature=0.05, normalize=True)))
+        losses.append(float(infonce(queries, documents, temperature=temperature, normalize=True)))
     return float(np.mean(losses))
 
 
