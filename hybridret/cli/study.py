@@ -34,6 +34,7 @@ class Start:
     temperatures: tuple[float, ...]
     seeds: tuple[int, ...]
     max_length: int
+    hold_out: float
 
 
 STARTS = {
@@ -46,6 +47,7 @@ STARTS = {
         (0.02,),
         (0, 1, 2),
         128,
+        0.15,
     ),
     "static": Start(
         "a static encoder distilled from it, which trains in a minute: every question",
@@ -56,6 +58,7 @@ STARTS = {
         (0.05,),
         (0, 1, 2, 3, 4),
         128,
+        0.15,
     ),
     "recipe": Start(
         "the paper's encoder and settings: batches of 100, learning rate 3e-5, early stopping, "
@@ -67,6 +70,7 @@ STARTS = {
         (0.05,),
         (0,),
         256,
+        0.005,
     ),
 }
 
@@ -152,9 +156,10 @@ def add(commands: Any) -> None:
     p.add_argument(
         "--hold-out",
         type=float,
-        default=0.15,
         metavar="SHARE",
-        help="share of the documents that settings are chosen on, and not trained on",
+        help=_by_start(
+            "hold_out", "share of the documents that settings are chosen on, and not trained on"
+        ),
     )
     p.add_argument(
         "--stop-on",
@@ -220,7 +225,8 @@ def run(o: argparse.Namespace) -> None:
         check_same_rows(data.tables, study.arms, budget)
     found = _cost(o, study, data, budget)
     if o.dry_run:
-        print(json.dumps(found.to_dict()) if o.json else f"{_said(study, data)}\n{found.text()}")
+        said = _said(study, data) + (_given(data) if recipe else "")
+        print(json.dumps(found.to_dict()) if o.json else f"{said}\n{found.text()}")
         return
     _conduct(o, study, data, budget)
 
@@ -263,6 +269,18 @@ def _said(study: Study, data: StudyData) -> str:
     return "\n".join(lines)
 
 
+def _given(data: StudyData) -> str:
+    """What of the paper's data is there."""
+    from hybridret.studies.paper import DATA
+
+    lines = ["", "of the paper's data, by name:"]
+    lines += [
+        f"  {name}: {'given' if name in data.tables else 'not given'} ({what})"
+        for name, what in DATA.items()
+    ]
+    return "\n".join(lines)
+
+
 def _conduct(o: argparse.Namespace, study: Study, data: StudyData, budget: Budget) -> None:
     from hybridret._files import write_json
     from hybridret.data import load_dataset
@@ -284,7 +302,7 @@ def _conduct(o: argparse.Namespace, study: Study, data: StudyData, budget: Budge
         "data": data.to_dict(),
     }
     begin(o.output, what)
-    print(_said(study, data), flush=True)
+    print(_said(study, data) + (_given(data) if o.start == "recipe" else ""), flush=True)
     runs = Runs(
         folder=o.output,
         start=start_encoder(o.output, o.start, o.model, o.max_length, interactive()),
@@ -306,7 +324,10 @@ def _conduct(o: argparse.Namespace, study: Study, data: StudyData, budget: Budge
         "temperatures": o.temperatures,
         "precision": runs.precision,
         "leakage": data.leaks.to_dict(),
-        "sizes": {arm.name: vars(size(data.tables, arm, budget)) for arm in study.arms},
+        "sizes": {
+            arm.name: vars(size(data.tables, arm, budget, by_size=runs.by_size))
+            for arm in study.arms
+        },
         "cost": found.to_dict(),
         "command": shlex.join(["hybridret", *sys.argv[1:]]),
         "commit": _commit(),

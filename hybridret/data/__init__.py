@@ -9,6 +9,7 @@ from hybridret.data.jsonl import read_documents, read_pairs
 from hybridret.data.languages import UNDETERMINED, normalize_language
 from hybridret.data.load import DATA_HELP, FORMATS_HELP, load_dataset
 from hybridret.data.miracl import read_miracl
+from hybridret.data.mmarco import read_mmarco
 from hybridret.data.ntrex import read_ntrex
 from hybridret.data.squad import read_squad
 from hybridret.data.table import Dataset, Document, Qrels, Query, StreamedDocuments
@@ -30,6 +31,7 @@ __all__ = [
     "read_beir",
     "read_documents",
     "read_miracl",
+    "read_mmarco",
     "read_ntrex",
     "read_pairs",
     "read_squad",

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from hybridret._progress import progress_bar
 from hybridret._types import Ints
-from hybridret.data.table import Dataset
+from hybridret.data.table import Dataset, Document, StreamedDocuments
 
 NEAR = 0.9
 """Share of the shorter text's pieces from which two texts are near duplicates."""
@@ -86,7 +86,10 @@ class Leakage:
 def leakage(
     trained: Iterable[Dataset], judged: Iterable[Dataset], *, progress: bool = False
 ) -> Leakage:
-    """Queries and documents of the judged data sets that are among those of the trained ones."""
+    """Queries and documents of the judged data sets that are among those of the trained ones.
+
+    Of a streamed corpus only documents that answer a query are compared.
+    """
     texts = _by_language(trained), _by_language(judged)
     found = {}
     shared = sorted(texts[0].keys() & texts[1].keys())
@@ -104,7 +107,11 @@ def _by_language(datasets: Iterable[Dataset]) -> dict[str, list[str]]:
     for dataset in datasets:
         for query in dataset.queries:
             found[query.language.partition("-")[0]][query.text] = None
-        for document in dataset.documents:
+        documents: Iterable[Document] = dataset.documents
+        if isinstance(dataset.documents, StreamedDocuments):  # too many: those that answer a query
+            answers = {d for judged in dataset.qrels.values() for d, g in judged.items() if g > 0}
+            documents = (d for d in dataset.documents if d.document_id in answers)
+        for document in documents:
             found[document.language.partition("-")[0]][document.full_text] = None
     return {language: list(texts) for language, texts in found.items()}
 

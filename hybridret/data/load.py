@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
-from hybridret.data import beir, hub, jsonl, miracl, ntrex, squad, tatoeba
+from hybridret.data import beir, hub, jsonl, miracl, mmarco, ntrex, squad, tatoeba
 from hybridret.data.facts import Split, load_facts
 from hybridret.data.formats import Candidates, Format, Source
 from hybridret.data.table import Dataset
@@ -18,6 +18,7 @@ FORMATS: tuple[Format, ...] = (
     beir.FORMAT,
     tatoeba.FORMAT,
     miracl.FORMAT,
+    mmarco.FORMAT,
     squad.FORMAT,  # last: any of the other folders may hold a .json file, too
 )
 """A path is read as the first format that matches it. A new format is a file and a line here."""

@@ -108,6 +108,11 @@ class Draws:
         self.scores = scores
         self._made: dict[tuple[System, str, str], Floats] = {}
 
+    def has(self, system: System, dataset: str, measure: str) -> bool:
+        """Whether a system has a value of the measure on a data set."""
+        runs = self.scores[system].get(dataset, ())
+        return bool(runs) and measure in runs[0].measures
+
     def of(self, system: System, dataset: str, measure: str) -> Floats:
         """float64 [seeds, DRAWS]"""
         key = system, dataset, measure
@@ -152,6 +157,7 @@ def answer(claim: Claim, draws: Draws, datasets: Sequence[str]) -> Answer:
         for dataset in datasets
         for measure in claim.measures
         for system, reference in claim.pairs
+        if all(draws.has(s, dataset, measure) for s in (system, reference))
     ]
     found = [draws.difference(s, r, dataset, measure) for dataset, measure, s, r in cases]
     p = np.array([_p(drawn) for drawn, _, _ in found])
@@ -180,13 +186,8 @@ def answer(claim: Claim, draws: Draws, datasets: Sequence[str]) -> Answer:
             )
         )
     verdicts = {c.verdict for c in comparisons}
-    whole: Verdict = (
-        "not supported"
-        if "not supported" in verdicts
-        else "underpowered"
-        if "underpowered" in verdicts
-        else "supported"
-    )
+    order: tuple[Verdict, ...] = ("not supported", "underpowered", "supported")
+    whole: Verdict = next((verdict for verdict in order if verdict in verdicts), "underpowered")
     return Answer(claim, comparisons, whole)
 
 

@@ -23,7 +23,7 @@ from hybridret.studies.results import (
 from hybridret.studies.scores import PREFERENCE, RANK_DISTANCE
 
 _INK = {"supported": "#2a7", "not supported": "#c43", "underpowered": "#a80"}
-_WIDTH, _LEFT, _ROW = 560, 210, 22
+_WIDTH, _LEFT, _ROW = 640, 240, 22
 
 
 def write_page(path: Path, results: Results) -> None:
@@ -154,7 +154,10 @@ def _shown(results: Results, dataset: str, measure: str) -> bool:
 
 
 def _arms(results: Results, dataset: str) -> str:
-    measures = [m for m in MEASURES if _shown(results, dataset, m)]
+    tables = results.study.reported.values()
+    reported = [m for arms in tables for arm in arms.values() for m in arm.get(dataset, {})]
+    known = dict.fromkeys((*MEASURES, *reported))
+    measures = [m for m in known if _shown(results, dataset, m)]
     labels = [
         label
         for label, arms in results.study.reported.items()
@@ -281,12 +284,6 @@ def _dots(results: Results, dataset: str, measure: str) -> str:
     for name in results.systems:
         values = results.values((name, PLAIN), dataset, measure)
         rows.append((name, values, results.draws.interval((name, PLAIN), dataset, measure)))
-    for label, arms in results.study.reported.items():
-        for name, cells in arms.items():
-            if (value := cells.get(dataset, {}).get(measure)) is not None and _is_of(
-                label, results.about["model"]
-            ):
-                rows.append((f"{name} ({label})", [value], (value, value)))
     edges = [x for _, values, interval in rows for x in (*values, *interval)]
     low, high = min(edges), max(edges)
     room = (high - low) * 0.04 or 1.0

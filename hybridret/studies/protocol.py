@@ -167,9 +167,21 @@ def held_out_texts(
 
 
 def sources(tables: dict[str, PairTable], arm: Arm, *, by_size: bool = False) -> list[TrainingData]:
-    """The data sets of an arm, each with the same share of the batches, or by their sizes."""
-    weight = None if by_size else 1.0
-    return [TrainingData(name, tables[name], weight=weight) for name in arm.data]
+    """The data sets of an arm, each with the same share of the batches, or by their sizes.
+
+    By their sizes, cross-lingual batches draw no data set that is in one language alone.
+    """
+    if not by_size:
+        return [TrainingData(name, tables[name], weight=1.0) for name in arm.data]
+    cross = arm.sampler == "cross-lingual"
+    kept = [name for name in arm.data if not cross or has_pairs_of_languages(tables[name])]
+    return [TrainingData(name, tables[name]) for name in kept]
+
+
+def has_pairs_of_languages(table: PairTable) -> bool:
+    """Whether a row has a query and a document in different languages."""
+    both = (table.has_query & table.has_document).sum(1)
+    return bool((table.has_query.sum(1) * table.has_document.sum(1) > both).any())
 
 
 def check_same_rows(tables: dict[str, PairTable], arms: Sequence[Arm], budget: Budget) -> None:
@@ -208,26 +220,23 @@ class Size:
     seen: int
 
 
-def size(tables: dict[str, PairTable], arm: Arm, budget: Budget) -> Size:
+def size(tables: dict[str, PairTable], arm: Arm, budget: Budget, *, by_size: bool = False) -> Size:
     """The size of an arm's data."""
-    groups = sum(len(tables[name]) for name in arm.data)
+    drawn = [source.table for source in sources(tables, arm, by_size=by_size)]
     distinct = 0
-    for name in arm.data:
-        count = len(tables[name].languages)
-        same, different = count, count * (count - 1)
-        distinct += len(tables[name]) * (
-            same
-            if arm.sampler in ("monolingual", "mixed")
-            else different
-            if arm.sampler == "cross-lingual"
-            else same + different
-        )
+    for table in drawn:
+        every = table.has_query.sum(1) * table.has_document.sum(1)
+        same = (table.has_query & table.has_document).sum(1)
+        alike = arm.sampler in ("monolingual", "mixed")
+        distinct += int((same if alike else every).sum())
+        distinct -= int(same.sum()) if arm.sampler == "cross-lingual" else 0
     config = trials(arm, budget)[0].config(budget)
     seen = set()
-    for _, batch in Sampler.from_config(sources(tables, arm), config).steps(budget.steps):
+    data = sources(tables, arm, by_size=by_size)
+    for _, batch in Sampler.from_config(data, config).steps(budget.steps):
         columns = batch.rows, batch.query_languages, batch.document_languages
         seen |= {(batch.source, *row) for row in zip(*(c.tolist() for c in columns), strict=True)}
-    return Size(groups, distinct, len(seen))
+    return Size(sum(map(len, drawn)), distinct, len(seen))
 
 
 def covers(languages: Sequence[str], language: str) -> bool:

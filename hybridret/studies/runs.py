@@ -74,7 +74,7 @@ class Runs:
     def developed(self, trial: Trial) -> float:
         """Trains a trial, if that is not done, and scores it on the held-out groups of its data.
 
-        The mean of AP in mono, cross and multi, and over the data sets.
+        The mean of AP in mono, cross and multi, as far as there are, and over the data sets.
         """
         done = self.of(trial) / "development.json"
         if not done.is_file():
@@ -83,11 +83,11 @@ class Runs:
             with self._precision(trial):
                 for name in trial.arm.data:
                     report = evaluate(encoder, self.data.development[name], progress=self.progress)
-                    summary = {kind: report.summary[kind]["AP"] for kind in KINDS}
-                    scores[name] = summary
+                    found = {kind: report.summary[kind].get("AP") for kind in KINDS}
+                    scores[name] = {kind: ap for kind, ap in found.items() if ap is not None}
             write_json(done, scores)
         scores = read_json(done, DataError)
-        return float(np.mean([list(found.values()) for found in scores.values()]))
+        return float(np.mean([np.mean(list(found.values())) for found in scores.values()]))
 
     def trained(self, trial: Trial) -> TorchEncoder:
         """The encoder of a trial, trained now if it is not there."""
