@@ -12,7 +12,7 @@ from typing import Any
 
 from hybridret.data.table import Dataset
 from hybridret.studies.preparation import StudyData
-from hybridret.studies.protocol import Arm, Budget
+from hybridret.studies.protocol import Arm, Budget, without_repeats
 
 _CHARACTERS = 3.5  # of a token of a multilingual vocabulary, on average over many languages
 _USED = 0.3  # of the speed of a plain matrix product, by a training step or an encoder
@@ -83,7 +83,7 @@ def cost(
     each = sum(2 * len(d.queries) + len(d.documents) for d in data.judged.values())
     tokens_each = sum(_all(d, most) for d in data.judged.values())
     finals = len(arms) * len(budget.seeds) + 1
-    pairs = runs * budget.pairs
+    pairs = sum(budget.runs * without_repeats(budget, data.tables, arm).pairs for arm in arms)
     developed = sum(held[n] for arm in arms for n in arm.data) * budget.runs
     tokens_developed = sum(tokens_held[n] for arm in arms for n in arm.data) * budget.runs
     training = 6.0 * layers * pair * pairs

@@ -460,19 +460,29 @@ def _background(results: Results) -> list[str]:
                 f"{size['groups']:,}",
                 f"{size['distinct']:,}",
                 f"{size['seen']:,}",
+                f"{size['pairs']:,}",
                 f"{best.learning_rate:g}",
                 f"{best.temperature:g}",
                 f"{max(tried.values()):.4f}",
                 f"{min(tried.values()):.4f}",
             ]
         )
-    head = ["arm", "groups", "distinct rows", "of them seen", "learning rate", "temperature"]
+    head = [
+        "arm",
+        "groups",
+        "distinct rows",
+        "of them seen",
+        "pairs in a run",
+        "learning rate",
+        "temperature",
+    ]
     head += ["held-out score,<br>best trial", "worst trial"]
     cost = about["cost"]
     parts += [
         table(head, arms),
         "<p class='note'>A row is distinct by its group, the language of its query and that of "
-        "its document. The held-out score is the mean AP of mono, cross and multi.</p>",
+        "its document. A run ends before a data set has no distinct monolingual row left. The "
+        "held-out score is the mean AP of mono, cross and multi.</p>",
         f"<p>Cost: {cost['runs']} trainings of {about['steps'] * about['batch_size']:,} pairs, "
         f"{cost['trials']} of them trials of settings; {cost['judged']:,} texts embedded to judge; "
         f"about {cost['flops']:.1e} operations of the encoder's layers; "

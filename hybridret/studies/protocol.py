@@ -95,7 +95,7 @@ class Trial:
     def name(self) -> str:
         """The name of its folder."""
         settings = f"lr{self.learning_rate:g}-t{self.temperature:g}-s{self.seed}"
-        return f"{self.arm.name.replace(' ', '-')}-{settings}"
+        return f"{self.arm.name.replace(',', '').replace(' ', '-')}-{settings}"
 
     def config(self, budget: Budget, *, checkpoint_every: int = 0) -> TrainingConfig:
         """The settings of its training."""
@@ -184,6 +184,17 @@ def has_pairs_of_languages(table: PairTable) -> bool:
     return bool((table.has_query.sum(1) * table.has_document.sum(1) > both).any())
 
 
+def without_repeats(budget: Budget, tables: dict[str, PairTable], arm: Arm) -> Budget:
+    """The budget of an arm's training runs: fewer steps where its data would not last.
+
+    A run ends before a data set has no monolingual rows left, of which there are fewest: distinct
+    groups in each language. It is the same for all arms of the same data.
+    """
+    rows = [int((tables[n].has_query & tables[n].has_document).sum()) for n in arm.data]
+    most = min(rows) // budget.batch_size * len(rows)
+    return replace(budget, steps=max(1, min(budget.steps, most)))
+
+
 def check_same_rows(tables: dict[str, PairTable], arms: Sequence[Arm], budget: Budget) -> None:
     """Raises DataError unless all arms of the same data draw the same rows at every step."""
     drawn: dict[tuple[str, ...], tuple[str, str]] = {}
@@ -196,6 +207,7 @@ def check_same_rows(tables: dict[str, PairTable], arms: Sequence[Arm], budget: B
 
 def rows_drawn(tables: dict[str, PairTable], arm: Arm, budget: Budget) -> str:
     """A hash of the sources and rows of all batches of an arm's first seed."""
+    budget = without_repeats(budget, tables, arm)
     config = trials(arm, budget)[0].config(budget)
     digest = sha256()
     for _, batch in Sampler.from_config(sources(tables, arm), config).steps(budget.steps):
@@ -212,16 +224,19 @@ class Size:
     Attributes:
         groups: translation groups of queries.
         distinct: rows of the arm's kind of batches: with one language, with two, or both.
-        seen: of these, those that the budget comes to.
+        seen: of these, those that a run comes to.
+        pairs: that a run sees.
     """
 
     groups: int
     distinct: int
     seen: int
+    pairs: int
 
 
 def size(tables: dict[str, PairTable], arm: Arm, budget: Budget, *, by_size: bool = False) -> Size:
     """The size of an arm's data."""
+    budget = budget if by_size else without_repeats(budget, tables, arm)
     drawn = [source.table for source in sources(tables, arm, by_size=by_size)]
     distinct = 0
     for table in drawn:
@@ -236,7 +251,7 @@ def size(tables: dict[str, PairTable], arm: Arm, budget: Budget, *, by_size: boo
     for _, batch in Sampler.from_config(data, config).steps(budget.steps):
         columns = batch.rows, batch.query_languages, batch.document_languages
         seen |= {(batch.source, *row) for row in zip(*(c.tolist() for c in columns), strict=True)}
-    return Size(sum(map(len, drawn)), distinct, len(seen))
+    return Size(sum(map(len, drawn)), distinct, len(seen), budget.pairs)
 
 
 def covers(languages: Sequence[str], language: str) -> bool:

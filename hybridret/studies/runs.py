@@ -33,7 +33,7 @@ from hybridret.evaluation.judging import Evaluation, embed, evaluate
 from hybridret.evaluation.report import KINDS
 from hybridret.losses.functional import infonce
 from hybridret.studies.preparation import StudyData
-from hybridret.studies.protocol import Arm, Budget, Trial, sources
+from hybridret.studies.protocol import Arm, Budget, Trial, sources, without_repeats
 from hybridret.studies.results import PLAIN, SWITCHED, VARIANTS, WITHOUT
 from hybridret.studies.scores import Scores
 from hybridret.training.batches import make_sampler
@@ -98,9 +98,12 @@ class Runs:
         began, before = time.monotonic(), self._steps_done(trial)
         # A static encoder trains faster than a checkpoint of its large table is written.
         every = 0 if encoder.model.is_static else _CHECKPOINTS
-        config = trial.config(self.budget, checkpoint_every=every)
+        budget = self.budget
+        if not self.by_size:
+            budget = without_repeats(budget, self.data.tables, trial.arm)
+        config = trial.config(budget, checkpoint_every=every)
         if self.stop_on is not None:
-            every = max(1, self.budget.steps // _STOPS)
+            every = max(1, budget.steps // _STOPS)
             config = replace(config, evaluate_every=every, best="loss", patience=_PATIENCE)
         done = train(
             encoder,
