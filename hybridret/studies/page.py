@@ -54,7 +54,7 @@ def _opening(results: Results) -> str:
         "recipe": f"{about['model']} by the paper's recipe",
     }[about["start"]]
     return html.escape(
-        f"{made}, trained in {about['precision']}. Every arm: {about['steps']:,} steps of "
+        f"{made}, trained in {about['precision']}. Every arm: at most {about['steps']:,} steps of "
         f"{about['batch_size']} pairs, the same rows in the same order, {tuned} trials of settings "
         f"on held-out groups, {seeds} seed{'s' * (seeds > 1)}."
         if about["start"] != "recipe"
@@ -483,7 +483,7 @@ def _background(results: Results) -> list[str]:
         "<p class='note'>A row is distinct by its group, the language of its query and that of "
         "its document. A run ends before a data set has no distinct monolingual row left. The "
         "held-out score is the mean AP of mono, cross and multi.</p>",
-        f"<p>Cost: {cost['runs']} trainings of {about['steps'] * about['batch_size']:,} pairs, "
+        f"<p>Cost: {cost['runs']} trainings of {cost['pairs']:,} pairs in all, "
         f"{cost['trials']} of them trials of settings; {cost['judged']:,} texts embedded to judge; "
         f"about {cost['flops']:.1e} operations of the encoder's layers; "
         f"{cost['seconds'] / 3600:.1f} hours. Versions: "

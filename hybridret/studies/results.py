@@ -130,6 +130,8 @@ def conduct(study: Study, runs: Runs, about: dict[str, Any], say: Callable[[str]
         found = {trial: runs.developed(trial) for trial in trials(arm, runs.budget)}
         best = max(found, key=lambda trial: found[trial])
         chosen[arm.name] = best
+        for trial in found.keys() - {best}:
+            runs.release(trial)
         development[arm.name] = {trial.name: score for trial, score in found.items()}
         settings = f"learning rate {best.learning_rate:g}, temperature {best.temperature:g}"
         say(f"{arm.name}: {settings} (held-out groups: {found[best]:.4f})")

@@ -153,15 +153,18 @@ class Runs:
 
     def scores(self, trial: Trial) -> dict[tuple[str, str], Scores]:
         """What a trial scores, by data set and variant; judged now if that is not done."""
-        self.developed(trial)
-        folder = self.of(trial)
-        if not (folder / "scores").is_dir():
+        folder = self.of(trial) / "scores"
+        if not folder.is_dir():
             encoder = self.trained(trial)
             with self._precision(trial):
-                self._judge(encoder, folder / "scores")
+                self._judge(encoder, folder)
+        self.release(trial)
+        return self._load(folder)
+
+    def release(self, trial: Trial) -> None:
+        """Deletes the encoder of a trial that is not needed any more, unless models are kept."""
         if not self.keep_models:
-            shutil.rmtree(folder / "model", ignore_errors=True)
-        return self._load(folder / "scores")
+            shutil.rmtree(self.of(trial) / "model", ignore_errors=True)
 
     def scores_of_start(self) -> dict[tuple[str, str], Scores]:
         """What the encoder scores that training starts from."""
