@@ -31,7 +31,7 @@ from hybridret.studies.protocol import (  # noqa: E402
     size,
     trials,
 )
-from hybridret.studies.scores import PREFERENCE, RANK_DISTANCE, Scores  # noqa: E402
+from hybridret.studies.scores import DRAWS, PREFERENCE, RANK_DISTANCE, Scores  # noqa: E402
 from hybridret.training.pairs import PairTable  # noqa: E402
 
 BUDGET = Budget(6, 16, (1e-3, 1e-2), (0.05,), (3, 4))
@@ -175,7 +175,7 @@ def test_draws_are_a_bootstrap_of_questions(some):
     runs = [Scores.of(*x) for x in (first, second)]
     clusters = len(runs[0].sums)
     rng = np.random.default_rng(0)
-    times = rng.multinomial(clusters, np.full(clusters, 1 / clusters), 500)
+    times = rng.multinomial(clusters, np.full(clusters, 1 / clusters), DRAWS)
     for measure in ("AP cross", RANK_DISTANCE):
         drawn = runs[0].draws(measure)
         for n in range(5):

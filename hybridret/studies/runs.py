@@ -144,7 +144,10 @@ class Runs:
             encoder.add_linear(self._directions(encoder).matrix())
             with atomic_folder(folder) as temporary:
                 encoder.save(temporary)
-        return TorchEncoder.load(folder, max_length=self.max_length)
+        encoder = TorchEncoder.load(folder, max_length=self.max_length)
+        # What takes the directions out is not trained: the other arms have no such layer.
+        encoder.model.dense[-1].requires_grad_(False)
+        return encoder
 
     def of(self, trial: Trial) -> Path:
         return self.folder / "runs" / trial.name

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -145,18 +146,14 @@ class Scores:
         """
         weights = self._weights(measure, None)
         used = np.flatnonzero(weights)
-        sums, counts, observed = self.sums[:, used], self.counts[:, used], self.values[used]
-        clusters = len(sums)
-        rng = np.random.default_rng(seed)
-        found = np.empty(DRAWS)
-        for start in range(0, DRAWS, 500):
-            times = rng.multinomial(clusters, np.full(clusters, 1 / clusters), 500)
-            times = times.astype(np.float64)
-            drawn = times @ counts
-            means = np.tile(observed, (500, 1))  # where no query of a column was drawn
-            np.divide(times @ sums, drawn, out=means, where=drawn > 0)
-            found[start : start + 500] = means @ weights[used]
-        return found
+        sums, counts, weights = self.sums[:, used], self.counts[:, used], weights[used]
+        times = _times(len(sums), seed)
+        if (counts == counts[:1]).all():  # as in XQuAD-R, where every question is in every column
+            return np.asarray(times @ (sums @ (weights / counts[0]))) / len(sums)
+        drawn = times @ counts
+        means = np.tile(self.values[used], (DRAWS, 1))  # where no query of a column was drawn
+        np.divide(times @ sums, drawn, out=means, where=drawn > 0)
+        return np.asarray(means @ weights)
 
     def _weights(self, measure: str, languages: Sequence[str] | None) -> Floats:
         names = [
@@ -195,3 +192,10 @@ class Scores:
         except Exception as error:  # zipfile, json and numpy have a dozen of them
             raise DataError(f"{path}: not the scores of a run, or damaged: {error!r}") from None
         return cls(columns, sums, counts, about["ceilings"])
+
+
+@lru_cache(maxsize=4)
+def _times(clusters: int, seed: int) -> Floats:
+    """float64 [DRAWS, clusters]: how often each question is drawn."""
+    rng = np.random.default_rng(seed)
+    return rng.multinomial(clusters, np.full(clusters, 1 / clusters), DRAWS).astype(np.float64)
