@@ -28,8 +28,6 @@ thead th { border-bottom: 2px solid var(--line); vertical-align: bottom; }
 .mix span { overflow: hidden; font-size: .7rem; line-height: 1.3rem; text-align: center; }
 .mix span { color: #111; }
 summary { cursor: pointer; }
-.words td { white-space: normal; text-align: left; vertical-align: top; min-width: 7rem; }
-.words th { text-align: left; }
 .pictures { display: flex; flex-wrap: wrap; gap: .5rem 1rem; }
 code { overflow-wrap: anywhere; }
 """

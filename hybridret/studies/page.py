@@ -78,21 +78,18 @@ def _reading(results: Results) -> str:
 
 
 def _claims(answers: Sequence[Answer]) -> str:
-    rows, before = [], None
+    parts, before = [], None
     for found in answers:
-        question = found.claim.question if found.claim.question != before else ""
-        before = found.claim.question
+        if found.claim.question != before:
+            before = found.claim.question
+            parts.append(f"<h3>{html.escape(before)}</h3>")
         worst = min(found.comparisons, key=_severity, default=None)
-        rows.append(
-            [
-                html.escape(question),
-                html.escape(found.claim.text),
-                f"<b style='color:{_INK[found.verdict]}'>{found.verdict}</b>",
-                _short(worst) if worst else "",
-            ]
+        parts.append(
+            f"<p>{html.escape(found.claim.text)} <b style='color:{_INK[found.verdict]}'>"
+            f"{found.verdict}</b><br><span class='note'>"
+            f"{_short(worst) if worst else 'Nothing to compare.'}</span></p>"
         )
-    head = ["question", "claim", "verdict", "the comparison that decides"]
-    return f"<div class='words'>{table(head, rows)}</div>"
+    return "".join(parts)
 
 
 def _severity(c: Comparison) -> tuple[int, float]:
@@ -379,7 +376,7 @@ def _curve(measure: str, points: Sequence[tuple[float, list[float], tuple[float,
 def _svg(width: int, height: float, parts: Sequence[str]) -> str:
     return (
         f"<div class='scroll'><svg width='{width}' height='{height:.0f}' "
-        f"viewBox='0 0 {width} {height:.0f}' font-size='12' fill='currentColor' role='img'>"
+        f"viewBox='0 0 {width} {height:.0f}' style='max-width:100%;height:auto' font-size='12' fill='currentColor' role='img'>"
         f"{''.join(parts)}</svg></div>"
     )
 
