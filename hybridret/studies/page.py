@@ -376,7 +376,8 @@ def _curve(measure: str, points: Sequence[tuple[float, list[float], tuple[float,
 def _svg(width: int, height: float, parts: Sequence[str]) -> str:
     return (
         f"<div class='scroll'><svg width='{width}' height='{height:.0f}' "
-        f"viewBox='0 0 {width} {height:.0f}' style='max-width:100%;height:auto' font-size='12' fill='currentColor' role='img'>"
+        f"viewBox='0 0 {width} {height:.0f}' style='max-width:100%;height:auto' "
+        f"font-size='12' fill='currentColor' role='img'>"
         f"{''.join(parts)}</svg></div>"
     )
 

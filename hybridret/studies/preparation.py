@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any
 
 from hybridret.data.leakage import Leakage, leakage
@@ -42,7 +43,11 @@ class StudyData:
         """For the page, and to recognise the same data again."""
         return {
             "training": {
-                name: {"rows": len(table), "languages": table.languages}
+                name: {
+                    "rows": len(table),
+                    "languages": table.languages,
+                    "texts": _hash([*table.query_texts, *table.document_texts]),
+                }
                 for name, table in self.tables.items()
             },
             "held out": {
@@ -54,6 +59,7 @@ class StudyData:
                     "queries": len(found.queries),
                     "documents": len(found.documents),
                     "languages": found.languages,
+                    "texts": _hash([*(q.text for q in found.queries), *found.document_ids]),
                 }
                 for name, found in self.judged.items()
             },
@@ -113,6 +119,13 @@ def read(
         tables[name], development[name] = PairTable.from_dataset(trained), held
         texts = texts or held_out_texts(dataset, held, spoken)
     return StudyData(tables, development, texts, tests, shared, leaks)
+
+
+def _hash(texts: Iterable[str]) -> str:
+    digest = sha256()
+    for text in texts:
+        digest.update(text.encode() + b"\0")
+    return digest.hexdigest()[:16]
 
 
 def _has(dataset: Dataset, language: str) -> bool:
