@@ -100,7 +100,7 @@ def test_a_run_in_a_file(capsys, pairs, tmp_path):
         ("steps = [1]", r"steps must be one value, got \[1\]"),
         (
             "sampler = 'bilingual'",
-            "sampler: expected monolingual, cross-lingual, mixed, hybrid, got",
+            "sampler: expected monolingual, cross-lingual, mixed, any-pair, hybrid, got",
         ),
         ("languages = 'de'", "languages must be a list, got 'de'"),
         ("normalize = 1", "normalize must be true or false, got 1"),

@@ -9,7 +9,6 @@ that they were translated from.
 
 from __future__ import annotations
 
-import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable
@@ -126,12 +125,14 @@ def _compare(trained: list[str], judged: list[str], bar: Any) -> Found:
     order = np.argsort(every, kind="stable")
     every, of = every[order], of[order]
     equal: dict[str, str] = {}  # a trained text by its letters and digits
+    shared: set[str] = set()
     best: dict[int, tuple[float, str]] = {}  # of near duplicates, by position
     for text in trained:
         bar.update(1)
         same = _plain(text)
         if same in known:
             equal[same] = text
+            shared.add(text)
         own = _pieces(same)
         if len(own) < _LEAST:
             continue
@@ -143,6 +144,7 @@ def _compare(trained: list[str], judged: list[str], bar: Any) -> Found:
         shares = counts / np.minimum(sizes[numbers], len(own))
         for at in np.flatnonzero((shares >= NEAR) & (sizes[numbers] >= _LEAST)):
             number, share = int(numbers[at]), float(shares[at])
+            shared.add(text)
             if share > best.get(number, (0.0, ""))[0]:
                 best[number] = share, text
     both = {number for number, text in enumerate(plain) if text in equal}
@@ -150,8 +152,7 @@ def _compare(trained: list[str], judged: list[str], bar: Any) -> Found:
     examples = [(judged[n], equal[plain[n]], 1.0) for n in sorted(both)]
     for number, (share, text) in sorted(near.items(), key=lambda item: -item[1][0]):
         examples.append((judged[number], text, share))
-    texts = {text for _, text, _ in examples}
-    return Found(len(trained), len(judged), len(both), len(near), texts, examples[:_EXAMPLES])
+    return Found(len(trained), len(judged), len(both), len(near), shared, examples[:_EXAMPLES])
 
 
 def _concatenated(values: Ints, low: Ints, high: Ints) -> Ints:
@@ -162,9 +163,10 @@ def _concatenated(values: Ints, low: Ints, high: Ints) -> Ints:
 
 
 def _plain(text: str) -> str:
-    """Letters and digits in lower case, single spaces between words."""
+    """Letters with their marks, and digits, in lower case; single spaces between words."""
     normal = unicodedata.normalize("NFKC", text).casefold()
-    return " ".join(re.findall(r"\w+", normal))
+    kept = "".join(c if unicodedata.category(c)[0] in "LMN" else " " for c in normal)
+    return " ".join(kept.split())
 
 
 def _pieces(text: str) -> NDArray[np.uint64]:

@@ -49,13 +49,14 @@ def _opening(results: Results) -> str:
     seeds, tuned = len(about["seeds"]), len(about["learning_rates"]) * len(about["temperatures"])
     made = {
         "static": f"A static encoder distilled from {about['model']}",
-        "real": f"{about['model']}, a pretrained encoder whose training saw questions and passages "
-        "like those of SQuAD in English",
+        "real": f"{about['model']}, a pretrained encoder (e5 has seen questions and passages of "
+        "SQuAD in English)",
         "recipe": f"{about['model']} by the paper's recipe",
     }[about["start"]]
     return html.escape(
         f"{made}, trained in {about['precision']}. Every arm: at most {about['steps']:,} steps of "
-        f"{about['batch_size']} pairs, the same rows in the same order, {tuned} trials of settings "
+        f"{about['batch_size']} pairs; arms of the same data draw the same rows in the same order; "
+        f"{tuned} trials of settings "
         f"on held-out groups, {seeds} seed{'s' * (seeds > 1)}."
         if about["start"] != "recipe"
         else f"{made}, trained in {about['precision']}. Every arm: up to {about['steps']:,} steps "
@@ -66,14 +67,18 @@ def _opening(results: Results) -> str:
 
 def _reading(results: Results) -> str:
     notes = [
-        "Differences are positive where the first is better. Intervals: 95 %, questions with all "
-        "their translations and seeds drawn with replacement. A better claim is supported if every "
-        "difference is above 0 (p &lt; .05 after Holm's correction), and not supported if one is "
-        "surely smaller than a margin; a level claim is supported if no difference can be worse "
-        f"than minus that margin (AP {margin('AP multi'):g}, rank distance "
-        f"{margin(RANK_DISTANCE):g}). Otherwise the data cannot tell: underpowered.",
+        "Better by: differences are positive where the first is better. Intervals are 95 %: "
+        "questions are drawn with all their translations, and what other seeds would give is "
+        "drawn from Student's t of these. A better claim is supported if every difference is "
+        "surely above 0, and not supported if one is surely below a margin; a level claim is "
+        "supported if every difference is surely above minus the margin, and not supported if one "
+        f"is surely below it (AP {margin('AP multi'):g}, rank distance {margin(RANK_DISTANCE):g}; "
+        "sure: one-sided 2.5 %, after Holm's correction over the claim). Otherwise the data "
+        "cannot tell: underpowered.",
         *map(html.escape, results.study.notes),
     ]
+    if len(results.about["seeds"]) < 2:
+        notes.append("One seed: intervals are of the questions alone, and nothing is claimed.")
     return " ".join(notes)
 
 
@@ -99,8 +104,8 @@ def _severity(c: Comparison) -> tuple[int, float]:
 
 def _short(c: Comparison) -> str:
     return (
-        f"{html.escape(c.dataset)}, {html.escape(c.measure)}: {_name(c.system)} − "
-        f"{_name(c.reference)} {_signed(c.measure, c.difference)} "
+        f"{html.escape(c.dataset)}, {html.escape(c.measure)}: {_name(c.system)} better than "
+        f"{_name(c.reference)} by {_signed(c.measure, c.difference)} "
         f"[{_signed(c.measure, c.low)}, {_signed(c.measure, c.high)}]"
     )
 

@@ -1,9 +1,8 @@
 """The scores of one run, summed over the translations of each question, and their bootstrap.
 
-Translations of one question are not independent, and neither are the runs of one seed: questions
-with all their translations, and seeds, are drawn with replacement (a cluster bootstrap; Field and
-Welsh 2007), the same questions and seeds for both sides of a difference. With three to five seeds
-an interval is somewhat too narrow for other seeds.
+Translations of one question are not independent: questions are drawn with replacement, each with
+all its translations (a cluster bootstrap; Field and Welsh 2007), the same for all runs of a data
+set.
 """
 
 from __future__ import annotations
