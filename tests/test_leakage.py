@@ -62,6 +62,21 @@ def test_without_drops_whole_groups():
     ]  # fmt: skip
 
 
+def test_every_copy_is_removed():
+    texts = ("Who, then?", "who then", f"It began. {LONG}", f"{LONG} It ended.", LONG, "another")
+    trained = made("a", *(("en", text) for text in texts))
+    judged = [made("b", ("en", "WHO THEN"), ("en", LONG))]
+    found = leakage([trained], judged)
+    assert (found.count, found.languages["en"].equal) == (2, 2)
+    left = found.without(trained)
+    assert [q.text for q in left.queries] == ["another"]
+    assert not leakage([left], judged)
+
+
+def test_marks_of_vowels_are_part_of_a_word():
+    assert not leakage([made("a", ("hi", "दिन"))], [made("b", ("hi", "दान"))])
+
+
 @given(st.text(min_size=1), st.text(min_size=1))
 def test_any_text(own, other):
     found = leakage([made("a", ("en", own))], [made("b", ("en", other))])

@@ -248,6 +248,27 @@ def test_seeds_widen_an_interval():
     assert both[1] - both[0] > 5 * (one[1] - one[0])
 
 
+def test_no_claim_without_a_difference():
+    """Runs whose seeds differ far more than their questions: seldom a verdict by chance."""
+    rng = np.random.default_rng(0)
+    base = rng.random(200)
+    verdicts = []
+    for _ in range(100):
+        scores = {
+            (name, ""): {"x": [made_scores(base + rng.normal(0, 0.02)) for _ in range(3)]}
+            for name in "ab"
+        }
+        claim = Claim("?", "better", "better", [(("a", ""), ("b", ""))], ["AP multi"])
+        verdicts.append(answer(claim, Draws(scores), ["x"]).verdict)
+    assert verdicts.count("supported") <= 7  # 2.5 % are expected
+
+
+def test_a_single_seed_supports_nothing():
+    base = np.linspace(0, 0.5, 100)
+    assert verdict("better", base + 0.2, base, seeds=1).verdict == "underpowered"
+    assert verdict("better", base, base + 0.2, seeds=1).verdict == "underpowered"
+
+
 def test_holm_is_over_the_comparisons_of_a_claim():
     rng = np.random.default_rng(1)
     base = rng.random(100)
@@ -326,6 +347,14 @@ def test_the_whole_study_of_a_static_encoder(capsys, tmp_path, parallel, xlmr_fo
     assert status == 0
     assert again == text
     assert before == {f: f.stat().st_mtime_ns for f in output.glob("runs/**/*") if f.is_file()}
+    # The order of the data sets is part of a study; so is what is in them.
+    turned = [*line]
+    turned[4:8] = [*line[6:8], *line[4:6]]
+    assert "other settings (data)" in fails(capsys, *turned)
+    kept = parallel[2].read_text(encoding="utf-8")
+    parallel[2].write_text(kept.replace('"positive": "', '"positive": "x '), encoding="utf-8")
+    assert "other settings (data)" in fails(capsys, *line)
+    parallel[2].write_text(kept, encoding="utf-8")
     # More seeds of the same study; another study is refused.
     more = command(
         parallel, xlmr_folder, output, "--start", "static", "--seeds", 0, 1, 2, "--dry-run"
@@ -365,7 +394,11 @@ def test_the_recipe(capsys, tmp_path, parallel, xlmr_folder):
     line[line.index("--data") + 2 : line.index("--data") + 2] = ["name=mmarco"]
     line[line.index("--steps") + 1] = 60
     line += ["--stop-on", parallel[1], "--hold-out", 0.1]
+    same = [parallel[2] if x == parallel[1] else x for x in line]
+    same[same.index("--leaks") + 1] = "remove"
+    assert "it ends the training, and is judged on" in fails(capsys, *same)
     status, text, _ = run(capsys, *line, "--dry-run")
+    assert "1,440 pairs" in text  # all steps: a data set of any size may be given
     assert "mmarco: given (39,780,811 rows" in text
     assert "wikiqa: not given" in text
     status, _, error = run(capsys, *line)

@@ -217,6 +217,7 @@ def run(o: argparse.Namespace) -> None:
         languages=o.languages,
         share=o.hold_out,
         leaks=o.leaks,
+        stop_on=o.stop_on,
         complete=not recipe,
         progress=interactive(),
     )
@@ -248,7 +249,15 @@ def _cost(o: argparse.Namespace, study: Study, data: StudyData, budget: Budget) 
     from hybridret.studies.cost import cost, layer_parameters
 
     layers = 0 if o.start == "static" else layer_parameters(AutoConfig.from_pretrained(o.model))
-    return cost(study.arms, budget, data, layers=layers, max_length=o.max_length, folder=o.output)
+    return cost(
+        study.arms,
+        budget,
+        data,
+        layers=layers,
+        max_length=o.max_length,
+        folder=o.output,
+        by_size=o.start == "recipe",
+    )
 
 
 def _said(study: Study, data: StudyData) -> str:
@@ -283,7 +292,6 @@ def _given(data: StudyData) -> str:
 
 def _conduct(o: argparse.Namespace, study: Study, data: StudyData, budget: Budget) -> None:
     from hybridret._files import write_json
-    from hybridret.data import load_dataset
     from hybridret.studies.page import write_page
     from hybridret.studies.protocol import size
     from hybridret.studies.results import conduct
@@ -310,7 +318,6 @@ def _conduct(o: argparse.Namespace, study: Study, data: StudyData, budget: Budge
         budget=budget,
         max_length=o.max_length,
         by_size=o.start == "recipe",
-        stop_on=load_dataset(o.stop_on) if o.stop_on else None,
         progress=interactive(),
         keep_models=o.keep_models,
     )

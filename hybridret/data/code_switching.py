@@ -44,7 +44,8 @@ def code_switched(dataset: Dataset, *, into: str = "en") -> Dataset:
 
 def translated(queries: Sequence[Query]) -> bool:
     """Whether a query has a translation."""
-    return len({query.group_id for query in queries}) < len(queries)
+    pairs = {(query.group_id, query.language) for query in queries}
+    return len({group for group, _ in pairs}) < len(pairs)
 
 
 def _half(text: str, *, first: bool) -> str:

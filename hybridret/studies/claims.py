@@ -110,7 +110,7 @@ class Draws:
 
     def has(self, system: System, dataset: str, measure: str) -> bool:
         """Whether a system has a value of the measure on a data set."""
-        runs = self.scores[system].get(dataset, ())
+        runs = self.scores.get(system, {}).get(dataset, ())
         return bool(runs) and measure in runs[0].measures
 
     def of(self, system: System, dataset: str, measure: str) -> Floats:

@@ -67,12 +67,14 @@ def cost(
     layers: int,
     max_length: int | None,
     folder: Path,
+    by_size: bool = False,
 ) -> Cost:
     """The cost of a study; loads no model.
 
     Args:
         layers: parameters of the encoder's layers, those that are multiplied; 0: a static one.
         folder: of the study; runs that are done there give the times.
+        by_size: see :class:`hybridret.studies.runs.Runs`.
     """
     runs, trials = len(arms) * budget.runs, len(arms) * budget.trials
     most = max_length or 512
@@ -83,9 +85,12 @@ def cost(
     each = sum(2 * len(d.queries) + len(d.documents) for d in data.judged.values())
     tokens_each = sum(_all(d, most) for d in data.judged.values())
     finals = len(arms) * len(budget.seeds) + 1
-    pairs = sum(budget.runs * without_repeats(budget, data.tables, arm).pairs for arm in arms)
-    developed = sum(held[n] for arm in arms for n in arm.data) * budget.runs
-    tokens_developed = sum(tokens_held[n] for arm in arms for n in arm.data) * budget.runs
+    pairs = sum(
+        budget.runs * (budget if by_size else without_repeats(budget, data.tables, arm)).pairs
+        for arm in arms
+    )
+    developed = sum(held[n] for arm in arms for n in arm.data) * budget.trials
+    tokens_developed = sum(tokens_held[n] for arm in arms for n in arm.data) * budget.trials
     training = 6.0 * layers * pair * pairs
     judging = 2.0 * layers * (tokens_developed + tokens_each * finals)
     judged = developed + each * finals

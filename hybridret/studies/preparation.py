@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Any
 
+from hybridret._types import Ints
 from hybridret.data.leakage import Leakage, leakage
 from hybridret.data.load import load_dataset
-from hybridret.data.table import Dataset, Document, hold_out
+from hybridret.data.table import Dataset, Document, StreamedDocuments, hold_out
 from hybridret.errors import DataError
 from hybridret.studies.protocol import complete_rows, held_out_texts
 from hybridret.training.pairs import PairTable
@@ -28,6 +30,7 @@ class StudyData:
         development: held-out groups of each, by the same names.
         directions: held-out texts that language directions are estimated from.
         judged: data sets to judge on, by name.
+        stop_on: whose loss ends a training, if there is one.
         leaks: what training and evaluation shared.
         leaks_were: ``remove`` or ``allow``: what was done about it.
     """
@@ -38,6 +41,7 @@ class StudyData:
     judged: dict[str, Dataset]
     leaks: Leakage
     leaks_were: str
+    stop_on: Dataset | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """For the page, and to recognise the same data again."""
@@ -46,12 +50,19 @@ class StudyData:
                 name: {
                     "rows": len(table),
                     "languages": table.languages,
-                    "texts": _hash([*table.query_texts, *table.document_texts]),
+                    "content": _hash(
+                        (*table.query_texts, *table.document_texts),
+                        (table.queries, table.documents, table.query_groups, table.document_groups),
+                    ),
                 }
                 for name, table in self.tables.items()
             },
             "held out": {
-                name: {"queries": len(found.queries), "documents": len(found.documents)}
+                name: {
+                    "queries": len(found.queries),
+                    "documents": len(found.documents),
+                    "content": _content(found),
+                }
                 for name, found in self.development.items()
             },
             "judged on": {
@@ -59,11 +70,13 @@ class StudyData:
                     "queries": len(found.queries),
                     "documents": len(found.documents),
                     "languages": found.languages,
-                    "texts": _hash([*(q.text for q in found.queries), *found.document_ids]),
+                    "content": _content(found),
                 }
                 for name, found in self.judged.items()
             },
             "directions": len(self.directions),
+            "stop on": _content(self.stop_on) if self.stop_on else None,
+            "order": [*self.tables, *self.judged],
         }
 
 
@@ -74,6 +87,7 @@ def read(
     languages: Sequence[str],
     share: float,
     leaks: str = "refuse",
+    stop_on: str | None = None,
     complete: bool = True,
     progress: bool = False,
 ) -> StudyData:
@@ -84,6 +98,7 @@ def read(
         judged: paths or names of data sets, or NAME=PATH.
         languages: to train on.
         share: of the documents of each data set that is held out.
+        stop_on: path or name of a data set whose loss ends a training.
         leaks: what to do if training and evaluation share texts: one of :data:`LEAKS`.
         complete: keep only groups that exist in every language, so that all arms draw the same
             rows.
@@ -99,11 +114,14 @@ def read(
         name = name or dataset.name
         if name in tests:
             raise DataError(f"two data sets to judge on are named {name!r}; give NAME=PATH")
-        tests[name] = dataset
+        tests[name] = replace(dataset, name=name)
     whole = {name: load_dataset(path) for name, path in training.items()}
+    stopping = load_dataset(stop_on) if stop_on else None
     shared = leakage(whole.values(), tests.values(), progress=progress)
     if shared and leaks == "refuse":
         raise DataError(_refusal(shared))
+    if stopping and leaks != "allow" and (both := leakage([stopping], tests.values())):
+        raise DataError(f"{stop_on}: it ends the training, and is judged on: {_refusal(both)}")
     if leaks == "remove":
         whole = {name: shared.without(dataset) for name, dataset in whole.items()}
     tables, development = {}, {}
@@ -117,15 +135,27 @@ def read(
         )
         trained, held = hold_out(found, share, pool=DEVELOPMENT_POOL)
         tables[name], development[name] = PairTable.from_dataset(trained), held
-        texts = texts or held_out_texts(dataset, held, spoken)
-    return StudyData(tables, development, texts, tests, shared, leaks)
+        found_texts = held_out_texts(dataset, held, spoken)
+        if len({d.language for d in found_texts}) > len({d.language for d in texts}):
+            texts = found_texts
+    return StudyData(tables, development, texts, tests, shared, leaks, stopping)
 
 
-def _hash(texts: Iterable[str]) -> str:
+def _hash(texts: Iterable[str], arrays: Iterable[Ints] = ()) -> str:
     digest = sha256()
     for text in texts:
         digest.update(text.encode() + b"\0")
+    for array in arrays:
+        digest.update(array.tobytes())
     return digest.hexdigest()[:16]
+
+
+def _content(dataset: Dataset) -> str:
+    """A hash of queries, documents (of a streamed corpus their ids) and judgements."""
+    streamed = isinstance(dataset.documents, StreamedDocuments)
+    documents = () if streamed else (f"{d.group_id}\t{d.full_text}" for d in dataset.documents)
+    queries = (f"{q.group_id}\t{q.text}" for q in dataset.queries)
+    return _hash((*queries, *dataset.document_ids, *documents, json.dumps(dataset.qrels)))
 
 
 def _has(dataset: Dataset, language: str) -> bool:

@@ -161,7 +161,7 @@ def held_out_texts(
     for d in dataset.documents:
         if d.group_id in wanted and covers(languages, d.language):
             texts.setdefault(d.group_id, {}).setdefault(d.language, d)
-    largest = max(map(len, texts.values()))
+    largest = max(map(len, texts.values()), default=0)
     complete = [found for found in texts.values() if len(found) == largest]
     return [d for found in complete[:most] for d in found.values()]
 

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import torch
@@ -55,7 +56,6 @@ class Runs:
         start: folder of the encoder that training starts from.
         max_length: tokens of a text; None: the encoder's own.
         by_size: draw data sets by their sizes, as the paper does, not in equal shares.
-        stop_on: a data set whose loss ends a training when it rises; None: all steps are run.
     """
 
     folder: Path
@@ -64,7 +64,6 @@ class Runs:
     budget: Budget
     max_length: int | None = None
     by_size: bool = False
-    stop_on: Dataset | None = None
     progress: bool = False
     keep_models: bool = False
     _evaluations: dict[str, Evaluation] = field(default_factory=dict, repr=False)
@@ -102,7 +101,7 @@ class Runs:
         if not self.by_size:
             budget = without_repeats(budget, self.data.tables, trial.arm)
         config = trial.config(budget, checkpoint_every=every)
-        if self.stop_on is not None:
+        if self.data.stop_on is not None:
             every = max(1, budget.steps // _STOPS)
             config = replace(config, evaluate_every=every, best="loss", patience=_PATIENCE)
         done = train(
@@ -128,7 +127,7 @@ class Runs:
 
     def _stopping(self, trial: Trial) -> Callable[[TorchEncoder], dict[str, float]] | None:
         """What a training is ended by."""
-        dataset = self.stop_on
+        dataset = self.data.stop_on
         if dataset is None:
             return None
         size, temperature = self.budget.batch_size, trial.temperature
@@ -181,18 +180,17 @@ class Runs:
 
     def _judge(self, encoder: TorchEncoder, folder: Path) -> None:
         began = time.monotonic()
-        directions = self._directions(encoder)
+        spoken = {d.language for d in self.data.directions}
+        directions = self._directions(encoder) if len(spoken) > 1 else None
         with atomic_folder(folder) as temporary:
-            for number, dataset in enumerate(self.data.judged.values()):
+            for name, dataset in self.data.judged.items():
                 queries, documents = embed(
                     encoder, dataset, batch_size=_TEXTS, progress=self.progress
                 )
-                found = {
-                    PLAIN: self._scored(dataset, queries, documents, encoder),
-                    WITHOUT: self._scored(
-                        dataset, directions.remove(queries), directions.remove(documents), encoder
-                    ),
-                }
+                found = {PLAIN: self._scored(dataset, queries, documents, encoder)}
+                if directions is not None:
+                    without = directions.remove(queries), directions.remove(documents)
+                    found[WITHOUT] = self._scored(dataset, *without, encoder)
                 if translated(dataset.queries):
                     switched = code_switched(dataset)
                     queries = encoder.encode_queries(
@@ -203,7 +201,7 @@ class Runs:
                     scores = self._scored(switched, queries, documents, encoder)
                     found[SWITCHED] = scores.only([f"{metric} multi" for metric in METRICS])
                 for variant, scores in found.items():
-                    scores.save(temporary / f"{number}-{variant.replace(' ', '-')}.npz")
+                    scores.save(temporary / _file(name, variant))
             write_json(temporary / "seconds.json", {"judging": time.monotonic() - began})
 
     def _scored(
@@ -217,8 +215,8 @@ class Runs:
 
     def _load(self, folder: Path) -> dict[tuple[str, str], Scores]:
         files = {
-            (name, variant): folder / f"{number}-{variant.replace(' ', '-')}.npz"
-            for number, name in enumerate(self.data.judged)
+            (name, variant): folder / _file(name, variant)
+            for name in self.data.judged
             for variant in VARIANTS
         }
         return {key: Scores.load(file) for key, file in files.items() if file.is_file()}
@@ -239,6 +237,11 @@ class Runs:
     def _precision(self, trial: Trial) -> Any:
         state = read_json(self.of(trial) / "training.json", DataError)
         return _autocast(state["config"]["precision"])
+
+
+def _file(name: str, variant: str) -> str:
+    """Of the scores on a data set; any name will do."""
+    return f"{quote(name, safe=' ')} {variant}.npz".replace(" ", "-")
 
 
 def _autocast(precision: str) -> Any:
