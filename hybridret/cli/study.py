@@ -195,7 +195,7 @@ def run(o: argparse.Namespace) -> None:
     from hybridret.studies.protocol import Budget, check_same_rows
 
     start = STARTS[o.start]
-    for name in (*vars(start).keys() - {"what"},):
+    for name in vars(start).keys() - {"what"}:
         if getattr(o, name) is None:
             setattr(o, name, getattr(start, name))
     if o.stop_on and o.start != "recipe":
@@ -224,8 +224,8 @@ def run(o: argparse.Namespace) -> None:
     study = paper.study(list(training), start=o.start)
     if not recipe:
         check_same_rows(data.tables, study.arms, budget)
-    found = _cost(o, study, data, budget)
     if o.dry_run:
+        found = _cost(o, study, data, budget)
         said = _said(study, data) + (_given(data) if recipe else "")
         print(json.dumps(found.to_dict()) if o.json else f"{said}\n{found.text()}")
         return
@@ -321,7 +321,7 @@ def _conduct(o: argparse.Namespace, study: Study, data: StudyData, budget: Budge
         progress=interactive(),
         keep_models=o.keep_models,
     )
-    results = conduct(study, runs, {}, lambda line: print(line, flush=True))
+    results = conduct(study, runs, lambda line: print(line, flush=True))
     found = _cost(o, study, data, budget)
     results.about = {
         **what,

@@ -171,6 +171,7 @@ def answer(claim: Claim, draws: Draws, datasets: Sequence[str]) -> Answer:
     ]
     found = [draws.difference(s, r, dataset, measure) for dataset, measure, s, r in cases]
     p = np.array([_p(drawn) for drawn, _, _ in found])
+    corrected = holm(p)
     sides = _sides(claim, [drawn for drawn, _, _ in found], [case[1] for case in cases])
     comparisons = []
     for n, ((dataset, measure, system, reference), (drawn, own, other)) in enumerate(
@@ -189,7 +190,7 @@ def answer(claim: Claim, draws: Draws, datasets: Sequence[str]) -> Answer:
                 sign * float(np.mean(own) - np.mean(other)),
                 *_interval(drawn),
                 float(p[n]),
-                float(holm(p)[n]),
+                float(corrected[n]),
                 "underpowered" if alone else sides[n],
             )
         )

@@ -78,7 +78,7 @@ def cost(
     """
     runs, trials = len(arms) * budget.runs, len(arms) * budget.trials
     most = max_length or 512
-    length = {n: _tokens(_texts_of(t), most) for n, t in data.tables.items()}
+    length = {n: _tokens((t.query_texts, t.document_texts), most) for n, t in data.tables.items()}
     pair = statistics.fmean(sum(length[n]) for arm in arms for n in arm.data)
     held = {n: len(d.queries) + len(d.documents) for n, d in data.development.items()}
     tokens_held = {n: _all(d, most) for n, d in data.development.items()}
@@ -118,10 +118,6 @@ def layer_parameters(config: Any) -> int:
     width = config.hidden_size
     inner = getattr(config, "intermediate_size", 4 * width)
     return int(config.num_hidden_layers * (4 * width * width + 2 * width * inner))
-
-
-def _texts_of(table: Any) -> tuple[Sequence[str], Sequence[str]]:
-    return table.query_texts, table.document_texts
 
 
 def _tokens(columns: Sequence[Sequence[str]], most: int) -> list[float]:

@@ -236,23 +236,11 @@ def _seen(results: Results, dataset: str) -> list[str]:
         head += [f"{m}<br>{' '.join(which)}" for m in ("AP mono", "AP multi")]
     rows = []
     for name in results.systems:
-        runs = results.scores[name, PLAIN][dataset]
         row = [html.escape(name)]
         for which in (seen, unseen):
             for m in ("AP mono", "AP multi"):
-                values = [
-                    float(
-                        np.mean(
-                            [
-                                v
-                                for v, (measure, asked, _) in zip(r.values, r.columns, strict=True)
-                                if measure == m and asked in which
-                            ]
-                        )
-                    )
-                    for r in runs
-                ]
-                row.append(_spread(values, m))
+                runs = results.scores[name, PLAIN][dataset]
+                row.append(_spread([run.mean(m, which) for run in runs], m))
         rows.append(row)
     return [
         "<h3>Languages of the queries that were trained on, and others</h3>",

@@ -13,7 +13,7 @@ from hybridret.data.leakage import Leakage, leakage
 from hybridret.data.load import load_dataset
 from hybridret.data.table import Dataset, Document, StreamedDocuments, hold_out
 from hybridret.errors import DataError
-from hybridret.studies.protocol import complete_rows, held_out_texts
+from hybridret.studies.protocol import complete_rows, covers, held_out_texts
 from hybridret.training.pairs import PairTable
 
 LEAKS = ("refuse", "remove", "allow")
@@ -131,7 +131,7 @@ def read(
         found = (
             complete_rows(dataset, languages)
             if complete
-            else dataset.only_languages([x for x in languages if _has(dataset, x)])
+            else dataset.only_languages([x for x in languages if covers(dataset.languages, x)])
         )
         trained, held = hold_out(found, share, pool=DEVELOPMENT_POOL)
         tables[name], development[name] = PairTable.from_dataset(trained), held
@@ -156,10 +156,6 @@ def _content(dataset: Dataset) -> str:
     documents = () if streamed else (f"{d.group_id}\t{d.full_text}" for d in dataset.documents)
     queries = (f"{q.group_id}\t{q.text}" for q in dataset.queries)
     return _hash((*queries, *dataset.document_ids, *documents, json.dumps(dataset.qrels)))
-
-
-def _has(dataset: Dataset, language: str) -> bool:
-    return any(x == language or x.startswith(f"{language}-") for x in dataset.languages)
 
 
 def _refusal(shared: Leakage) -> str:

@@ -159,7 +159,9 @@ def held_out_texts(
     wanted = {group_of[d] for d in held}
     texts: dict[str, dict[str, Document]] = {}
     for d in dataset.documents:
-        if d.group_id in wanted and covers(languages, d.language):
+        if d.group_id in wanted and any(
+            covers([d.language], x) or covers([x], d.language) for x in languages
+        ):
             texts.setdefault(d.group_id, {}).setdefault(d.language, d)
     largest = max(map(len, texts.values()), default=0)
     complete = [found for found in texts.values() if len(found) == largest]
@@ -254,6 +256,6 @@ def size(tables: dict[str, PairTable], arm: Arm, budget: Budget, *, by_size: boo
     return Size(sum(map(len, drawn)), distinct, len(seen), budget.pairs)
 
 
-def covers(languages: Sequence[str], language: str) -> bool:
-    """Whether a language, or the one it is a variety of, is among others."""
-    return any(matches_language(language, x) or matches_language(x, language) for x in languages)
+def covers(languages: Sequence[str], asked: str) -> bool:
+    """Whether a language, or a variety of it, is among others."""
+    return any(matches_language(language, asked) for language in languages)

@@ -65,7 +65,7 @@ class Results:
     scores: dict[System, dict[str, list[Scores]]]
     answers: list[Answer]
     draws: Draws
-    about: dict[str, Any]
+    about: dict[str, Any] = field(default_factory=dict)
 
     @property
     def systems(self) -> list[str]:
@@ -118,7 +118,7 @@ class Results:
         return {"system": system[0], "variant": system[1], "data set": dataset, "measures": found}
 
 
-def conduct(study: Study, runs: Runs, about: dict[str, Any], say: Callable[[str], None]) -> Results:
+def conduct(study: Study, runs: Runs, say: Callable[[str], None]) -> Results:
     """Runs a study; what has been run already is read.
 
     The trials come first, arm by arm, then the seeds one after the other, so that after an
@@ -148,7 +148,7 @@ def conduct(study: Study, runs: Runs, about: dict[str, Any], say: Callable[[str]
     answers = [answer(claim, draws, datasets) for claim in study.claims]
     for found_answer in answers:
         say(f"{found_answer.claim.text} {found_answer.verdict}")
-    return Results(study, datasets, chosen, development, scores, answers, draws, about)
+    return Results(study, datasets, chosen, development, scores, answers, draws)
 
 
 def _add(
