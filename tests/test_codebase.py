@@ -79,6 +79,7 @@ TORCH = {
     "training": {
         "bags",
         "checkpoints",
+        "dropout",
         "features",
         "loop",
         "objective",

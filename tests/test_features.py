@@ -15,6 +15,7 @@ from hybridret.encoder.model import POOLINGS  # noqa: E402
 from hybridret.encoder.torch_encoder import TorchEncoder  # noqa: E402
 from hybridret.training.bags import means  # noqa: E402
 from hybridret.training.batches import make_sampler  # noqa: E402
+from hybridret.training.dropout import drawn_together, kept  # noqa: E402
 from hybridret.training.features import Collator, Towers  # noqa: E402
 from hybridret.training.packing import _Attention  # noqa: E402
 from hybridret.training.pairs import PairTable, TrainingData  # noqa: E402
@@ -129,8 +130,7 @@ def test_attention_has_the_gradient_of_autograd(dropout):
     torch.manual_seed(1)
     weights = torch.softmax(q @ k.transpose(2, 3) * 0.5 + mask, -1)
     if dropout:
-        kept = torch.empty_like(weights, dtype=torch.bool).bernoulli_(1 - dropout)
-        weights = weights * kept / (1 - dropout)
+        weights = weights * kept(weights.shape, dropout) / (1 - dropout)
     expected = weights @ v
     torch.testing.assert_close(found, expected)
     upstream = torch.randn_like(found)
@@ -138,6 +138,30 @@ def test_attention_has_the_gradient_of_autograd(dropout):
     theirs = torch.autograd.grad(expected, [q, k, v], upstream)
     for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1, 0.5])
+def test_dropout_is_that_of_torch(dropout):
+    """It drops as many, scales the others, is the same for a seed, and has autograd's gradient."""
+    model = torch.nn.Sequential(torch.nn.Dropout(dropout))
+    x = torch.rand(300, 1001, requires_grad=True) + 1
+    found = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        with drawn_together(model):
+            found.append(model(x))
+    assert torch.equal(found[0], found[1])
+    mask = found[0] != 0
+    assert abs(mask.float().mean().item() - (1 - dropout)) < 0.005  # five standard deviations
+    torch.testing.assert_close(found[0], torch.where(mask, x / (1 - dropout), 0))
+    (gradient,) = torch.autograd.grad(found[0].sum(), [x])
+    torch.testing.assert_close(gradient, mask / (1 - dropout))
+    if dropout:
+        assert not torch.equal(found[0], found[2])
+        assert mask.float().mean(0).std() < 0.04  # no column is dropped more often than others
+    with drawn_together(model.eval()):
+        assert torch.equal(model(x), x)
+    assert "forward" not in vars(model[0])
 
 
 def test_means_have_the_gradient_of_autograd():

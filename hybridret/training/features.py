@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +20,7 @@ from hybridret.encoder.model import EncoderModel
 from hybridret.encoder.tokenization import Tokenizer
 from hybridret.encoder.torch_encoder import TorchEncoder
 from hybridret.training.bags import means
+from hybridret.training.dropout import drawn_together
 from hybridret.training.packing import Part, can_pack, packed_tokens
 from hybridret.training.pairs import Batch, TrainingData
 
@@ -125,11 +127,13 @@ class Towers(nn.Module):
         model = self.model
         if model.is_static:
             return model.finish(means(model.table.weight, *parts[0]))
-        if self.packs and order.device.type == "cpu":
-            tokens = packed_tokens(model.backbone, parts)
-            vectors = [model.pool(x, mask) for x, (_, mask) in zip(tokens, parts, strict=True)]
-        else:
-            vectors = [model(*part) for part in parts]
+        on_cpu = order.device.type == "cpu"
+        with drawn_together(model) if on_cpu else nullcontext():
+            if self.packs and on_cpu:
+                tokens = packed_tokens(model.backbone, parts)
+                vectors = [model.pool(x, mask) for x, (_, mask) in zip(tokens, parts, strict=True)]
+            else:
+                vectors = [model(*part) for part in parts]
         return torch.cat(vectors)[order]
 
 

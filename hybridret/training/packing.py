@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hybridret.training.dropout import kept
 from hybridret.training.recomputing import activations_recomputed
 
 Part = tuple[Tensor, Tensor]
@@ -117,22 +118,23 @@ class _Attention(torch.autograd.Function):
     ) -> Tensor:
         q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
         weights = _weights(q, k, mask, scaling)
-        kept = torch.empty_like(weights, dtype=torch.bool) if dropout else None
-        if kept is not None:
-            weights = weights * kept.bernoulli_(1 - dropout) / (1 - dropout)
-        ctx.save_for_backward(q, k, v, mask, kept)
+        used = kept(weights.shape, dropout) if dropout else None
+        if used is not None:
+            weights *= used
+            weights *= 1 / (1 - dropout)
+        ctx.save_for_backward(q, k, v, mask, used)
         ctx.scaling, ctx.dropout = scaling, dropout
         return torch.matmul(weights.to(v.dtype), v)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, mask, kept = ctx.saved_tensors
+        q, k, v, mask, kept_weights = ctx.saved_tensors
         weights = _weights(q, k, mask, ctx.scaling)
         of_weights = torch.matmul(gradient, v.transpose(2, 3)).to(weights.dtype)
-        if kept is None:
+        if kept_weights is None:
             used = weights
         else:
-            factor = kept / (1 - ctx.dropout)
+            factor = kept_weights / (1 - ctx.dropout)
             used = weights * factor
             of_weights *= factor
         of_v = torch.matmul(used.to(v.dtype).transpose(2, 3), gradient)
