@@ -38,6 +38,26 @@ def test_a_sentence_is_found_in_its_passage():
     assert not leakage([made("a", ("en", changed))], [made("b", ("en", passage))])
 
 
+def test_chinese_questions_have_enough_pieces():
+    """Of 23 characters, the last of which differs; too short ones are counted."""
+    own = "马达加斯加独立之后使用的是什么货币由谁来发行呢"
+    other = own.replace("来发行呢", "来发行的")
+    found = leakage([made("a", ("zh", own))], [made("b", ("zh", other), ("zh", "谁呢"))])
+    assert (found.languages["zh"].near, found.languages["zh"].short) == (1, 1)
+    assert not leakage([made("a", ("ko", own))], [made("b", ("ko", other))])
+
+
+def test_hard_negatives_stay_but_for_those_that_are_judged():
+    trained = made("a", ("en", "one question"), ("en", LONG), ("en", "another"))
+    trained.documents += [Document(n, f"{n} text", "en", n) for n in ("kept", "judged", "of q1")]
+    trained.negatives = {"q0": ["kept", "judged"], "q1": ["of q1"]}
+    other = made("b", ("en", LONG))
+    other.documents.append(Document("x", "judged text", "en", "x"))
+    left = leakage([trained], [other]).without(trained)
+    assert left.negatives == {"q0": ["kept"]}
+    assert [d.document_id for d in left.documents] == ["d0", "d2", "kept"]
+
+
 def test_languages_are_compared_apart():
     assert not leakage([made("a", ("de", LONG))], [made("b", ("en", LONG))])
     found = leakage(

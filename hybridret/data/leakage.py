@@ -2,9 +2,11 @@
 
 Two texts of one language are equal if they have the same letters and digits, whatever their case,
 punctuation and spaces; they are near duplicates if at least :data:`NEAR` of the pieces of the
-shorter one, its runs of eight characters, are pieces of the longer one. So a sentence is found in
-the passage that it was taken from. Translations are not found: compare the data in the language
-that they were translated from.
+shorter one, its runs of eight characters (four of Chinese and Japanese, where that is a word or
+two), are pieces of the longer one. So a sentence is found in the passage that it was taken from.
+Texts of fewer than twenty pieces are compared for equality alone: most short questions have near
+duplicates by chance. Translations are not found: compare the data in the language that they were
+translated from.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from hybridret.data.table import Dataset, Document, StreamedDocuments
 NEAR = 0.9
 """Share of the shorter text's pieces from which two texts are near duplicates."""
 _PIECE = 8  # characters
+_SHORTER = {"zh": 4, "ja": 4}  # where a character is a syllable or a word
 _LEAST = 20  # pieces of a text that can be a near duplicate: shorter ones would be by chance
 _EXAMPLES = 20
 
@@ -36,6 +39,7 @@ class Found:
     Attributes:
         trained, judged: distinct texts that were compared.
         equal, near: judged texts that equal a trained one, or are near duplicates of one.
+        short: judged texts that are too short to be near duplicates.
         texts: the trained texts that are meant.
         examples: pairs (judged text, trained text, share of pieces), the nearest first.
     """
@@ -44,6 +48,7 @@ class Found:
     judged: int = 0
     equal: int = 0
     near: int = 0
+    short: int = 0
     texts: set[str] = field(default_factory=set)
     examples: list[tuple[str, str, float]] = field(default_factory=list)
 
@@ -75,11 +80,12 @@ class Leakage:
         told = {d.document_id for d in dataset.documents if d.group_id in documents}
         relevant = dataset.relevant_by_group()
         asked = {q.group_id for q in dataset.queries if q.text in texts}
-        return dataset.only_query_groups(
+        kept = dataset.only_query_groups(
             group
             for group, answers in relevant.items()
             if group not in asked and told.isdisjoint(answers)
         )
+        return kept.without_documents(documents)  # some are hard negatives
 
 
 def leakage(
@@ -96,7 +102,8 @@ def leakage(
         sum(len(texts[0][language]) for language in shared), "Leakage", enabled=progress
     ) as bar:
         for language in shared:
-            found[language] = _compare(texts[0][language], texts[1][language], bar)
+            piece = _SHORTER.get(language, _PIECE)
+            found[language] = _compare(texts[0][language], texts[1][language], piece, bar)
     return Leakage(found)
 
 
@@ -115,10 +122,10 @@ def _by_language(datasets: Iterable[Dataset]) -> dict[str, list[str]]:
     return {language: list(texts) for language, texts in found.items()}
 
 
-def _compare(trained: list[str], judged: list[str], bar: Any) -> Found:
+def _compare(trained: list[str], judged: list[str], piece: int, bar: Any) -> Found:
     plain = [_plain(text) for text in judged]
     known = {text for text in plain if text}
-    pieces = [_pieces(text) for text in plain]
+    pieces = [_pieces(text, piece) for text in plain]
     sizes = np.array([len(p) for p in pieces])
     of = np.repeat(np.arange(len(pieces)), sizes)
     every = np.concatenate([np.empty(0, np.uint64), *pieces])
@@ -133,7 +140,7 @@ def _compare(trained: list[str], judged: list[str], bar: Any) -> Found:
         if same in known:
             equal[same] = text
             shared.add(text)
-        own = _pieces(same)
+        own = _pieces(same, piece)
         if len(own) < _LEAST:
             continue
         low, high = np.searchsorted(every, own, "left"), np.searchsorted(every, own, "right")
@@ -152,7 +159,15 @@ def _compare(trained: list[str], judged: list[str], bar: Any) -> Found:
     examples = [(judged[n], equal[plain[n]], 1.0) for n in sorted(both)]
     for number, (share, text) in sorted(near.items(), key=lambda item: -item[1][0]):
         examples.append((judged[number], text, share))
-    return Found(len(trained), len(judged), len(both), len(near), shared, examples[:_EXAMPLES])
+    return Found(
+        len(trained),
+        len(judged),
+        len(both),
+        len(near),
+        int((sizes < _LEAST).sum()) if len(sizes) else 0,
+        shared,
+        examples[:_EXAMPLES],
+    )
 
 
 def _concatenated(values: Ints, low: Ints, high: Ints) -> Ints:
@@ -169,12 +184,12 @@ def _plain(text: str) -> str:
     return " ".join(kept.split())
 
 
-def _pieces(text: str) -> NDArray[np.uint64]:
+def _pieces(text: str, length: int) -> NDArray[np.uint64]:
     """Hashes of the distinct runs of characters."""
     letters = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32).astype(np.uint64)
-    if len(letters) < _PIECE:
+    if len(letters) < length:
         return np.empty(0, np.uint64)
-    windows = np.lib.stride_tricks.sliding_window_view(letters, _PIECE)
-    powers = np.array([pow(0x9E3779B97F4A7C15, n, 1 << 64) for n in range(_PIECE)], dtype=np.uint64)
+    windows = np.lib.stride_tricks.sliding_window_view(letters, length)
+    powers = np.array([pow(0x9E3779B97F4A7C15, n, 1 << 64) for n in range(length)], dtype=np.uint64)
     with np.errstate(over="ignore"):
         return np.unique((windows * powers).sum(1, dtype=np.uint64))

@@ -146,14 +146,19 @@ class Dataset:
         )
 
     def only_query_groups(self, groups: Iterable[str]) -> Dataset:
-        """The queries of ``groups``, and the documents that answer them (in every language)."""
+        """The queries of ``groups``, the documents that answer them (in every language), and their
+        hard negatives."""
         keep = set(groups)
         relevant = self.relevant_by_group()
-        answers = {d for group in keep for d in relevant.get(group, ())}
-        return self._subset(
-            [q for q in self.queries if q.group_id in keep],
-            [d for d in self.documents if d.document_id in answers],
-        )
+        queries = [q for q in self.queries if q.group_id in keep]
+        wanted = {d for group in keep for d in relevant.get(group, ())}
+        wanted.update(d for q in queries for d in self.negatives.get(q.query_id, ()))
+        return self._subset(queries, [d for d in self.documents if d.document_id in wanted])
+
+    def without_documents(self, groups: Iterable[str]) -> Dataset:
+        """All but the documents of ``groups``."""
+        out = set(groups)
+        return self._subset(self.queries, self._documents_where(lambda d: d.group_id not in out))
 
     def relevant_by_group(self, *, judged: bool = False) -> dict[str, dict[str, int]]:
         """Relevant documents of each query group with their grades.
