@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import struct
 
 import pytest
@@ -136,6 +137,12 @@ def test_a_run_out_of_patience_is_finished(capsys, tmp_path):
     assert json.loads((tmp_path / "run" / "training.json").read_text())["step"] == 6
     message = fails(capsys, *command, "--patience", 2, "--resume")
     assert "is already finished: 2 evaluations were not better than the best" in message
+    # Killed after the last checkpoint, before the encoder was written: it is written now.
+    shutil.rmtree(tmp_path / "run" / "model")
+    status, text, _ = run(capsys, *command, "--patience", 2, "--resume", "--json")
+    assert status == 0
+    assert json.loads(text)["steps"] == 6
+    assert (tmp_path / "run" / "model" / "config.json").is_file()
     status, text, _ = run(capsys, *command, "--patience", 4, "--resume", "--json")
     assert status == 0
     assert json.loads(text)["steps"] == 10

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -14,11 +15,11 @@ from test_cli import fails, run
 torch = pytest.importorskip("torch")
 
 from hybridret.data import load_dataset, load_facts  # noqa: E402
-from hybridret.data.table import Dataset, hold_out  # noqa: E402
+from hybridret.data.table import Dataset, StreamedDocuments, hold_out  # noqa: E402
 from hybridret.errors import DataError  # noqa: E402
 from hybridret.evaluation.judging import Evaluation  # noqa: E402
 from hybridret.evaluation.significance import compare  # noqa: E402
-from hybridret.studies import paper  # noqa: E402
+from hybridret.studies import paper, preparation  # noqa: E402
 from hybridret.studies.claims import Claim, Draws, answer  # noqa: E402
 from hybridret.studies.page import write_page  # noqa: E402
 from hybridret.studies.protocol import (  # noqa: E402
@@ -31,6 +32,7 @@ from hybridret.studies.protocol import (  # noqa: E402
     size,
     trials,
 )
+from hybridret.studies.runs import Runs  # noqa: E402
 from hybridret.studies.scores import DRAWS, PREFERENCE, RANK_DISTANCE, Scores  # noqa: E402
 from hybridret.training.pairs import PairTable  # noqa: E402
 
@@ -239,6 +241,11 @@ def test_verdicts():
     assert found.comparisons[0].values[0] < found.comparisons[0].reference_values[0]
 
 
+def test_a_claim_of_measures_that_no_data_set_has():
+    claim = Claim("?", "better", "better", [(("a", ""), ("b", ""))], ["AP multi"])
+    assert answer(claim, Draws({}), ["x"]).verdict == "not measured"
+
+
 def test_seeds_widen_an_interval():
     """Two seeds that differ by more than the questions do."""
     base = np.linspace(0.4, 0.6, 100)
@@ -400,7 +407,16 @@ def test_the_recipe(capsys, tmp_path, parallel, xlmr_folder):
     status, text, _ = run(capsys, *line, "--dry-run")
     assert "1,440 pairs" in text  # all steps: a data set of any size may be given
     assert "mmarco: given (39,780,811 rows" in text
-    assert "wikiqa: not given" in text
+    assert "wikiqa: not given (13,221 rows in nine languages)" in text
+    assert "shares of the batches: mmarco 100.0%, english 0.0%" in text
+    line[line.index("name=mmarco") + 1 : line.index("name=mmarco") + 1] = ["weight=3"]
+    line[line.index(english) + 1 : line.index(english) + 1] = ["weight=1"]
+    _, text, _ = run(capsys, *line, "--dry-run")
+    assert "shares of the batches: mmarco 75.0%, english 25.0%" in text
+    alone = [x for x in line if x not in (parallel[0], "name=mmarco", "weight=3")]
+    alone.remove("--data")
+    message = fails(capsys, *alone, "--dry-run")
+    assert "cross-lingual: no data set has rows in more than one language" in message
     status, _, error = run(capsys, *line)
     assert status == 0, error
     page = (output / "report.html").read_text(encoding="utf-8")
@@ -415,6 +431,51 @@ def test_the_recipe(capsys, tmp_path, parallel, xlmr_folder):
     state = json.loads((folder / "training.json").read_text())
     assert state["best"]["loss"] == min(losses)
     assert len(losses) == 20 or losses[-1] > min(losses)  # it ends two after the best
+    steps = next(arm["steps"] for arm in found["arms"] if arm["name"] == "hybrid")
+    assert steps == [state["step"]] <= [60]
+    assert found["sizes"]["hybrid"]["pairs"] == 8 * state["step"]
+
+
+def test_a_streamed_corpus_is_judged_as_one_in_memory(tmp_path, parallel, xlmr_folder):
+    files = {"a": str(parallel[0])}
+    found = []
+    for streamed in (False, True):
+        data = preparation.read(
+            files, [f"set={parallel[2]}"], languages=["de", "en"], share=0.2, leaks="allow"
+        )
+        if streamed:
+            whole = data.judged["set"]
+            documents = StreamedDocuments(partial(iter, whole.documents))
+            data.judged["set"] = replace(whole, documents=documents)
+        folder = tmp_path / str(streamed)
+        runs = Runs(folder=folder, start=xlmr_folder, data=data, budget=BUDGET)
+        found.append(runs.scores_of_start())
+        assert {f.suffix for f in folder.rglob("*") if f.is_file()} == {".npz", ".json"}
+    assert found[0].keys() == found[1].keys()
+    assert {variant for _, variant in found[0]} == {
+        "as it comes", "without directions", "code-switched",
+    }  # fmt: skip
+    for key, scores in found[0].items():
+        assert scores.columns == found[1][key].columns
+        np.testing.assert_allclose(scores.sums, found[1][key].sums, atol=1e-6)
+
+
+def test_a_trial_that_diverges_is_not_chosen(capsys, tmp_path, parallel, xlmr_folder):
+    output = tmp_path / "study"
+    line = [*command(parallel, xlmr_folder, output, "--seeds", 0)]
+    at = line.index("--learning-rates")
+    line[at + 1 : at + 2] = [1e-3, 1e30]
+    status, text, error = run(capsys, *line)
+    assert status == 0, error
+    assert text.count("learning rate 0.001") == 4
+    found = json.loads((output / "results.json").read_text())
+    assert found["arms"][0]["development"]["monolingual-lr1e+30-t0.05-s0"] is None
+    assert "diverged" in (output / "report.html").read_text(encoding="utf-8")
+    line[at + 1 : at + 3] = [1e30]
+    line[line.index(output)] = tmp_path / "other"
+    status, _, error = run(capsys, *line)
+    assert status == 1
+    assert "monolingual: the loss of every trial became NaN or infinite" in error
 
 
 def test_mistakes(capsys, tmp_path, parallel, xlmr_folder):

@@ -7,7 +7,7 @@ import json
 import shlex
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -108,16 +108,18 @@ def add(commands: Any) -> None:
         nargs="+",
         action="append",
         required=True,
-        metavar=("PATH", "name=NAME"),
-        help=f"what to train on: {DATA_HELP}. Give it again for another data set",
+        metavar=("PATH", "name=VALUE"),
+        help=f"what to train on: {DATA_HELP}. Give it again for another data set. With --start "
+        "recipe, weight=W is its share of the batches relative to the others (default: its rows, "
+        "of the paper's data sets as many as the paper has)",
     )
     p.add_argument(
         "--evaluate",
         nargs="+",
         required=True,
         metavar="PATH",
-        help="data sets to judge on, or NAME=PATH; those named xquad-r, mlqa-r and miracl have the "
-        "paper's values beside ours",
+        help="data sets to judge on, or NAME=PATH; those named xquad-r, mlqa-r and miracl-dev have "
+        "the paper's values beside ours",
     )
     p.add_argument("--output", type=Path, required=True, help="folder of the study")
     p.add_argument(
@@ -192,7 +194,7 @@ def _by_start(name: str, what: str) -> str:
 def run(o: argparse.Namespace) -> None:
     torch_encoder()  # or say what is missing
     from hybridret.studies import paper, preparation
-    from hybridret.studies.protocol import Budget, check_same_rows
+    from hybridret.studies.protocol import Budget, check_batches, check_same_rows
 
     start = STARTS[o.start]
     for name in vars(start).keys() - {"what"}:
@@ -210,7 +212,11 @@ def run(o: argparse.Namespace) -> None:
         tuple(o.seeds),
     )
     recipe = o.start == "recipe"
-    training = _named(o.data)
+    training, given = _named(o.data)
+    if given and not recipe:
+        raise DataError(
+            f"weight= is for --start recipe: with --start {o.start} all data sets get equal shares"
+        )
     data = preparation.read(
         training,
         o.evaluate,
@@ -222,28 +228,42 @@ def run(o: argparse.Namespace) -> None:
         progress=interactive(),
     )
     study = paper.study(list(training), start=o.start)
-    if not recipe:
+    weights = None
+    if recipe:
+        weights = paper.weights({name: len(table) for name, table in data.tables.items()}, given)
+        check_batches(data.tables, study.arms, budget, weights)
+    else:
         check_same_rows(data.tables, study.arms, budget)
+    said = _said(study, data) + (_given(weights) if weights else "")
     if o.dry_run:
-        found = _cost(o, study, data, budget)
-        said = _said(study, data) + (_given(data) if recipe else "")
+        found = _cost(o, study, data, budget, weights)
         print(json.dumps(found.to_dict()) if o.json else f"{said}\n{found.text()}")
         return
-    _conduct(o, study, data, budget)
+    _conduct(o, study, data, budget, weights, said)
 
 
-def _named(given: list[list[str]]) -> dict[str, str]:
+def _named(given: list[list[str]]) -> tuple[dict[str, str], dict[str, float]]:
+    """Paths and weights by name."""
     found: dict[str, str] = {}
+    weights: dict[str, float] = {}
     for item in given:
-        fields = run_file.data_fields(item, {"name": str})
+        fields = run_file.data_fields(item, {"name": str, "weight": float})
         name = fields.get("name", Path(fields["path"]).name.partition(".")[0])
         if name in found:
             raise DataError(f"two data sets are named {name!r}; give name=NAME")
         found[name] = fields["path"]
-    return found
+        if "weight" in fields:
+            weights[name] = fields["weight"]
+    return found, weights
 
 
-def _cost(o: argparse.Namespace, study: Study, data: StudyData, budget: Budget) -> Any:
+def _cost(
+    o: argparse.Namespace,
+    study: Study,
+    data: StudyData,
+    budget: Budget,
+    weights: dict[str, float] | None,
+) -> Any:
     from transformers import AutoConfig
 
     from hybridret.studies.cost import cost, layer_parameters
@@ -256,7 +276,7 @@ def _cost(o: argparse.Namespace, study: Study, data: StudyData, budget: Budget) 
         layers=layers,
         max_length=o.max_length,
         folder=o.output,
-        by_size=o.start == "recipe",
+        weights=weights,
     )
 
 
@@ -278,19 +298,28 @@ def _said(study: Study, data: StudyData) -> str:
     return "\n".join(lines)
 
 
-def _given(data: StudyData) -> str:
-    """What of the paper's data is there."""
+def _given(weights: dict[str, float]) -> str:
+    """What of the paper's data is there, and how much is drawn of each data set."""
     from hybridret.studies.paper import DATA
 
     lines = ["", "of the paper's data, by name:"]
     lines += [
-        f"  {name}: {'given' if name in data.tables else 'not given'} ({what})"
-        for name, what in DATA.items()
+        f"  {name}: {'given' if name in weights else 'not given'} ({rows:,} rows {what})"
+        for name, (rows, what) in DATA.items()
     ]
-    return "\n".join(lines)
+    total = sum(weights.values())
+    shares = ", ".join(f"{name} {weight / total:.1%}" for name, weight in weights.items())
+    return "\n".join([*lines, f"shares of the batches: {shares}"])
 
 
-def _conduct(o: argparse.Namespace, study: Study, data: StudyData, budget: Budget) -> None:
+def _conduct(
+    o: argparse.Namespace,
+    study: Study,
+    data: StudyData,
+    budget: Budget,
+    weights: dict[str, float] | None,
+    said: str,
+) -> None:
     from hybridret._files import write_json
     from hybridret.studies.page import write_page
     from hybridret.studies.protocol import size
@@ -309,20 +338,22 @@ def _conduct(o: argparse.Namespace, study: Study, data: StudyData, budget: Budge
         "stop_on": o.stop_on,
         "data": data.to_dict(),
     }
+    if weights:
+        what["weights"] = weights
     begin(o.output, what)
-    print(_said(study, data) + (_given(data) if o.start == "recipe" else ""), flush=True)
+    print(said, flush=True)
     runs = Runs(
         folder=o.output,
         start=start_encoder(o.output, o.start, o.model, o.max_length, interactive()),
         data=data,
         budget=budget,
         max_length=o.max_length,
-        by_size=o.start == "recipe",
+        weights=weights,
         progress=interactive(),
         keep_models=o.keep_models,
     )
     results = conduct(study, runs, lambda line: print(line, flush=True))
-    found = _cost(o, study, data, budget)
+    found = _cost(o, study, data, budget, weights)
     results.about = {
         **what,
         "languages": o.languages,
@@ -332,7 +363,9 @@ def _conduct(o: argparse.Namespace, study: Study, data: StudyData, budget: Budge
         "precision": runs.precision,
         "leakage": data.leaks.to_dict(),
         "sizes": {
-            arm.name: vars(size(data.tables, arm, budget, by_size=runs.by_size))
+            arm.name: vars(
+                size(data.tables, arm, replace(budget, steps=results.steps[arm.name][0]), weights)
+            )
             for arm in study.arms
         },
         "cost": found.to_dict(),

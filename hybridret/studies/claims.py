@@ -11,8 +11,8 @@ level    it is above minus the margin     it is below minus the margin
 
 each at 2.5 %, one-sided, after Holm's correction (1979) over the claim's comparisons. All of them
 must support a claim; one against it is enough; otherwise it is *underpowered*: the data cannot
-tell, as they never can from a single seed. Of a rank distance and of a preference for the query's
-language less is better.
+tell, as they never can from a single seed; or *not measured*, where no data set has the measures.
+Of a rank distance and of a preference for the query's language less is better.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from hybridret.studies.scores import DRAWS, LEVEL, PREFERENCE, RANK_DISTANCE, Sc
 
 System = tuple[str, str]
 """Name of an arm, and variant of what it was judged on."""
-Verdict = Literal["supported", "not supported", "underpowered"]
+Verdict = Literal["supported", "not supported", "underpowered", "not measured"]
 
 MARGINS = {"AP": 0.005, RANK_DISTANCE: 10.0, PREFERENCE: 0.01}
 """Differences that are too small to matter."""
@@ -138,14 +138,17 @@ class Draws:
         The same questions are drawn for both. Runs of the same seed are paired; a reference that
         was not trained has one run.
         """
-        sign = -1.0 if measure in LESS_IS_BETTER else 1.0
         own, other = (self.of(s, dataset, measure).mean(0) for s in (system, reference))
         values = [self.values(s, dataset, measure) for s in (system, reference)]
         if len({len(v) for v in values} - {1}) <= 1:  # paired, or against one run
             seeds = _of_seeds(np.subtract(values[0], values[1]).tolist())
         else:
             seeds = _of_seeds(values[0]) - _of_seeds(values[1], 1)
-        return sign * (own - other + seeds), values[0], values[1]
+        return _sign(measure) * (own - other + seeds), values[0], values[1]
+
+
+def _sign(measure: str) -> float:
+    return -1.0 if measure in LESS_IS_BETTER else 1.0
 
 
 def _of_seeds(values: Sequence[float], number: int = 0) -> Floats:
@@ -177,7 +180,6 @@ def answer(claim: Claim, draws: Draws, datasets: Sequence[str]) -> Answer:
     for n, ((dataset, measure, system, reference), (drawn, own, other)) in enumerate(
         zip(cases, found, strict=True)
     ):
-        sign = -1.0 if measure in LESS_IS_BETTER else 1.0
         alone = max(len(own), len(other)) < 2
         comparisons.append(
             Comparison(
@@ -187,7 +189,7 @@ def answer(claim: Claim, draws: Draws, datasets: Sequence[str]) -> Answer:
                 reference,
                 own,
                 other,
-                sign * float(np.mean(own) - np.mean(other)),
+                _sign(measure) * float(np.mean(own) - np.mean(other)),
                 *_interval(drawn),
                 float(p[n]),
                 float(corrected[n]),
@@ -196,7 +198,7 @@ def answer(claim: Claim, draws: Draws, datasets: Sequence[str]) -> Answer:
         )
     verdicts = {c.verdict for c in comparisons}
     order: tuple[Verdict, ...] = ("not supported", "underpowered", "supported")
-    whole: Verdict = next((verdict for verdict in order if verdict in verdicts), "underpowered")
+    whole: Verdict = next((verdict for verdict in order if verdict in verdicts), "not measured")
     return Answer(claim, comparisons, whole)
 
 

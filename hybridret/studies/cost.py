@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from hybridret.data.table import Dataset
+from hybridret.data.table import Dataset, StreamedDocuments
 from hybridret.studies.preparation import StudyData
-from hybridret.studies.protocol import Arm, Budget, without_repeats
+from hybridret.studies.protocol import STOPS, Arm, Budget, without_repeats
 
 _CHARACTERS = 3.5  # of a token of a multilingual vocabulary, on average over many languages
 _USED = 0.3  # of the speed of a plain matrix product, by a training step or an encoder
+_SAMPLE = 2000  # texts whose lengths stand for all
 _STATIC = 3000  # texts a second of a static encoder, tokenisation included
 
 
@@ -26,7 +28,8 @@ class Cost:
     Attributes:
         runs: trainings, of which ``trials`` choose settings.
         pairs: in all of them.
-        judged: texts that are embedded to judge the encoders, held-out groups included.
+        judged: texts that are embedded to judge the encoders, held-out groups and what ends a
+            training included.
         flops: of the encoder's layers; 0 for a static encoder.
         seconds: of training and judging.
         measured: whether by runs that are done, else by a matrix product of this machine.
@@ -67,14 +70,14 @@ def cost(
     layers: int,
     max_length: int | None,
     folder: Path,
-    by_size: bool = False,
+    weights: Mapping[str, float] | None = None,
 ) -> Cost:
     """The cost of a study; loads no model.
 
     Args:
         layers: parameters of the encoder's layers, those that are multiplied; 0: a static one.
         folder: of the study; runs that are done there give the times.
-        by_size: see :class:`hybridret.studies.runs.Runs`.
+        weights: see :class:`hybridret.studies.runs.Runs`.
     """
     runs, trials = len(arms) * budget.runs, len(arms) * budget.trials
     most = max_length or 512
@@ -86,14 +89,17 @@ def cost(
     tokens_each = sum(_all(d, most) for d in data.judged.values())
     finals = len(arms) * len(budget.seeds) + 1
     pairs = sum(
-        budget.runs * (budget if by_size else without_repeats(budget, data.tables, arm)).pairs
+        budget.runs * (budget if weights else without_repeats(budget, data.tables, arm)).pairs
         for arm in arms
     )
     developed = sum(held[n] for arm in arms for n in arm.data) * budget.trials
     tokens_developed = sum(tokens_held[n] for arm in arms for n in arm.data) * budget.trials
     training = 6.0 * layers * pair * pairs
-    judging = 2.0 * layers * (tokens_developed + tokens_each * finals)
-    judged = developed + each * finals
+    judged, tokens_judged = developed + each * finals, tokens_developed + tokens_each * finals
+    if data.stop_on is not None:
+        judged += runs * STOPS * (len(data.stop_on.queries) + len(data.stop_on.documents))
+        tokens_judged += runs * STOPS * _all(data.stop_on, most)
+    judging = 2.0 * layers * tokens_judged
     found = [_seconds(folder, what) for what in ("training", "judging")]
     if all(found):
         seconds = runs * statistics.fmean(found[0]) + finals * statistics.fmean(found[1])
@@ -122,14 +128,15 @@ def layer_parameters(config: Any) -> int:
 
 def _tokens(columns: Sequence[Sequence[str]], most: int) -> list[float]:
     """Tokens of a text of each column on average, as its characters tell."""
-    samples = [column[:: 1 + len(column) // 2000] for column in columns]
+    samples = [column[:: 1 + len(column) // _SAMPLE] for column in columns]
     return [statistics.fmean(min(most, len(x) / _CHARACTERS) for x in texts) for texts in samples]
 
 
 def _all(dataset: Dataset, most: int) -> float:
-    texts = [q.text for q in dataset.queries], [d.full_text for d in dataset.documents]
-    lengths = _tokens(texts, most)
-    return sum(len(column) * length for column, length in zip(texts, lengths, strict=True))
+    documents = dataset.documents
+    some = islice(documents, _SAMPLE) if isinstance(documents, StreamedDocuments) else documents
+    lengths = _tokens(([q.text for q in dataset.queries], [d.full_text for d in some]), most)
+    return len(dataset.queries) * lengths[0] + len(documents) * lengths[1]
 
 
 def _seconds(folder: Path, what: str) -> list[float]:

@@ -11,7 +11,8 @@ import numpy as np
 
 from hybridret._files import write_text
 from hybridret.evaluation.elements import difference_map, document, table
-from hybridret.studies.claims import Answer, Comparison, System, margin
+from hybridret.studies.claims import LESS_IS_BETTER, Answer, Comparison, System, margin
+from hybridret.studies.protocol import related
 from hybridret.studies.results import (
     MEASURES,
     PLAIN,
@@ -22,7 +23,12 @@ from hybridret.studies.results import (
 )
 from hybridret.studies.scores import PREFERENCE, RANK_DISTANCE
 
-_INK = {"supported": "#2a7", "not supported": "#c43", "underpowered": "#a80"}
+_INK = {
+    "supported": "#2a7",
+    "not supported": "#c43",
+    "underpowered": "#a80",
+    "not measured": "#888",
+}
 _WIDTH, _LEFT, _ROW = 640, 240, 22
 
 
@@ -89,10 +95,10 @@ def _claims(answers: Sequence[Answer]) -> str:
             before = found.claim.question
             parts.append(f"<h3>{html.escape(before)}</h3>")
         worst = min(found.comparisons, key=_severity, default=None)
+        shown = _short(worst) if worst else "No data set to judge on has these measures."
         parts.append(
             f"<p>{html.escape(found.claim.text)} <b style='color:{_INK[found.verdict]}'>"
-            f"{found.verdict}</b><br><span class='note'>"
-            f"{_short(worst) if worst else 'Nothing to compare.'}</span></p>"
+            f"{found.verdict}</b><br><span class='note'>{shown}</span></p>"
         )
     return "".join(parts)
 
@@ -103,10 +109,13 @@ def _severity(c: Comparison) -> tuple[int, float]:
 
 
 def _short(c: Comparison) -> str:
+    """The difference of a comparison, as the measure itself has it."""
+    ends = sorted(x * (-1 if c.measure in LESS_IS_BETTER else 1) for x in (c.low, c.high))
     return (
-        f"{html.escape(c.dataset)}, {html.escape(c.measure)}: {_name(c.system)} better than "
-        f"{_name(c.reference)} by {_signed(c.measure, c.difference)} "
-        f"[{_signed(c.measure, c.low)}, {_signed(c.measure, c.high)}]"
+        f"{html.escape(c.dataset)}, {html.escape(c.measure)}: {_name(c.system)} minus "
+        f"{_name(c.reference)} "
+        f"{_signed(c.measure, float(np.mean(c.values) - np.mean(c.reference_values)))} "
+        f"[{_signed(c.measure, ends[0])}, {_signed(c.measure, ends[1])}]"
     )
 
 
@@ -227,7 +236,7 @@ def _seen(results: Results, dataset: str) -> list[str]:
     """Languages that were trained on and others."""
     first = results.scores[UNTRAINED, PLAIN][dataset][0]
     spoken = sorted({asked for _, asked, _ in first.columns})
-    seen = [x for x in spoken if x in results.about["languages"]]
+    seen = [x for x in spoken if any(related(x, y) for y in results.about["languages"])]
     unseen = [x for x in spoken if x not in seen]
     if not unseen or not seen:
         return []
@@ -455,7 +464,7 @@ def _background(results: Results) -> list[str]:
                 f"{best.learning_rate:g}",
                 f"{best.temperature:g}",
                 f"{max(tried.values()):.4f}",
-                f"{min(tried.values()):.4f}",
+                "diverged" if min(tried.values()) == -math.inf else f"{min(tried.values()):.4f}",
             ]
         )
     head = [
@@ -492,6 +501,8 @@ def _leaks(results: Results) -> str:
         f"Leakage: {total:,} of {compared:,} judged texts are equal to a training text or a near "
         f"duplicate of one"
     )
+    short = sum(f["short"] for f in found.values())
+    text += f" ({short:,} are too short to be told as near duplicates)" if short else ""
     if not total:
         return f"{text}."
     by = ", ".join(

@@ -7,7 +7,7 @@ language directions before and after the training, and the languages mixed in a 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from hybridret.studies.claims import Claim, System
 from hybridret.studies.protocol import Arm
@@ -22,18 +22,35 @@ ALPHAS = (0.0, 0.25, 0.4, 0.5, 0.6, 0.75, 1.0)
 SETTINGS = ("AP mono", "AP cross", "AP multi")
 MIRACL = ("nDCG@10 mono", "recall@100 mono")
 
+_NINE = "in nine languages"
 DATA = {
-    "mmarco": "39,780,811 rows in en ar zh de es ru hi: unicamp-dl/mmarco",
-    "entityquestions": "176,975 rows in each of nine languages",
-    "yahoo-qa": "135,557 rows in each of nine languages",
-    "natural-questions": "113,535 rows in each of nine languages",
-    "newsqa": "59,496 rows in each of nine languages",
-    "duorc": "33,298 rows in each of nine languages",
-    "wikiqa": "1,469 rows in each of nine languages",
-    "mfaq": "3,567,659 rows in English: clips/mfaq",
-    "mrtydi": "3,547 rows in English: castorini/mr-tydi",
+    "mmarco": (39_780_811, "in en ar zh de es ru hi: unicamp-dl/mmarco"),
+    "entityquestions": (9 * 176_975, _NINE),
+    "yahoo-qa": (9 * 135_557, _NINE),
+    "natural-questions": (9 * 113_535, _NINE),
+    "newsqa": (9 * 59_496, _NINE),
+    "duorc": (9 * 33_298, _NINE),
+    "wikiqa": (9 * 1_469, _NINE),
+    "mfaq": (3_567_659, "in English: clips/mfaq"),
+    "mrtydi": (3_547, "in English: castorini/mr-tydi"),
 }
-"""What the paper trains on. Its translations into nine languages are not published."""
+"""What the paper trains on: rows, and where they are from. Its translations into nine languages are
+not published."""
+
+
+def weights(rows: Mapping[str, int], given: Mapping[str, float]) -> dict[str, float]:
+    """What a batch of the recipe is drawn from, in proportion to sizes, as in the paper.
+
+    Args:
+        rows: of each data set; those of :data:`DATA` have their size in the paper, which counts
+            triples of a query, a passage and a negative.
+        given: weights instead.
+    """
+    return {
+        name: given.get(name, float(DATA[name][0] if name in DATA else count))
+        for name, count in rows.items()
+    }
+
 
 _COLUMNS = (*SETTINGS, RANK_DISTANCE)
 _CELLS = {
@@ -66,7 +83,7 @@ REPORTED = {
             dataset: dict(zip(_COLUMNS, cells, strict=True))
             for dataset, cells in zip(("xquad-r", "mlqa-r"), both, strict=True)
         }
-        | {"miracl": dict(zip(MIRACL, _MIRACL[encoder][arm], strict=True))}
+        | {"miracl-dev": dict(zip(MIRACL, _MIRACL[encoder][arm], strict=True))}
         for arm, both in arms.items()
     }
     for encoder, arms in _CELLS.items()

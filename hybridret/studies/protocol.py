@@ -9,7 +9,7 @@ them is its run of that seed, and the other seeds follow with the same settings.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from itertools import product
@@ -22,6 +22,9 @@ from hybridret.errors import DataError
 from hybridret.training.batches import Sampler
 from hybridret.training.config import TrainingConfig
 from hybridret.training.pairs import PairTable, TrainingData
+
+STOPS = 20
+"""Evaluations of the loss that ends a training early, where there is one."""
 
 
 @dataclass(frozen=True)
@@ -159,25 +162,39 @@ def held_out_texts(
     wanted = {group_of[d] for d in held}
     texts: dict[str, dict[str, Document]] = {}
     for d in dataset.documents:
-        if d.group_id in wanted and any(
-            covers([d.language], x) or covers([x], d.language) for x in languages
-        ):
+        if d.group_id in wanted and any(related(d.language, x) for x in languages):
             texts.setdefault(d.group_id, {}).setdefault(d.language, d)
     largest = max(map(len, texts.values()), default=0)
     complete = [found for found in texts.values() if len(found) == largest]
     return [d for found in complete[:most] for d in found.values()]
 
 
-def sources(tables: dict[str, PairTable], arm: Arm, *, by_size: bool = False) -> list[TrainingData]:
-    """The data sets of an arm, each with the same share of the batches, or by their sizes.
+def sources(
+    tables: dict[str, PairTable], arm: Arm, weights: Mapping[str, float] | None = None
+) -> list[TrainingData]:
+    """The data sets of an arm, each with the same share of the batches, or by weights.
 
-    By their sizes, cross-lingual batches draw no data set that is in one language alone.
+    By weights, cross-lingual batches draw no data set that is in one language alone.
     """
-    if not by_size:
+    if weights is None:
         return [TrainingData(name, tables[name], weight=1.0) for name in arm.data]
     cross = arm.sampler == "cross-lingual"
     kept = [name for name in arm.data if not cross or has_pairs_of_languages(tables[name])]
-    return [TrainingData(name, tables[name]) for name in kept]
+    return [TrainingData(name, tables[name], weight=weights[name]) for name in kept]
+
+
+def check_batches(
+    tables: dict[str, PairTable], arms: Sequence[Arm], budget: Budget, weights: Mapping[str, float]
+) -> None:
+    """Raises DataError unless every arm can draw its batches."""
+    for arm in arms:
+        drawn = sources(tables, arm, weights)
+        if not drawn:
+            raise DataError(f"{arm.name}: no data set has rows in more than one language")
+        try:
+            Sampler.from_config(drawn, trials(arm, budget)[0].config(budget))
+        except DataError as error:
+            raise DataError(f"{arm.name}: {error}") from None
 
 
 def has_pairs_of_languages(table: PairTable) -> bool:
@@ -236,10 +253,16 @@ class Size:
     pairs: int
 
 
-def size(tables: dict[str, PairTable], arm: Arm, budget: Budget, *, by_size: bool = False) -> Size:
+def size(
+    tables: dict[str, PairTable],
+    arm: Arm,
+    budget: Budget,
+    weights: Mapping[str, float] | None = None,
+) -> Size:
     """The size of an arm's data."""
-    budget = budget if by_size else without_repeats(budget, tables, arm)
-    drawn = [source.table for source in sources(tables, arm, by_size=by_size)]
+    budget = budget if weights else without_repeats(budget, tables, arm)
+    data = sources(tables, arm, weights)
+    drawn = [source.table for source in data]
     distinct = 0
     for table in drawn:
         every = table.has_query.sum(1) * table.has_document.sum(1)
@@ -249,11 +272,15 @@ def size(tables: dict[str, PairTable], arm: Arm, budget: Budget, *, by_size: boo
         distinct -= int(same.sum()) if arm.sampler == "cross-lingual" else 0
     config = trials(arm, budget)[0].config(budget)
     seen = set()
-    data = sources(tables, arm, by_size=by_size)
     for _, batch in Sampler.from_config(data, config).steps(budget.steps):
         columns = batch.rows, batch.query_languages, batch.document_languages
         seen |= {(batch.source, *row) for row in zip(*(c.tolist() for c in columns), strict=True)}
     return Size(sum(map(len, drawn)), distinct, len(seen), budget.pairs)
+
+
+def related(language: str, other: str) -> bool:
+    """Whether they are the same, or one is a variety of the other."""
+    return matches_language(language, other) or matches_language(other, language)
 
 
 def covers(languages: Sequence[str], asked: str) -> bool:

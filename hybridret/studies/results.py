@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hybridret.errors import ModelError
 from hybridret.studies.claims import Answer, Claim, Draws, System, answer
 from hybridret.studies.protocol import Arm, Trial, of_seeds, trials
 from hybridret.studies.scores import PREFERENCE, RANK_DISTANCE, Scores
@@ -55,6 +57,7 @@ class Results:
         chosen: the best trial of each arm; its settings are those of all seeds.
         development: the score of each trial on held-out groups, by arm.
         scores: by system and data set, of each seed.
+        steps: of the run of each seed, by arm.
         about: data, budget, cost, versions, command.
     """
 
@@ -65,6 +68,7 @@ class Results:
     scores: dict[System, dict[str, list[Scores]]]
     answers: list[Answer]
     draws: Draws
+    steps: dict[str, list[int]]
     about: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -97,9 +101,13 @@ class Results:
         best = self.chosen[arm.name]
         return {
             **vars(arm),
+            "steps": self.steps[arm.name],
             "learning_rate": best.learning_rate,
             "temperature": best.temperature,
-            "development": self.development[arm.name],
+            "development": {
+                trial: score if math.isfinite(score) else None  # its training diverged
+                for trial, score in self.development[arm.name].items()
+            },
         }
 
     def _system(self, system: System, dataset: str) -> dict[str, Any]:
@@ -129,6 +137,11 @@ def conduct(study: Study, runs: Runs, say: Callable[[str], None]) -> Results:
     for arm in study.arms:
         found = {trial: runs.developed(trial) for trial in trials(arm, runs.budget)}
         best = max(found, key=lambda trial: found[trial])
+        if found[best] == -math.inf:
+            raise ModelError(
+                f"{arm.name}: the loss of every trial became NaN or infinite; try smaller learning "
+                f"rates or larger temperatures"
+            )
         chosen[arm.name] = best
         for trial in found.keys() - {best}:
             runs.release(trial)
@@ -148,7 +161,11 @@ def conduct(study: Study, runs: Runs, say: Callable[[str], None]) -> Results:
     answers = [answer(claim, draws, datasets) for claim in study.claims]
     for found_answer in answers:
         say(f"{found_answer.claim.text} {found_answer.verdict}")
-    return Results(study, datasets, chosen, development, scores, answers, draws)
+    steps = {
+        name: [runs.steps(trial) for trial in of_seeds(best, runs.budget)]
+        for name, best in chosen.items()
+    }
+    return Results(study, datasets, chosen, development, scores, answers, draws, steps)
 
 
 def _add(

@@ -12,11 +12,13 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import quote
 
@@ -25,16 +27,16 @@ import torch
 
 from hybridret._files import atomic_folder, read_json, write_json
 from hybridret.data.code_switching import code_switched, translated
-from hybridret.data.table import Dataset
+from hybridret.data.table import Dataset, StreamedDocuments
 from hybridret.encoder.debias import language_directions
 from hybridret.encoder.distillation import distill
 from hybridret.encoder.torch_encoder import TorchEncoder, load_with_prompts
-from hybridret.errors import DataError
-from hybridret.evaluation.judging import Evaluation, embed, evaluate
+from hybridret.errors import DataError, ModelError
+from hybridret.evaluation.judging import EMBEDDING_FILES, Evaluation, embed, evaluate
 from hybridret.evaluation.report import KINDS
 from hybridret.losses.functional import infonce
 from hybridret.studies.preparation import StudyData
-from hybridret.studies.protocol import Arm, Budget, Trial, sources, without_repeats
+from hybridret.studies.protocol import STOPS, Arm, Budget, Trial, sources, without_repeats
 from hybridret.studies.results import PLAIN, SWITCHED, VARIANTS, WITHOUT
 from hybridret.studies.scores import Scores
 from hybridret.training.batches import make_sampler
@@ -43,7 +45,9 @@ from hybridret.training.pairs import PairTable
 
 METRICS = ("AP", "nDCG@10", "recall@100")
 _CHECKPOINTS = 40  # steps
-_STOPS, _PATIENCE = 20, 2  # evaluations of the stopping loss, and how often it may rise
+_PATIENCE = 2  # how often the loss that ends a training may rise
+_DIVERGED = "diverged"
+_ROWS = 65_536  # embeddings at a time
 _TEXTS = 16  # of a forward pass when judging: on a CPU faster than more
 
 
@@ -55,7 +59,7 @@ class Runs:
         folder: of the study.
         start: folder of the encoder that training starts from.
         max_length: tokens of a text; None: the encoder's own.
-        by_size: draw data sets by their sizes, as the paper does, not in equal shares.
+        weights: of the data sets, as the paper draws them; None: in equal shares.
     """
 
     folder: Path
@@ -63,7 +67,7 @@ class Runs:
     data: StudyData
     budget: Budget
     max_length: int | None = None
-    by_size: bool = False
+    weights: Mapping[str, float] | None = None
     progress: bool = False
     keep_models: bool = False
     _evaluations: dict[str, Evaluation] = field(default_factory=dict, repr=False)
@@ -73,20 +77,30 @@ class Runs:
     def developed(self, trial: Trial) -> float:
         """Trains a trial, if that is not done, and scores it on the held-out groups of its data.
 
-        The mean of AP in mono, cross and multi, as far as there are, and over the data sets.
+        The mean of AP in mono, cross and multi, as far as there are, and over the data sets; minus
+        infinity if its loss did not stay finite.
         """
         done = self.of(trial) / "development.json"
         if not done.is_file():
-            encoder = self.trained(trial)
-            scores = {}
-            with self._precision(trial):
-                for name in trial.arm.data:
-                    report = evaluate(encoder, self.data.development[name], progress=self.progress)
-                    found = {kind: report.summary[kind].get("AP") for kind in KINDS}
-                    scores[name] = {kind: ap for kind, ap in found.items() if ap is not None}
-            write_json(done, scores)
+            write_json(done, self._development(trial))
         scores = read_json(done, DataError)
+        if _DIVERGED in scores:
+            return -math.inf
         return float(np.mean([np.mean(list(found.values())) for found in scores.values()]))
+
+    def _development(self, trial: Trial) -> dict[str, Any]:
+        try:
+            encoder = self.trained(trial)
+        except ModelError as error:
+            shutil.rmtree(self.of(trial) / "checkpoint", ignore_errors=True)
+            return {_DIVERGED: str(error)}
+        scores = {}
+        with self._precision(trial):
+            for name in trial.arm.data:
+                report = evaluate(encoder, self.data.development[name], progress=self.progress)
+                found = {kind: report.summary[kind].get("AP") for kind in KINDS}
+                scores[name] = {kind: ap for kind, ap in found.items() if ap is not None}
+        return scores
 
     def trained(self, trial: Trial) -> TorchEncoder:
         """The encoder of a trial, trained now if it is not there."""
@@ -94,19 +108,19 @@ class Runs:
         if (folder / "model").is_dir():
             return TorchEncoder.load(folder / "model")
         encoder = self.beginning(trial.arm)
-        began, before = time.monotonic(), self._steps_done(trial)
+        began, before = time.monotonic(), self.steps(trial)
         # A static encoder trains faster than a checkpoint of its large table is written.
         every = 0 if encoder.model.is_static else _CHECKPOINTS
         budget = self.budget
-        if not self.by_size:
+        if self.weights is None:
             budget = without_repeats(budget, self.data.tables, trial.arm)
         config = trial.config(budget, checkpoint_every=every)
         if self.data.stop_on is not None:
-            every = max(1, budget.steps // _STOPS)
+            every = max(1, budget.steps // STOPS)
             config = replace(config, evaluate_every=every, best="loss", patience=_PATIENCE)
         done = train(
             encoder,
-            sources(self.data.tables, trial.arm, by_size=self.by_size),
+            sources(self.data.tables, trial.arm, self.weights),
             folder,
             config,
             evaluation=self._stopping(trial),
@@ -116,12 +130,13 @@ class Runs:
         )
         shutil.rmtree(folder / "checkpoint", ignore_errors=True)
         shutil.rmtree(folder / "best", ignore_errors=True)
-        seconds = (time.monotonic() - began) * done.steps / max(1, done.steps - before)
-        write_json(folder / "seconds.json", {"training": seconds})
+        if done.steps > before:  # else only the encoder was missing
+            seconds = (time.monotonic() - began) * done.steps / (done.steps - before)
+            write_json(folder / "seconds.json", {"training": seconds})
         return encoder
 
-    def _steps_done(self, trial: Trial) -> int:
-        """Of a training that was interrupted."""
+    def steps(self, trial: Trial) -> int:
+        """That were trained; until its end, those of the last checkpoint."""
         path = self.of(trial) / "training.json"
         return int(read_json(path, DataError)["step"]) if path.is_file() else 0
 
@@ -184,25 +199,39 @@ class Runs:
         directions = self._directions(encoder) if len(spoken) > 1 else None
         with atomic_folder(folder) as temporary:
             for name, dataset in self.data.judged.items():
-                queries, documents = embed(
-                    encoder, dataset, batch_size=_TEXTS, progress=self.progress
-                )
-                found = {PLAIN: self._scored(dataset, queries, documents, encoder)}
-                if directions is not None:
-                    without = directions.remove(queries), directions.remove(documents)
-                    found[WITHOUT] = self._scored(dataset, *without, encoder)
-                if translated(dataset.queries):
-                    switched = code_switched(dataset)
-                    queries = encoder.encode_queries(
-                        [q.text for q in switched.queries],
-                        batch_size=_TEXTS,
-                        progress=self.progress,
-                    )
-                    scores = self._scored(switched, queries, documents, encoder)
-                    found[SWITCHED] = scores.only([f"{metric} multi" for metric in METRICS])
+                with TemporaryDirectory(dir=temporary) as vectors:
+                    found = self._variants(encoder, dataset, directions, Path(vectors))
                 for variant, scores in found.items():
                     scores.save(temporary / _file(name, variant))
             write_json(temporary / "seconds.json", {"judging": time.monotonic() - began})
+
+    def _variants(
+        self, encoder: TorchEncoder, dataset: Dataset, directions: Any, vectors: Path
+    ) -> dict[str, Scores]:
+        """Judged as it comes, with switched queries, and without directions, as far as can be."""
+        streamed = isinstance(dataset.documents, StreamedDocuments)
+        queries, documents = embed(
+            encoder,
+            dataset,
+            batch_size=_TEXTS,
+            progress=self.progress,
+            folder=vectors if streamed else None,
+        )
+        found = {PLAIN: self._scored(dataset, queries, documents, encoder)}
+        if translated(dataset.queries):
+            switched = code_switched(dataset)
+            texts = [q.text for q in switched.queries]
+            asked = encoder.encode_queries(texts, batch_size=_TEXTS, progress=self.progress)
+            scores = self._scored(switched, asked, documents, encoder)
+            found[SWITCHED] = scores.only([f"{metric} multi" for metric in METRICS])
+        if directions is not None:
+            if streamed:
+                documents = np.load(vectors / EMBEDDING_FILES[1], mmap_mode="r+")
+            for start in range(0, len(documents), _ROWS):  # in place: there may be many
+                rows = slice(start, start + _ROWS)
+                documents[rows] = directions.remove(documents[rows])
+            found[WITHOUT] = self._scored(dataset, directions.remove(queries), documents, encoder)
+        return found
 
     def _scored(
         self, dataset: Dataset, queries: Any, documents: Any, encoder: TorchEncoder

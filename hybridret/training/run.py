@@ -79,7 +79,7 @@ class Run:
         """Restores the last checkpoint.
 
         Returns:
-            The next step.
+            The next step; ``config.steps`` if only the encoder was not written any more.
 
         Raises:
             DataError: another run, or a finished one that is not to be extended.
@@ -116,14 +116,14 @@ class Run:
         except DataError as error:
             raise DataError(f"{error}; delete {self.folder} to start again") from None
         self.losses, self.log = saved.losses, saved.log
-        if self.out_of_patience:
+        if self.out_of_patience and self.model.exists():
             raise DataError(
                 f"{self.folder} is already finished: {self.config.patience} evaluations were not "
                 f"better than the best; to go on, give more patience"
             )
         if process == 0:
             self._write_log()
-        return saved.step
+        return self.config.steps if self.out_of_patience else saved.step
 
     def save_checkpoint(
         self,
