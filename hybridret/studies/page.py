@@ -12,6 +12,7 @@ import numpy as np
 from hybridret._files import write_text
 from hybridret.evaluation.elements import difference_map, document, table
 from hybridret.studies.claims import LESS_IS_BETTER, Answer, Comparison, System, margin
+from hybridret.studies.pictures import Line, curve, dots, signed, value
 from hybridret.studies.protocol import related
 from hybridret.studies.results import (
     MEASURES,
@@ -29,7 +30,6 @@ _INK = {
     "underpowered": "#a80",
     "not measured": "#888",
 }
-_WIDTH, _LEFT, _ROW = 640, 240, 22
 
 
 def write_page(path: Path, results: Results) -> None:
@@ -114,8 +114,8 @@ def _short(c: Comparison) -> str:
     return (
         f"{html.escape(c.dataset)}, {html.escape(c.measure)}: {_name(c.system)} minus "
         f"{_name(c.reference)} "
-        f"{_signed(c.measure, float(np.mean(c.values) - np.mean(c.reference_values)))} "
-        f"[{_signed(c.measure, ends[0])}, {_signed(c.measure, ends[1])}]"
+        f"{signed(c.measure, float(np.mean(c.values) - np.mean(c.reference_values)))} "
+        f"[{signed(c.measure, ends[0])}, {signed(c.measure, ends[1])}]"
     )
 
 
@@ -133,9 +133,10 @@ def _dataset(results: Results, dataset: str) -> list[str]:
     parts.append(f"<p class='note'>Mean over seeds ± their standard deviation. {n}</p>")
     for measure in MEASURES:
         if _shown(results, dataset, measure):
-            parts += [f"<h3>{html.escape(measure)}</h3>", _dots(results, dataset, measure)]
+            rows = [_line(results, name, dataset, measure) for name in results.systems]
+            parts += [f"<h3>{html.escape(measure)}</h3>", dots(rows, measure)]
     if results.study.curve:
-        parts += ["<h3>Share of monolingual batches (alpha)</h3>", *_curves(results, dataset)]
+        parts += ["<h3>Share of monolingual batches (alpha)</h3>", _curves(results, dataset)]
     parts += _variants(results, dataset)
     parts += _seen(results, dataset)
     for first, second in results.study.maps:
@@ -147,6 +148,28 @@ def _dataset(results: Results, dataset: str) -> list[str]:
             _map(results, dataset, first, second),
         ]
     return parts
+
+
+def _line(results: Results, name: str, dataset: str, measure: str) -> Line:
+    system = name, PLAIN
+    return Line(
+        name,
+        results.values(system, dataset, measure),
+        results.draws.interval(system, dataset, measure),
+    )
+
+
+def _curves(results: Results, dataset: str) -> str:
+    """The first measures by alpha."""
+    pictures = []
+    for measure in MEASURES[:4]:
+        if _shown(results, dataset, measure):
+            points = {
+                alpha: _line(results, name, dataset, measure)
+                for alpha, name in results.study.curve.items()
+            }
+            pictures.append(curve(points, measure))
+    return f"<div class='pictures'>{''.join(pictures)}</div>"
 
 
 def _counts(results: Results, dataset: str) -> str:
@@ -186,7 +209,7 @@ def _arms(results: Results, dataset: str) -> str:
         for label in labels:
             cells = results.study.reported[label].get(name, {}).get(dataset, {})
             wanted = [m for m in measures if m != PREFERENCE]
-            row += [_value(m, cells.get(m)) for m in wanted]
+            row += [value(m, cells.get(m)) for m in wanted]
             if _is_of(label, results.about["model"]):
                 row += [_gap(results, name, dataset, m, cells.get(m)) for m in wanted]
         rows.append(row)
@@ -205,7 +228,7 @@ def _gap(results: Results, name: str, dataset: str, measure: str, cell: float | 
     values = results.values((name, PLAIN), dataset, measure)
     if cell is None or not values:
         return ""
-    return _signed(measure, float(np.mean(values)) - cell)
+    return signed(measure, float(np.mean(values)) - cell)
 
 
 def _variants(results: Results, dataset: str) -> list[str]:
@@ -274,131 +297,6 @@ def _map(results: Results, dataset: str, first: str, second: str) -> str:
     return difference_map(languages, means[0] - means[1], note)
 
 
-# ---------------------------------------------------------------------------------- pictures
-
-
-def _dots(results: Results, dataset: str, measure: str) -> str:
-    """A line for each arm: seeds as dots, mean and interval."""
-    rows = []
-    for name in results.systems:
-        values = results.values((name, PLAIN), dataset, measure)
-        rows.append((name, values, results.draws.interval((name, PLAIN), dataset, measure)))
-    edges = [x for _, values, interval in rows for x in (*values, *interval)]
-    low, high = min(edges), max(edges)
-    room = (high - low) * 0.04 or 1.0
-    low, high = low - room, high + room
-    height = _ROW * len(rows) + 26
-
-    def x(value: float) -> float:
-        return _LEFT + (value - low) / (high - low) * (_WIDTH - _LEFT - 60)
-
-    parts = []
-    for tick in _ticks(low, high):
-        parts.append(
-            f"<line x1='{x(tick):.1f}' x2='{x(tick):.1f}' y1='0' y2='{height - 22}' "
-            f"stroke='currentColor' opacity='.15'/><text x='{x(tick):.1f}' y='{height - 6}' "
-            f"text-anchor='middle'>{_tick(tick)}</text>"
-        )
-    for n, (name, values, (start, end)) in enumerate(rows):
-        y = _ROW * n + _ROW / 2
-        mean = float(np.mean(values))
-        parts.append(
-            f"<text x='{_LEFT - 10}' y='{y + 4:.1f}' text-anchor='end'>{html.escape(name)}</text>"
-            f"<line x1='{x(start):.1f}' x2='{x(end):.1f}' y1='{y}' y2='{y}' "
-            f"stroke='currentColor' stroke-width='2' opacity='.5'/>"
-        )
-        parts += [
-            f"<circle cx='{x(v):.1f}' cy='{y}' r='3.5' fill='hsl(212 70% 50%)' opacity='.7'>"
-            f"<title>{_value(measure, v)}</title></circle>"
-            for v in values
-        ]
-        parts.append(
-            f"<line x1='{x(mean):.1f}' x2='{x(mean):.1f}' y1='{y - 7}' y2='{y + 7}' "
-            f"stroke='currentColor' stroke-width='2'/><text x='{_WIDTH - 50}' y='{y + 4:.1f}'>"
-            f"{_value(measure, mean)}</text>"
-        )
-    return _svg(_WIDTH, height, parts)
-
-
-def _curves(results: Results, dataset: str) -> list[str]:
-    """A measure by alpha, with intervals and seeds."""
-    pictures = []
-    for measure in MEASURES[:4]:
-        if not _shown(results, dataset, measure):
-            continue
-        points = []
-        for alpha, name in results.study.curve.items():
-            values = results.values((name, PLAIN), dataset, measure)
-            interval = results.draws.interval((name, PLAIN), dataset, measure)
-            points.append((alpha, values, interval))
-        pictures.append(_curve(measure, points))
-    return [f"<div class='pictures'>{''.join(pictures)}</div>"]
-
-
-def _curve(measure: str, points: Sequence[tuple[float, list[float], tuple[float, float]]]) -> str:
-    width, height, left, bottom = 300, 190, 52, 26
-    edges = [v for _, values, interval in points for v in (*values, *interval)]
-    low, high = min(edges), max(edges)
-    room = (high - low) * 0.06 or 1.0
-    low, high = low - room, high + room
-
-    def x(alpha: float) -> float:
-        return left + 10 + alpha * (width - left - 24)
-
-    def y(value: float) -> float:
-        return 18 + (high - value) / (high - low) * (height - bottom - 22)
-
-    parts = [f"<text x='{left}' y='11' font-weight='600'>{html.escape(measure)}</text>"]
-    for tick in _ticks(low, high):
-        parts.append(
-            f"<line x1='{left}' x2='{width - 8}' y1='{y(tick):.1f}' y2='{y(tick):.1f}' "
-            f"stroke='currentColor' opacity='.15'/><text x='{left - 6}' y='{y(tick) + 4:.1f}' "
-            f"text-anchor='end'>{_tick(tick)}</text>"
-        )
-    band = [f"{x(a):.1f},{y(i[0]):.1f}" for a, _, i in points]
-    band += [f"{x(a):.1f},{y(i[1]):.1f}" for a, _, i in reversed(points)]
-    line = [f"{x(a):.1f},{y(float(np.mean(v))):.1f}" for a, v, _ in points]
-    parts.append(f"<polygon points='{' '.join(band)}' fill='hsl(212 70% 50%)' opacity='.15'/>")
-    parts.append(
-        f"<polyline points='{' '.join(line)}' fill='none' stroke='hsl(212 70% 50%)' "
-        f"stroke-width='2'/>"
-    )
-    for alpha, values, _ in points:
-        parts += [
-            f"<circle cx='{x(alpha):.1f}' cy='{y(v):.1f}' r='2.5' fill='hsl(212 70% 40%)' "
-            f"opacity='.6'/>"
-            for v in values
-        ]
-        parts.append(
-            f"<text x='{x(alpha):.1f}' y='{height - 8}' text-anchor='middle'>{alpha:g}</text>"
-        )
-    return _svg(width, height, parts)
-
-
-def _svg(width: int, height: float, parts: Sequence[str]) -> str:
-    return (
-        f"<div class='scroll'><svg width='{width}' height='{height:.0f}' "
-        f"viewBox='0 0 {width} {height:.0f}' style='max-width:100%;height:auto' "
-        f"font-size='12' fill='currentColor' role='img'>"
-        f"{''.join(parts)}</svg></div>"
-    )
-
-
-def _ticks(low: float, high: float) -> list[float]:
-    """About four round numbers."""
-    step = 10 ** math.floor(math.log10((high - low) / 2))
-    for factor in (1, 2, 5):
-        if (high - low) / (step * factor) <= 5:
-            step *= factor
-            break
-    first = math.ceil(low / step)
-    return [n * step for n in range(first, math.floor(high / step) + 1)]
-
-
-def _tick(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 10 else f"{value:.3f}".rstrip("0").rstrip(".")
-
-
 # --------------------------------------------------------------------------------- background
 
 
@@ -409,8 +307,8 @@ def _comparisons(found: Answer) -> str:
             html.escape(c.measure),
             _name(c.system),
             _name(c.reference),
-            _signed(c.measure, c.difference),
-            f"{_signed(c.measure, c.low)} to {_signed(c.measure, c.high)}",
+            signed(c.measure, c.difference),
+            f"{signed(c.measure, c.low)} to {signed(c.measure, c.high)}",
             f"{c.p:.4f}",
             f"{c.p_holm:.4f}",
             f"<span style='color:{_INK[c.verdict]}'>{c.verdict}</span>",
@@ -515,17 +413,7 @@ def _leaks(results: Results) -> str:
 def _spread(values: Sequence[float], measure: str) -> str:
     if not values:
         return "–"
-    text = _value(measure, float(np.mean(values)))
+    text = value(measure, float(np.mean(values)))
     if len(values) > 1:
-        text += f" <span class='note'>± {_value(measure, float(np.std(values, ddof=1)))}</span>"
+        text += f" <span class='note'>± {value(measure, float(np.std(values, ddof=1)))}</span>"
     return text
-
-
-def _value(measure: str, value: float | None) -> str:
-    if value is None:
-        return "–"
-    return f"{value:,.0f}" if measure == RANK_DISTANCE else f"{value:.4f}"
-
-
-def _signed(measure: str, value: float) -> str:
-    return f"{value:+,.1f}" if measure == RANK_DISTANCE else f"{value:+.4f}"
