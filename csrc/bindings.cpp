@@ -1,5 +1,7 @@
 // The Python face of the extension: argument checks, the GIL, docstrings. No algorithm lives here.
 
+#include "index/bindings.h"
+
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -337,7 +339,7 @@ py::tuple search(const HnswIndex& index, const Floats& query, int64_t k,
       allowed[language] = true;
     }
   }
-  std::vector<hybridret::index::Hit> hits;
+  std::vector<hybridret::index::Labelled> hits;
   {
     py::gil_scoped_release release;
     const auto* filter = languages ? &allowed : nullptr;
@@ -428,6 +430,7 @@ PYBIND11_MODULE(_native, m) {
         "pairs), "
         "see ranking.h.");
 
+  hybridret::index::bind(m);
   py::class_<HnswIndex>(m, "HnswIndex",
                         "HNSW graph over inner products, see hybridret.serving.index.")
       .def(py::init<int64_t, int64_t, int64_t, int64_t, int64_t>(), arg("dimension"), kw_only(),

@@ -1,6 +1,6 @@
 from typing import Any
 
-from numpy import float32, float64, int32, int64
+from numpy import float32, float64, int32, int64, uint8, uint32
 from numpy.typing import NDArray
 
 __version__: str
@@ -84,6 +84,42 @@ def rank(
     screening: str = "auto",
     threads: int = 0,
 ) -> tuple[NDArray[int64], NDArray[int64], NDArray[int64], NDArray[float64], int]: ...
+
+class Table:
+    def __init__(self, dimension: int) -> None: ...
+    def extend(self, vectors: NDArray[float32], *, threads: int = 0) -> None: ...
+    def remove(self, rows: NDArray[uint32]) -> None: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def live(self) -> int: ...
+    def search(
+        self,
+        queries: NDArray[float32],
+        k: int,
+        *,
+        admitted: NDArray[uint8] | None = None,
+        rows: NDArray[uint32] | None = None,
+        threads: int = 1,
+    ) -> tuple[NDArray[int64], NDArray[float32]]: ...
+
+class Graph:
+    def __init__(self, table: Table, *, M: int, ef_construction: int, seed: int) -> None: ...
+    def build(self, count: int, *, threads: int = 0) -> None: ...
+    @property
+    def size(self) -> int: ...
+    def search(
+        self,
+        queries: NDArray[float32],
+        k: int,
+        *,
+        ef: int,
+        admitted: NDArray[uint8] | None = None,
+        rows: NDArray[uint32] | None = None,
+        threads: int = 1,
+    ) -> tuple[NDArray[int64], NDArray[float32]]: ...
+    def save(self, path: str) -> None: ...
+    def load(self, path: str, count: int) -> None: ...
 
 class HnswIndex:
     def __init__(

@@ -163,7 +163,7 @@ def test_an_unknown_instruction_set_is_named():
 
 @pytest.mark.parametrize("isa", [i for i in _native.usable_isas() if i != _native.isa()])
 def test_every_other_instruction_set_passes_the_kernel_tests(isa):
-    tests = [Path(__file__).parent / f"test_{name}.py" for name in ("losses", "ranking")]
+    tests = [Path(__file__).parent / f"test_{name}.py" for name in ("losses", "ranking", "graph")]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *map(str, tests)],
         env=os.environ | {"HYBRIDRET_ISA": isa},

@@ -36,7 +36,7 @@ class InnerProduct : public hnswlib::SpaceInterface<float> {
   int64_t depth_;
 };
 
-bool better(const Hit& a, const Hit& b) {
+bool better(const Labelled& a, const Labelled& b) {
   return a.score != b.score ? a.score > b.score : a.label < b.label;
 }
 
@@ -115,10 +115,10 @@ int64_t HnswIndex::live_in(const std::vector<bool>* allowed) const {
   return live;
 }
 
-std::vector<Hit> HnswIndex::scan(const float* query, int64_t k,
-                                 const std::vector<bool>* allowed) const {
+std::vector<Labelled> HnswIndex::scan(const float* query, int64_t k,
+                                      const std::vector<bool>* allowed) const {
   const auto& kernel = similarity::active_kernel();
-  std::vector<Hit> hits;
+  std::vector<Labelled> hits;
   for (size_t l = 0; l < by_language_.size(); ++l) {
     if (allowed && (l >= allowed->size() || !(*allowed)[l])) continue;
     for (int64_t label : by_language_[l])
@@ -131,8 +131,8 @@ std::vector<Hit> HnswIndex::scan(const float* query, int64_t k,
   return hits;
 }
 
-std::vector<Hit> HnswIndex::search(const float* query, int64_t k,
-                                   const std::vector<bool>* allowed) const {
+std::vector<Labelled> HnswIndex::search(const float* query, int64_t k,
+                                        const std::vector<bool>* allowed) const {
   require_finite(query, depth_, "the query vector");
   std::shared_lock<std::shared_mutex> guard(lock_);
   const int64_t admitted = live_in(allowed);
@@ -153,15 +153,15 @@ std::vector<Hit> HnswIndex::search(const float* query, int64_t k,
   auto heap =
       graph_->hnsw.searchKnn(query, static_cast<size_t>(wanted), allowed ? &filter : nullptr);
   if (static_cast<int64_t>(heap.size()) < wanted) return scan(query, k, allowed);
-  std::vector<Hit> hits;
+  std::vector<Labelled> hits;
   for (; !heap.empty(); heap.pop())
     hits.push_back({static_cast<int64_t>(heap.top().second), -heap.top().first});
   std::sort(hits.begin(), hits.end(), better);
   return hits;
 }
 
-std::vector<Hit> HnswIndex::search_exact(const float* query, int64_t k,
-                                         const std::vector<bool>* allowed) const {
+std::vector<Labelled> HnswIndex::search_exact(const float* query, int64_t k,
+                                              const std::vector<bool>* allowed) const {
   require_finite(query, depth_, "the query vector");
   std::shared_lock<std::shared_mutex> guard(lock_);
   return scan(query, k, allowed);

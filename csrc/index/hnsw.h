@@ -19,7 +19,7 @@
 
 namespace hybridret::index {
 
-struct Hit {
+struct Labelled {
   int64_t label;
   float score;  // inner product
 };
@@ -37,11 +37,12 @@ class HnswIndex {
 
   // The k best live documents, best first; ties by label. `allowed[l]` admits language l; null
   // admits all. Exact where the admitted documents are few, see kExactScan in hnsw.cpp.
-  std::vector<Hit> search(const float* query, int64_t k, const std::vector<bool>* allowed) const;
+  std::vector<Labelled> search(const float* query, int64_t k,
+                               const std::vector<bool>* allowed) const;
 
   // As search, over every admitted document, without the graph.
-  std::vector<Hit> search_exact(const float* query, int64_t k,
-                                const std::vector<bool>* allowed) const;
+  std::vector<Labelled> search_exact(const float* query, int64_t k,
+                                     const std::vector<bool>* allowed) const;
 
   void remove(int64_t label);
 
@@ -61,7 +62,7 @@ class HnswIndex {
   struct Graph;
   void check_layout(const std::string& path, int64_t count) const;
   int64_t live_in(const std::vector<bool>* allowed) const;
-  std::vector<Hit> scan(const float* query, int64_t k, const std::vector<bool>* allowed) const;
+  std::vector<Labelled> scan(const float* query, int64_t k, const std::vector<bool>* allowed) const;
 
   const int64_t depth_, M_, ef_construction_, ef_search_, seed_;
   std::unique_ptr<Graph> graph_;

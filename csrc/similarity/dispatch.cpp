@@ -43,7 +43,8 @@ std::vector<const Kernel*> find_usable_kernels() {
   __builtin_cpu_init();
   const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-  const bool bf16 = avx512 && __builtin_cpu_supports("avx512bf16");
+  const bool bf16 =
+      avx512 && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni");
   if (bf16 && amx_works()) usable.push_back(&kAmxKernel);
   if (bf16) usable.push_back(&kAvx512Bf16Kernel);
   if (avx512) usable.push_back(&kAvx512Kernel);

@@ -65,6 +65,9 @@ struct Kernel {
   float (*dot)(const float* a, const float* b, int64_t depth);
   // The same in double; the same bits on every ISA.
   double (*exact_dot)(const float* a, const float* b, int64_t depth);
+  // Inner product of a query in 16 bits and a vector in 8, exact: |a| * |b| summed over the depth
+  // must stay below 2^31.
+  int32_t (*code_dot)(const int16_t* a, const int8_t* b, int64_t depth);
   // As the functions of elements.h.
   void (*widen)(Format format, const void* from, int64_t count, float* to);
   void (*narrow)(Format format, const float* from, int64_t count, void* to);

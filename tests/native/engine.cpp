@@ -225,6 +225,27 @@ void ranks_agree() {
   }
 }
 
+void code_products_agree(const Kernel& kernel) {
+  std::mt19937 engine(3);
+  for (int64_t depth : {1, 7, 63, 64, 129, 384, 1027}) {
+    const int limit = static_cast<int>(std::min<int64_t>(8191, 2147483647 / (127 * depth)));
+    for (bool extreme : {false, true}) {
+      std::vector<int16_t> a(depth);
+      std::vector<int8_t> b(depth);
+      int64_t expected = 0;
+      for (int64_t k = 0; k < depth; ++k) {
+        a[k] = static_cast<int16_t>(
+            extreme ? limit : std::uniform_int_distribution<int>(-limit, limit)(engine));
+        b[k] = static_cast<int8_t>(extreme ? -127
+                                           : std::uniform_int_distribution<int>(-127, 127)(engine));
+        expected += static_cast<int64_t>(a[k]) * b[k];
+      }
+      expect(kernel.code_dot(a.data(), b.data(), depth) == expected,
+             std::string(kernel.isa) + " code_dot of depth " + std::to_string(depth));
+    }
+  }
+}
+
 }  // namespace
 
 int main() {
@@ -235,6 +256,7 @@ int main() {
     tile_agrees<Split<3>>(kernel, Format::kFloat32, 3e-7);
     tile_agrees<Split<2>>(kernel, Format::kFloat32, 1e-5);
     transpose_agrees(kernel);
+    code_products_agree(kernel);
     exponentials_agree(kernel);
   }
   for (bool symmetric : {false, true}) {

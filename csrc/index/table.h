@@ -1,0 +1,94 @@
+// The vectors of a store as a search reads them: float32 rows that lie elsewhere (a mapped file),
+// and beside them in memory 8-bit codes, a quarter of the bytes.
+//
+// A row x is held as scale * code + r, codes from -127 to 127, and the length of r is kept. With a
+// query q = scale_q * code_q + r_q, of 14 bits, an inner product is
+//
+//   |q x - scale_q scale (code_q code)| <= |q| |r| + |r_q| |x|
+//
+// (Cauchy and Schwarz), up to float32's own rounding. So a scan reads the codes of all rows, drops
+// those that cannot be among the k best, and decides the rest in float32: what it finds is what a
+// scan of the float32 rows finds, to the last bit.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <shared_mutex>
+#include <unordered_map>
+#include <vector>
+
+namespace hybridret::index {
+
+struct Hit {
+  int64_t row;
+  float score;  // inner product
+};
+
+// Best first; equal scores by row.
+inline bool better(const Hit& a, const Hit& b) {
+  return a.score != b.score ? a.score > b.score : a.row < b.row;
+}
+
+// A query in float32 and 14 bits.
+struct Query {
+  Query(const float* values, int64_t depth);
+  const float* values;
+  std::vector<int16_t> codes;
+  float scale, norm, error;
+};
+
+// Rows that a search may return: those whose byte is not 0; their numbers, ascending.
+struct Subset {
+  const uint8_t* admitted;  // [rows of the table]
+  const uint32_t* rows;
+  int64_t count;
+};
+
+// Any number of threads may read while none changes it: callers lock, see Lock.
+class Table {
+ public:
+  explicit Table(int64_t depth);
+
+  // The rows lie at `vectors` now: those of before, perhaps elsewhere, and new ones, which get
+  // codes. Throws std::invalid_argument when a new value is not finite; then nothing has changed.
+  void extend(const float* vectors, int64_t count, int threads);
+  // Rows that no search returns any more. Throws std::invalid_argument for a row that is not there.
+  void remove(const uint32_t* rows, int64_t count);
+
+  int64_t depth() const { return depth_; }
+  int64_t size() const { return static_cast<int64_t>(steps_.size()); }
+  int64_t live() const { return live_; }
+  bool alive(int64_t row) const { return alive_[static_cast<size_t>(row)] != 0; }
+  const float* vector(int64_t row) const { return vectors_ + row * depth_; }
+  const int8_t* code(int64_t row) const { return codes_.data() + row * stride_; }
+
+  // The first row with the same vector, and the next one, or -1.
+  uint32_t first(int64_t row) const { return first_[static_cast<size_t>(row)]; }
+  int64_t next(int64_t row) const { return next_[static_cast<size_t>(row)]; }
+
+  // About the inner product: the codes' product times query.scale * step(row); and in float32.
+  float step(int64_t row) const { return steps_[static_cast<size_t>(row)]; }
+  float score(const Query& query, int64_t row) const;
+
+  // The k best live rows from row `from` on, of the subset if there is one; exact.
+  std::vector<Hit> scan(const Query& query, int64_t k, const Subset* subset, int64_t from) const;
+
+ private:
+  struct Lengths {
+    float row, missed;  // of a row, and of what its codes miss
+  };
+  void encode(int64_t row);
+
+  const int64_t depth_, stride_;  // stride: bytes from code to code, a multiple of 64
+  const float* vectors_ = nullptr;
+  std::vector<int8_t> codes_;
+  std::vector<float> steps_;  // of the codes
+  std::vector<Lengths> lengths_;
+  std::vector<uint8_t> alive_;
+  std::vector<uint32_t> first_, last_;  // last: of the rows with the vector of a first row
+  std::vector<int64_t> next_;
+  std::unordered_multimap<uint64_t, uint32_t> by_hash_;  // first rows
+  int64_t live_ = 0;
+};
+
+}  // namespace hybridret::index
