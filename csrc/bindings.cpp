@@ -12,7 +12,6 @@
 #include <string>
 #include <vector>
 
-#include "index/hnsw.h"
 #include "infonce/infonce.h"
 #include "ranking/ranking.h"
 #include "similarity/elements.h"
@@ -24,7 +23,6 @@ namespace py = pybind11;
 
 namespace {
 
-using hybridret::index::HnswIndex;
 using hybridret::similarity::Format;
 using hybridret::similarity::Matrix;
 template <class T>
@@ -327,40 +325,12 @@ py::tuple rank(const py::array& queries, const py::array& documents,
   return py::make_tuple(above, tied, best, scores, result.unsettled);
 }
 
-py::tuple search(const HnswIndex& index, const Floats& query, int64_t k,
-                 const std::optional<std::vector<int64_t>>& languages, bool exact) {
-  vector_data(query, index.depth(), "query");
-  if (k < 1) throw py::value_error("k must be at least 1, got " + std::to_string(k));
-  std::vector<bool> allowed;
-  if (languages) {
-    for (int64_t language : *languages) {
-      if (language < 0) throw py::value_error("a language number is negative");
-      if (static_cast<size_t>(language) >= allowed.size()) allowed.resize(language + 1);
-      allowed[language] = true;
-    }
-  }
-  std::vector<hybridret::index::Labelled> hits;
-  {
-    py::gil_scoped_release release;
-    const auto* filter = languages ? &allowed : nullptr;
-    hits =
-        exact ? index.search_exact(query.data(), k, filter) : index.search(query.data(), k, filter);
-  }
-  Integers labels(hits.size());
-  Floats scores(hits.size());
-  for (size_t i = 0; i < hits.size(); ++i) {
-    labels.mutable_data()[i] = hits[i].label;
-    scores.mutable_data()[i] = hits[i].score;
-  }
-  return py::make_tuple(labels, scores);
-}
-
 }  // namespace
 
 PYBIND11_MODULE(_native, m) {
   using py::arg;
   using py::kw_only;
-  m.doc() = "Native kernels of hybridret: InfoNCE, rank counting, HNSW.";
+  m.doc() = "Native kernels of hybridret: InfoNCE, rank counting, search.";
   m.attr("__version__") = HYBRIDRET_VERSION;
   hybridret::similarity::watch_forks();
   m.attr("compiler") = HYBRIDRET_COMPILER;
@@ -431,40 +401,4 @@ PYBIND11_MODULE(_native, m) {
         "see ranking.h.");
 
   hybridret::index::bind(m);
-  py::class_<HnswIndex>(m, "HnswIndex",
-                        "HNSW graph over inner products, see hybridret.serving.index.")
-      .def(py::init<int64_t, int64_t, int64_t, int64_t, int64_t>(), arg("dimension"), kw_only(),
-           arg("M"), arg("ef_construction"), arg("ef_search"), arg("seed"))
-      .def(
-          "add",
-          [](HnswIndex& index, const Floats& vectors, const Array<int32_t>& languages,
-             int threads) {
-            if (vectors.ndim() != 2 || vectors.shape(1) != index.depth())
-              throw py::value_error("vectors must have shape [count, " +
-                                    std::to_string(index.depth()) + "], got " + shape_of(vectors));
-            const int32_t* language = vector_data(languages, vectors.shape(0), "languages");
-            threads = thread_count(threads);
-            py::gil_scoped_release release;
-            index.add(vectors.data(), language, vectors.shape(0), threads);
-          },
-          arg("vectors"), arg("languages"), kw_only(), arg("threads") = 0)
-      .def("search", &search, arg("query"), arg("k"), kw_only(), arg("languages") = py::none(),
-           arg("exact") = false, "(labels [<= k], scores [<= k]), best first.")
-      .def("remove", &HnswIndex::remove, arg("label"), py::call_guard<py::gil_scoped_release>())
-      .def("save", &HnswIndex::save, arg("path"), py::call_guard<py::gil_scoped_release>())
-      .def(
-          "load",
-          [](HnswIndex& index, const std::string& path, const Array<int32_t>& languages) {
-            const int64_t count = languages.ndim() == 1 ? languages.shape(0) : -1;
-            const int32_t* language = vector_data(languages, count, "languages");
-            py::gil_scoped_release release;
-            index.load(path, language, count);
-          },
-          arg("path"), arg("languages"))
-      .def("removed", &HnswIndex::removed, py::call_guard<py::gil_scoped_release>())
-      .def_property_readonly(
-          "size", py::cpp_function(&HnswIndex::size, py::call_guard<py::gil_scoped_release>()))
-      .def_property_readonly(
-          "live", py::cpp_function(&HnswIndex::live, py::call_guard<py::gil_scoped_release>()))
-      .def_property_readonly("dimension", &HnswIndex::depth);
 }

@@ -1,5 +1,10 @@
 """Errors a user can act on: each message says what was found, what was expected and where."""
 
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
 
 class HybridretError(Exception):
     """Base class; the command line prints its message as one line and exits with 1."""
@@ -19,3 +24,9 @@ class IndexFileError(HybridretError, ValueError):
 
 class MissingExtraError(HybridretError, ImportError):
     """An optional dependency is needed but not installed."""
+
+
+def did_you_mean(given: str, known: Iterable[str]) -> str:
+    """The end of a sentence about an unknown name; empty if no known one is like it."""
+    near = difflib.get_close_matches(given, list(known), n=1, cutoff=0.7)
+    return f" (did you mean {near[0]}?)" if near else ""

@@ -67,7 +67,7 @@ def test_export_index_and_search(capsys, bert_folder, tmp_path):
     ]
     documents.write_text("\n".join(map(json.dumps, lines)))
     assert (
-        "2 documents added, 2 in the index (en 1, zh 1)" in run(capsys, "index", out, documents)[1]
+        "2 documents added; 2 in the index (en 1, zh 1)" in run(capsys, "index", out, documents)[1]
     )
     status, text, _ = run(
         capsys, "search", out, "The capital of France is Paris.", "-k", 1, "--json"
@@ -75,9 +75,28 @@ def test_export_index_and_search(capsys, bert_folder, tmp_path):
     (hit,) = json.loads(text)
     assert (hit["document_id"], hit["language"]) == ("a", "en")
     assert run(capsys, "search", out, "Paris", "--languages", "zh")[1].split()[1:3] == ["zh", "b"]
-    assert "already has an index" in fails(capsys, "index", out, documents)
-    assert "'a' is already in the index" in fails(capsys, "index", out, documents, "--add")
-    assert run(capsys, "index", out, documents, "--overwrite")[0] == 0
+    again = run(capsys, "index", out, documents)[1]
+    assert "0 documents added, 2 were there already; 2 in the index (en 1, zh 1)" in again
+    lines[1] |= {"text": "巴黎。", "year": 2024}
+    documents.write_text("\n".join(map(json.dumps, [lines[1], lines[0] | {"id": "c"}])))
+    message = fails(capsys, "index", out, documents)
+    assert "document 'b' is in the index with another content; upsert it to replace it" in message
+    _, text, _ = run(capsys, "index", out, documents, "--upsert", "--json")
+    assert json.loads(text) == {
+        "added": 2, "known": 0, "replaced": 1, "deleted": 0, "documents": 3,
+        "languages": {"en": 2, "zh": 1},
+    }  # fmt: skip
+    found = run(capsys, "search", out, "Paris", "--where", '{"year": {"gte": 2020}}')[1]
+    assert len(found.splitlines()) == 1
+    assert "--where: not JSON" in fails(capsys, "search", out, "Paris", "--where", "year")
+    _, text, _ = run(capsys, "index", out, documents, "--overwrite")
+    assert "2 documents added, 2 of them replaced, 1 deleted; 2 in the index" in text
+    assert "1 deleted, 1 in the index" in run(capsys, "delete", out, "c")[1]
+    assert "no document 'c' in the index" in fails(capsys, "delete", out, "c")
+    assert "bytes before" in run(capsys, "compact", out)[1]
+    assert "whole, 1 documents" in run(capsys, "verify", out)[1]
+    assert json.loads(run(capsys, "stats", out, "--json")[1])["fields"] == ["year"]
+    assert "languages        zh 1" in run(capsys, "stats", out)[1]
     assert "no document in language 'tr'" in fails(capsys, "search", out, "x", "--languages", "tr")
     assert "already exists" in fails(capsys, "export", bert_folder, out)
     assert "must be given to 'hybridret export' instead" in fails(

@@ -135,7 +135,7 @@ def test_serving_imports_neither_torch_nor_transformers(bert_folder, tmp_path):
         "import sys, hybridret; from hybridret.serving.retriever import Retriever; "
         "from hybridret.data import Document, load_dataset; import hybridret.evaluation.judging;"
         f"r = Retriever.create({str(tmp_path / 'out')!r}); "
-        "r.add([Document('a', 'text', 'en', 'a')]); r.save(); assert r.search('text');"
+        "r.add([Document('a', 'text', 'en', 'a')]); assert r.search('text');"
         "heavy = {'torch', 'transformers', 'onnx'} & set(sys.modules); assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -184,7 +184,6 @@ def test_an_index_outlives_an_export_of_the_same_encoder_alone(bert_folder, tmp_
     folder = exporting.export(bert_folder, tmp_path / "out").folder
     retriever = Retriever.create(folder)
     retriever.add([Document("a", "Paris", "en", "a")])
-    retriever.save()
     exporting.export(bert_folder, folder, overwrite=True)
     assert len(Retriever.load(folder)) == 1
     other = TorchEncoder.load(bert_folder, pooling="cls")

@@ -79,11 +79,9 @@ py::tuple search(SharedTable& shared, const Graph* graph, const Array<float>& qu
     const Table& table = shared.table;
     std::optional<Subset> subset;
     if (admitted) {
-      if (admitted->size() < table.size())
-        throw std::invalid_argument("admitted must have a byte for each row");
       if (rows->size() > 0 && rows->data()[rows->size() - 1] >= table.size())
         throw std::invalid_argument("rows has a number beyond the table");
-      subset = Subset{admitted->data(), rows->data(), rows->size()};
+      subset = Subset{admitted->data(), admitted->size(), rows->data(), rows->size()};
     }
     similarity::parallel_for(count, std::min<int64_t>(threads, count), [&](int64_t i) {
       const Query query(queries.data() + i * table.depth(), table.depth());

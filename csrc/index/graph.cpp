@@ -144,7 +144,7 @@ std::vector<Hit> Graph::search(const Table& table, const Query& query, int64_t k
     bool operator>(const Near& other) const { return score > other.score; }
   };
   const auto returned = [&](int64_t row) {
-    return table.alive(row) && (!subset || subset->admitted[row]);
+    return table.alive(row) && (!subset || subset->has(row));
   };
   const auto admitted = [&](int64_t row) {
     for (; row >= 0; row = table.next(row))

@@ -37,11 +37,15 @@ struct Query {
   float scale, norm, error;
 };
 
-// Rows that a search may return: those whose byte is not 0; their numbers, ascending.
+// Rows that a search may return: those whose byte is not 0; their numbers, ascending. Rows that
+// came to the table later are not among them.
 struct Subset {
-  const uint8_t* admitted;  // [rows of the table]
+  const uint8_t* admitted;
+  int64_t size;  // of `admitted`
   const uint32_t* rows;
   int64_t count;
+
+  bool has(int64_t row) const { return row < size && admitted[row] != 0; }
 };
 
 // Any number of threads may read while none changes it: callers lock, see Lock.

@@ -16,13 +16,14 @@ from hybridret.cli import (
     info,
     quickstart,
     search,
+    store,
     study,
     train,
 )
 from hybridret.cli.common import Parser
 from hybridret.errors import DataError, HybridretError
 
-COMMANDS = (quickstart, train, distill, debias, evaluate, study, export, index, search, info)
+COMMANDS = (quickstart, train, distill, debias, evaluate, study, export, index, search, store, info)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

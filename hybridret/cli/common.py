@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import re
 import sys
 from typing import Any, NoReturn
 
-from hybridret.errors import DataError
+from hybridret.errors import DataError, did_you_mean
 
 TORCH_MODEL_HELP = "a sentence-transformers or Hugging Face model (folder or hub name)"
 MODEL_HELP = "a folder written by 'hybridret export', or " + TORCH_MODEL_HELP
@@ -42,11 +41,6 @@ class Parser(argparse.ArgumentParser):
             if isinstance(action, argparse._SubParsersAction) and name in action.choices:
                 return action.choices[name]  # type: ignore[no-any-return]
         return self
-
-
-def did_you_mean(given: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(given, known, n=1, cutoff=0.7)
-    return f" (did you mean {near[0]}?)" if near else ""
 
 
 class StoreOnce(argparse.Action):

@@ -1,4 +1,4 @@
-"""``hybridret index``: embed documents into an index."""
+"""``hybridret index``: embed documents into a store."""
 
 from __future__ import annotations
 
@@ -15,33 +15,77 @@ def add(commands: Any) -> None:
         commands,
         "index",
         run,
-        "embed documents and write them to an encoder's index",
+        "embed documents and add them to an encoder's index",
         'Each line of the file is {"id": ..., "text": ..., "language": ..., "title": ...}; only '
-        "text is required. The index is written into the encoder's folder.",
+        "text is required, and what else it has are metadata to filter by. Documents that are in "
+        "the index already are passed over, so that the same command goes on after an "
+        "interruption. A running service sees the new documents.",
     )
     p.add_argument("encoder", type=Path, help="folder written by 'hybridret export'")
     p.add_argument("documents", type=Path, help="a .jsonl or .jsonl.gz file")
+    add_store(p)
     existing = p.add_mutually_exclusive_group()
-    existing.add_argument("--add", action="store_true", help="add to the existing index")
-    existing.add_argument("--overwrite", action="store_true", help="replace the existing index")
+    existing.add_argument(
+        "--upsert", action="store_true", help="replace documents that are there with another text"
+    )
+    existing.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="as --upsert, and delete all documents that are not in the file",
+    )
     p.add_argument("--batch-size", type=int, default=32, help="texts in a batch of the encoder")
     p.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
+def add_store(parser: Any) -> None:
+    parser.add_argument(
+        "--store", type=Path, metavar="FOLDER", help="of the index (default: ENCODER/index)"
+    )
+
+
 def run(o: argparse.Namespace) -> None:
-    from hybridret.errors import IndexFileError
+    from hybridret.data.jsonl import read_documents
     from hybridret.serving.retriever import Retriever, has_index
 
-    if has_index(o.encoder) and not (o.add or o.overwrite):
-        raise IndexFileError(f"{o.encoder} already has an index; pass --add or --overwrite")
-    retriever = Retriever.load(o.encoder) if o.add else Retriever.create(o.encoder)
-    added = retriever.add_file(o.documents, batch_size=o.batch_size, progress=interactive())
-    retriever.save()
-    counts = retriever.index.languages
+    there = has_index(o.encoder, o.store)
+    retriever = (Retriever.load if there else Retriever.create)(o.encoder, store=o.store)
+    before = len(retriever)
+    replacing = o.upsert or o.overwrite
+    added = retriever.add_file(
+        o.documents,
+        known="replace" if replacing else "skip",
+        batch_size=o.batch_size,
+        progress=interactive(),
+    )
+    read = sum(1 for _ in read_documents(o.documents))
+    deleted: list[str] = []
+    if o.overwrite:
+        kept = {d.document_id for d in read_documents(o.documents)}
+        deleted = [d.document_id for d in retriever.documents() if d.document_id not in kept]
+        retriever.delete(deleted)
+    retriever.index.link()
+    counts: dict[str, Any] = {
+        "added": added,
+        "known": read - added,
+        "replaced": max(0, added + before - len(deleted) - len(retriever)) if replacing else 0,
+        "deleted": len(deleted),
+        "documents": len(retriever),
+        "languages": retriever.index.languages,
+    }
     if o.json:
-        print(json.dumps({"added": added, "documents": len(retriever), "languages": counts}))
+        print(json.dumps(counts))
         return
-    by_language = ", ".join(f"{language} {count:,}" for language, count in counts.items())
+    by_language = ", ".join(f"{x} {count:,}" for x, count in counts["languages"].items())
+    more = "".join(
+        f", {counts[name]:,} {what}"
+        for name, what in (
+            ("replaced", "of them replaced"),
+            ("known", "were there already"),
+            ("deleted", "deleted"),
+        )
+        if counts[name]
+    )
     print(
-        f"{o.encoder}: {added:,} documents added, {len(retriever):,} in the index ({by_language})"
+        f"{o.encoder}: {added:,} documents added{more}; {len(retriever):,} in the index "
+        f"({by_language})"
     )

@@ -8,8 +8,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from hybridret.cli.common import did_you_mean
-from hybridret.errors import DataError
+from hybridret.errors import DataError, did_you_mean
 
 
 def apply(path: Path, options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:

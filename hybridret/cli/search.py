@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from hybridret.cli.common import add_command
+from hybridret.cli.index import add_store
+from hybridret.errors import DataError
 
 
 def add(commands: Any) -> None:
@@ -16,10 +20,16 @@ def add(commands: Any) -> None:
     p.add_argument(
         "encoder", type=Path, help="folder of an exported encoder with an index ('hybridret index')"
     )
+    add_store(p)
     p.add_argument("query", help="text, in any language the encoder supports")
     p.add_argument("-k", type=int, default=10, help="number of documents to return")
     p.add_argument(
         "--languages", nargs="+", metavar="LANGUAGE", help="only documents in these languages"
+    )
+    p.add_argument(
+        "--where",
+        metavar="JSON",
+        help='only documents whose metadata are so, such as \'{"year": {"gte": 2024}}\'',
     )
     p.add_argument(
         "--exact",
@@ -32,10 +42,21 @@ def add(commands: Any) -> None:
 def run(o: argparse.Namespace) -> None:
     from hybridret.serving.retriever import Retriever
 
-    hits = Retriever.load(o.encoder).search(o.query, o.k, languages=o.languages, exact=o.exact)
+    where = None
+    if o.where is not None:
+        try:
+            where = json.loads(o.where)
+        except ValueError as error:
+            raise DataError(f"--where: not JSON: {error}") from None
+    hits = Retriever.load(o.encoder, store=o.store).search(
+        o.query, o.k, languages=o.languages, where=where, exact=o.exact
+    )
     if o.json:
         print(json.dumps([asdict(hit) for hit in hits], ensure_ascii=False))
         return
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
     for hit in hits:
         title = f"{hit.title}: " if hit.title else ""
-        print(f"{hit.score:.3f}  {hit.language:<3} {hit.document_id}  {title}{hit.text}")
+        text = " ".join(f"{title}{hit.text}".split())
+        line = f"{hit.score:.3f}  {hit.language:<3} {hit.document_id}  {text}"
+        print(line if not width or len(line) <= width else f"{line[: max(width - 1, 20)]}…")

@@ -5,12 +5,26 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from hybridret.data.formats import Format
 from hybridret.data.reading import Record, read_records
 from hybridret.data.table import Dataset, Document, Query, groups_by_relevance
 
+_DOCUMENT_FIELDS = frozenset(
+    (
+        "id",
+        "_id",
+        "document_id",
+        "text",
+        "language",
+        "lang",
+        "group",
+        "group_id",
+        "title",
+        "metadata",
+    )
+)
 _NEGATIVES = re.compile(r"neg|(hard_)?negatives?(_[0-9]+)?")
 _QUERY_LANGUAGE = ("query_language", "query_lang", "language", "lang")
 _POSITIVE_LANGUAGE = (
@@ -27,7 +41,8 @@ _NEGATIVE_LANGUAGE = ("negative_language", "negatives_language", "negative_lang"
 def read_documents(path: str | Path) -> Iterator[Document]:
     """Documents to index: ``{"id", "text", "title"?, "language"?}`` a line (``.jsonl[.gz]``).
 
-    Ids default to the line number; BEIR's ``_id`` is read, too.
+    Ids default to the line number; BEIR's ``_id`` is read, too. Other fields, and those of an
+    object ``metadata``, are the document's metadata.
 
     Raises:
         DataError: naming file, line and field.
@@ -44,7 +59,16 @@ def read_documents(path: str | Path) -> Iterator[Document]:
             row.language("language", "lang"),
             row.text("group", "group_id", default=document_id),
             row.text("title", default=""),
+            metadata=_metadata(row),
         )
+
+
+def _metadata(row: Record) -> dict[str, Any] | None:
+    own = {name: value for name, value in row.fields.items() if name not in _DOCUMENT_FIELDS}
+    inner = row.fields.get("metadata")
+    if inner is not None and not isinstance(inner, dict):
+        raise row.error(f"field 'metadata' must be an object, got {type(inner).__name__}")
+    return {**own, **(inner or {})} or None
 
 
 def read_pairs(path: str | Path) -> Dataset:

@@ -11,6 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
+from typing import Any
 
 from hybridret.data.languages import matches_language, normalize_language
 from hybridret.errors import DataError
@@ -31,13 +32,18 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One document in one language; ``group_id`` is shared by its translations."""
+    """One document in one language; ``group_id`` is shared by its translations.
+
+    Attributes:
+        metadata: what else is known of it, as JSON has it; None: nothing.
+    """
 
     document_id: str
     text: str
-    language: str
-    group_id: str
+    language: str = ""
+    group_id: str = ""
     title: str = ""
+    metadata: Mapping[str, Any] | None = field(default=None, hash=False, kw_only=True)
 
     @property
     def full_text(self) -> str:

@@ -11,8 +11,8 @@ The folder is in the sentence-transformers layout without the torch weights::
 from __future__ import annotations
 
 import logging
-import shutil
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,8 +84,8 @@ def export(
     """Writes ``encoder`` (or the model of a folder or hub name) to the folder ``output``.
 
     Args:
-        overwrite: replace an encoder that was exported to ``output``. Its index is kept if the new
-            encoder has the same fingerprint; otherwise nothing is replaced.
+        overwrite: replace an encoder that was exported to ``output``. If it has an index,
+            nothing is replaced: it stays if the new encoder has the same fingerprint.
         source: the model's origin, for the manifest.
 
     Raises:
@@ -101,7 +101,7 @@ def export(
     if not isinstance(encoder, TorchEncoder):
         source = source or str(encoder)
         encoder = TorchEncoder.load(encoder)
-    with atomic_folder(output) as folder:
+    with suppress(_Unchanged), atomic_folder(output) as folder:
         model_folder.write_description(folder, encoder.model, encoder.tokenizer, encoder.config)
         model = folder / ONNX_FILE
         model.parent.mkdir()
@@ -125,8 +125,8 @@ def export(
                 f"(at most {PARITY_BOUND:g} is allowed); nothing was written"
             )
         write_json(folder / MANIFEST_FILE, manifest | {"parity": parity})
-        _keep_index(output, folder, str(manifest["fingerprint"]))
         size = sum(f.stat().st_size for f in model.parent.iterdir()) / 1e6
+        _check_index(output, str(manifest["fingerprint"]))
     return ExportResult(output, encoder.dimension, str(manifest["fingerprint"]), parity, size)
 
 
@@ -152,11 +152,16 @@ def check_output(output: Path, encoder: TorchEncoder | str | Path, overwrite: bo
             raise ModelError(f"{file} is not part of the export that would be replaced: move it")
 
 
-def _keep_index(old: Path, new: Path, fingerprint: str) -> None:
-    """Copies the old encoder's index if the new encoder gives the same vectors.
+class _Unchanged(Exception):
+    """The encoder is there already, with an index, which processes may be using."""
+
+
+def _check_index(old: Path, fingerprint: str) -> None:
+    """Whether an encoder may be replaced, which may have an index.
 
     Raises:
-        ModelError: it does not; the index would no longer match.
+        ModelError: the new encoder may give other vectors; the index would no longer match.
+        _Unchanged: it gives the same vectors.
     """
     index = old / INDEX_FOLDER
     if not index.is_dir() or not any(index.iterdir()):
@@ -168,7 +173,7 @@ def _keep_index(old: Path, new: Path, fingerprint: str) -> None:
             f"different vectors: export to another folder, or remove {index} first; nothing was "
             f"written"
         )
-    shutil.copytree(index, new / INDEX_FOLDER)
+    raise _Unchanged
 
 
 def _write_onnx(model: EncoderModel, path: Path) -> None:

@@ -1,51 +1,42 @@
-"""An index on disk: an HNSW graph of vectors, and their documents.
+"""A store that is searched: by vectors, in all languages or some, where metadata say so.
 
-::
-
-    index/manifest.json           names, sizes and checksums of the files, the encoder's
-                                  fingerprint, the graph's settings
-    index/graph-<n>.hnsw          vectors and links
-    index/documents-<n>.jsonl     one line per document, in the order of the graph's labels
-
-New files get a new number, and the manifest is replaced last, in one step: a crash at any moment
-leaves the old index intact. Every file is compared with its checksum before it is used; pickle is
-never used.
-
-One graph contains all languages. If a search covers few documents (one rare language), it is an
-exact scan.
-
-HNSW has lower recall if many vectors are equal: with 1000 copies of one vector among 5000, the top
-document was correct for 87 % of the queries, without copies for 99 %. ``exact=True`` finds all.
+A search sees what was committed before it began, by whatever process. What is held in memory is
+made from the store: 8-bit codes of the vectors, the language of each place, metadata once a filter
+asks for them. A graph links most places; those that came after it are compared one by one, and so
+are all of them where a filter leaves few. The graph is made again where it is missing or damaged.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
-import re
+import shutil
 import threading
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hybridret import _native
-from hybridret._files import atomic_file, check_files, checksum, read_json, write_json
-from hybridret._types import Similarity, Vectors
+from hybridret._files import atomic_file, sha256
+from hybridret._types import Ints, Similarity, Vectors
+from hybridret.data.languages import UNDETERMINED, matches_language, normalize_language
 from hybridret.data.table import Document
 from hybridret.errors import DataError, IndexFileError
+from hybridret.serving import version1
+from hybridret.serving.filters import Columns, check_metadata, parsed
+from hybridret.serving.store import DATABASE, TIMEOUT, Generation, Head, News, Store
 
-INDEX_MANIFEST = "manifest.json"
-# Files written by a save; names with a leading point are temporary files of a killed save.
-_INDEX_FILE = re.compile(
-    r"(graph-\d+\.hnsw|documents-\d+\.jsonl)|\.(graph|documents|manifest)[-.].*"
-)
 MAX_NORM = 1e18
 """Largest vector norm for inner products: products of longer vectors may overflow float32."""
+_UNLINKED = 4096  # places that are not worth a graph: comparing them takes as long as a walk
+_GROWTH = 0.1  # share of the places that may wait for the next graph
+_TOGETHER = 512  # places that are linked at a time: searches wait for no longer
+_DEAD, _DEAD_SHARE = 1000, 0.3  # deleted documents from which a store compacts itself
+_FILTERS = 64  # that are kept
 
 
 @dataclass(frozen=True)
@@ -57,6 +48,7 @@ class Hit:
     language: str
     score: float
     title: str = ""
+    metadata: Mapping[str, Any] | None = field(default=None, hash=False)
 
 
 @dataclass(frozen=True)
@@ -90,88 +82,176 @@ class GraphSettings:
 
 
 class Index:
-    """Documents with their vectors. Thread-safe: searches run in parallel, changes one at a time.
+    """Documents with their vectors, in a folder. Thread-safe; processes may share the folder.
 
-    Args:
-        dimension: of the vectors.
-        similarity: ``cosine`` normalises every vector, ``dot`` uses them unchanged.
-        encoder: fingerprint of the encoder that computes the vectors.
+    What a method has changed when it returns is on disk; nothing needs to be saved.
 
-    Raises:
-        DataError: dimension or similarity is invalid.
+    >>> index = Index.create("store", dimension=384)  # doctest: +SKIP
+    >>> index.add(documents, vectors)  # doctest: +SKIP
+    >>> index.search(vector, k=3, languages=["de"], where={"year": {"gte": 2024}})  # doctest: +SKIP
     """
 
-    def __init__(
-        self,
-        dimension: int,
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        settings = store.settings()
+        try:
+            self.similarity: Similarity = settings["similarity"]
+            self.settings = GraphSettings(**settings["graph"])
+            if self.similarity not in ("cosine", "dot"):
+                raise ValueError(f"similarity {self.similarity!r}")
+        except (KeyError, TypeError, ValueError) as error:
+            raise IndexFileError(f"{store.folder / DATABASE}: damaged: {error!r}") from None
+        self._seen = threading.local()  # the version of the database that a thread has looked at
+        self._refreshing = threading.Lock()
+        self._linking = threading.Lock()
+        self._state = _State(store, store.head(), self.settings)
+        self._advance()
+
+    @classmethod
+    def create(
+        cls,
+        folder: str | Path,
         *,
+        dimension: int,
         similarity: Similarity = "cosine",
         encoder: str = "",
         settings: GraphSettings | None = None,
-    ) -> None:
-        if type(dimension) is not int or dimension < 1:
-            raise DataError(f"dimension must be an integer of at least 1, got {dimension!r}")
+        timeout: float = TIMEOUT,
+    ) -> Index:
+        """An empty index in a new folder, which appears whole or not at all.
+
+        Args:
+            dimension: of the vectors.
+            similarity: ``cosine`` normalises every vector, ``dot`` uses them unchanged.
+            encoder: fingerprint of the encoder that computes the vectors.
+            timeout: seconds that a change waits for that of another process.
+
+        Raises:
+            DataError: dimension or similarity is invalid.
+            IndexFileError: there is something in the folder, or it cannot be written.
+        """
+        if type(dimension) is not int or not 1 <= dimension <= 2**20:
+            raise DataError(f"dimension must be an integer from 1 to 2^20, got {dimension!r}")
         if similarity not in ("cosine", "dot"):
             raise DataError(f"similarity must be cosine or dot, got {similarity!r}")
-        self.dimension = dimension
-        self.similarity = similarity
-        self.encoder = encoder
-        self.settings = settings or GraphSettings()
-        self._graph = _native.HnswIndex(dimension, **asdict(self.settings))
-        # By label. Deleted documents are kept until the next load: a search may be using them.
-        self._documents: list[Document | None] = []
-        self._labels: dict[str, int] = {}
-        self._languages: dict[str, int] = {}  # the graph's number for each, even if unused
-        self._counts: Counter[str] = Counter()  # documents in each language
-        self._change = threading.RLock()
+        chosen = {"similarity": similarity, "graph": asdict(settings or GraphSettings())}
+        return cls(
+            Store.create(
+                folder, dimension=dimension, encoder=encoder, settings=chosen, timeout=timeout
+            )
+        )
+
+    @classmethod
+    def open(
+        cls, folder: str | Path, *, encoder: str | None = None, timeout: float = TIMEOUT
+    ) -> Index:
+        """The index in a folder; one of version 0.1 is converted.
+
+        Args:
+            encoder: fingerprint of the encoder that will compute the query vectors; None: any.
+
+        Raises:
+            IndexFileError: no index is there, it is damaged, or made with another encoder.
+        """
+        folder = Path(folder)
+        if version1.is_index(folder):
+            _convert(folder)
+        index = cls(Store(folder, timeout=timeout))
+        if encoder is not None and index.encoder != encoder:
+            raise IndexFileError(
+                f"{folder}: this index was made with another encoder (fingerprint "
+                f"{index.encoder or 'none'}, this encoder has {encoder}); index the documents again"
+            )
+        return index
+
+    @property
+    def encoder(self) -> str:
+        """Fingerprint of the encoder whose vectors are searched."""
+        return self._state.generation.encoder
+
+    @property
+    def dimension(self) -> int:
+        return self._state.generation.dimension
 
     def __len__(self) -> int:
-        return len(self._labels)
+        return self._refresh().head.live
 
-    def __contains__(self, document_id: str) -> bool:
-        return document_id in self._labels
+    def __contains__(self, document_id: object) -> bool:
+        return isinstance(document_id, str) and bool(self.store.by_id([document_id]))
+
+    def get(self, document_id: str) -> Document | None:
+        """The document with an id, or None."""
+        return self.store.by_id([document_id]).get(document_id)
+
+    def documents(self) -> Iterator[Document]:
+        """All documents, in the order in which they were added."""
+        return self.store.all()
 
     @property
     def languages(self) -> dict[str, int]:
         """Number of documents in each language."""
-        return {language: self._counts[language] for language in sorted(self._counts)}
+        return self.store.languages()
+
+    def stats(self) -> dict[str, Any]:
+        """What is in the index, by name, as ``hybridret stats`` prints it."""
+        state = self._refresh()
+        files = [f for f in self.store.folder.iterdir() if f.is_file()]
+        return {
+            "documents": state.head.live,
+            "deleted": state.size - state.head.live,
+            "in the graph": state.linked,
+            "languages": self.languages,
+            "fields": state.fields,
+            "dimension": self.dimension,
+            "similarity": self.similarity,
+            "encoder": self.encoder,
+            "bytes": sum(f.stat().st_size for f in files),
+            "damaged": state.damaged or "nothing",
+        }
+
+    # ------------------------------------------------------------------------------- changes
 
     def add(self, documents: Sequence[Document], vectors: Vectors, *, threads: int = 0) -> None:
         """Adds documents with their vectors, float32 [N, dimension].
 
+        Args:
+            threads: of linking them, where a new graph is due; 0: all processors.
+
         Raises:
-            DataError: an id is already in the index or a duplicate, or a vector has the wrong
-                dimension, a value that is not finite, or (for cosine) length 0. Nothing is added.
+            DataError: an id is already in the index or a duplicate, a document is invalid, or a
+                vector has the wrong dimension, a value that is not finite, or (for cosine) length
+                0. Nothing is added.
+            IndexFileError: another process is writing, or the disk is full. Nothing is added.
         """
-        rows = self._prepared(vectors, [f"document {d.document_id!r}" for d in documents])
-        with self._change:
-            new: set[str] = set()
-            for document in documents:
-                _check_text(document)
-                if document.document_id in new:
-                    raise DataError(f"document id {document.document_id!r} is a duplicate")
-                if document.document_id in self._labels:
-                    raise DataError(
-                        f"document {document.document_id!r} is already in the index; "
-                        f"delete it first to replace it (in a file, a line without an id has its "
-                        f"number as id)"
-                    )
-                new.add(document.document_id)
-            numbers = [
-                self._languages.setdefault(d.language, len(self._languages)) for d in documents
-            ]
-            first = len(self._documents)
-            self._documents.extend(documents)
-            try:
-                self._graph.add(rows, np.array(numbers, dtype=np.int32), threads=threads)
-            finally:
-                # An interrupt may come after the graph was changed: keep the documents in step.
-                if self._graph.size == len(self._documents):
-                    for label, document in enumerate(documents, first):
-                        self._labels[document.document_id] = label
-                    self._counts.update(d.language for d in documents)
-                else:
-                    del self._documents[first:]
+        self._write(documents, vectors, threads, replacing=False)
+
+    def upsert(self, documents: Sequence[Document], vectors: Vectors, *, threads: int = 0) -> int:
+        """As :meth:`add`, but documents that are there are replaced; returns how many."""
+        return self._write(documents, vectors, threads, replacing=True)
+
+    def _write(
+        self, documents: Sequence[Document], vectors: Vectors, threads: int, *, replacing: bool
+    ) -> int:
+        documents = checked(documents)
+        names = [f"document {d.document_id!r}" for d in documents]
+        rows = self._prepared(np.asarray(vectors), names)
+        with self.store.change() as change:
+            known = change.rows_of([d.document_id for d in documents])
+            if known and not replacing:
+                raise DataError(_known(next(iter(known))))
+            change.delete(known.values())
+            change.add(documents, rows)
+        state = self._refresh(always=True)
+        self._compact_if_due(state)
+        if state.size - state.linked > max(_UNLINKED, _GROWTH * state.size):
+            self.link(threads=threads)
+        return len(known)
+
+    def check_new(self, document_ids: Sequence[str]) -> None:
+        """Raises DataError if one of these documents is in the index."""
+        known = self.store.by_id(document_ids)
+        if known:
+            raise DataError(_known(next(iter(known))))
 
     def delete(self, document_ids: Iterable[str]) -> None:
         """Deletes documents; later searches no longer return them.
@@ -179,61 +259,149 @@ class Index:
         Raises:
             DataError: an id is not in the index; then nothing is deleted.
         """
-        with self._change:
-            if isinstance(document_ids, str):
-                document_ids = [document_ids]
-            ids = list(dict.fromkeys(document_ids))
+        names = [document_ids] if isinstance(document_ids, str) else document_ids
+        ids = list(dict.fromkeys(names))
+        for name in ids:
+            if not isinstance(name, str):
+                raise DataError(f"a document id must be a string, got {name!r}")
+        with self.store.change() as change:
+            known = change.rows_of(ids)
             for document_id in ids:
-                if document_id not in self._labels:
+                if document_id not in known:
                     raise DataError(f"no document {document_id!r} in the index")
-            for document_id in ids:
-                label = self._labels[document_id]
-                self._graph.remove(label)
-                del self._labels[document_id]
-                document = self._documents[label]
-                assert document is not None
-                self._counts[document.language] -= 1
-            self._counts += Counter()  # removes languages without documents
+            change.delete(known.values())
+        self._compact_if_due(self._refresh(always=True))
+
+    def compact(self) -> None:
+        """Takes deleted and replaced documents out for good, and links the others anew."""
+        with self.store.change() as change:
+            change.compact()
+        self._refresh(always=True)
+        self.store.tidy(pack=True)
+        self.link()
+
+    def _compact_if_due(self, state: _State) -> None:
+        dead = state.size - state.head.live
+        if dead > max(_DEAD, _DEAD_SHARE * state.size):
+            self.compact()
+
+    def link(self, *, threads: int = 0) -> None:
+        """Publishes a graph of all places, if they are more than are worth comparing."""
+        with self._linking:
+            state = self._refresh()
+            size = state.size
+            if size <= max(_UNLINKED, state.linked):
+                return
+            graph = state.builder
+            while graph.size < size:
+                graph.build(min(size, graph.size + _TOGETHER), threads=threads)
+            name = f"graph-{state.generation.file.split('-')[1].split('.')[0]}-{size}.hnsw"
+            path = self.store.folder / name
+            with atomic_file(path) as temporary:
+                graph.save(str(temporary))
+                checksum = sha256(temporary)
+            with self.store.change() as change:
+                published = change.publish(state.generation, name, size, checksum)
+            if not published:
+                path.unlink(missing_ok=True)
+            self.store.tidy()
+        self._refresh(always=True)
+
+    def verify(self) -> None:
+        """Reads the whole store.
+
+        Raises:
+            IndexFileError: something in it is damaged.
+        """
+        self.store.verify()
+        state = self._refresh()
+        if state.damaged:
+            raise IndexFileError(f"{state.damaged}; 'hybridret compact' makes the graph again")
+
+    # ------------------------------------------------------------------------------ searching
 
     def search(
         self,
-        vector: Vectors,
+        vectors: Any,
         k: int = 10,
         *,
-        languages: Sequence[str] | None = None,
+        languages: Sequence[str] | str | None = None,
+        where: Mapping[str, Any] | None = None,
         exact: bool = False,
-    ) -> list[Hit]:
-        """The k documents most similar to a query vector, float32 [dimension], best first.
+        threads: int = 1,
+    ) -> list[Any]:
+        """The k documents most similar to a query vector, best first: a list of :class:`Hit`.
 
         Args:
-            languages: return only documents in these languages; None for all.
+            vectors: float32 [dimension], or [Q, dimension]: then a list of lists.
+            languages: return only documents in these languages (``zh`` is ``zh-CN``, too); None
+                for all.
+            where: return only documents whose metadata are so, see
+                :mod:`hybridret.serving.filters`.
             exact: compare the query with all of them instead of searching the graph.
+            threads: for several queries.
 
         Raises:
-            DataError: k is below 1, a language has no documents, or the vector is invalid (see
-                :meth:`add`).
+            DataError: k is below 1, no document has a language or field, or the vector is invalid
+                (see :meth:`add`).
         """
-        if not isinstance(k, int) or k < 1:
-            raise DataError(f"k must be an integer of at least 1, got {k}")
-        query = self._prepared(np.asarray(vector)[None], ["the query"])[0]
-        numbers = None if languages is None else [self._language_number(x) for x in languages]
-        labels, scores = self._graph.search(
-            query, min(k, max(1, len(self))), languages=numbers, exact=exact
-        )
-        hits = []
-        for label, value in zip(labels.tolist(), scores.tolist(), strict=True):
-            document = self._documents[label]
-            assert document is not None
-            hits.append(
-                Hit(document.document_id, document.text, document.language, value, document.title)
+        if not isinstance(k, int) or isinstance(k, bool) or k < 1:
+            raise DataError(f"k must be an integer of at least 1, got {k!r}")
+        given = np.asarray(vectors)
+        single = given.ndim == 1
+        names = ["the query"] if single else [f"query {n}" for n in range(len(given))]
+        queries = self._prepared(given[None] if single else given, names)
+        asked = [languages] if isinstance(languages, str) else languages
+        tags = None if asked is None else sorted({normalize_language(tag) for tag in asked})
+        conditions = [] if where is None else parsed(where)
+        for _ in range(100):
+            state = self._refresh()
+            rows, scores = state.search(
+                queries, min(k, 2**31), tags, conditions, exact=exact, threads=threads
             )
-        return hits
+            wanted = {int(row) for row in rows.ravel() if row >= 0}
+            found = self.store.documents(wanted)
+            if found.keys() == wanted:
+                hits = [
+                    [
+                        _hit(found[int(row)], float(score))
+                        for row, score in zip(*pair, strict=True)
+                        if row >= 0
+                    ]
+                    for pair in zip(rows, scores, strict=True)
+                ]
+                return hits[0] if single else hits
+            self._refresh(always=True)  # deleted in between: search again
+        raise IndexFileError(f"{self.store.folder}: documents are missing; 'hybridret verify' it")
 
-    def _language_number(self, language: str) -> int:
-        if not self._counts[language]:
-            known = ", ".join(self.languages) or "none"
-            raise DataError(f"no document in language {language!r}; the index has {known}")
-        return self._languages[language]
+    def _refresh(self, *, always: bool = False) -> _State:
+        """What is committed, in memory."""
+        version = self.store.version()
+        if always or getattr(self._seen, "version", None) != version:
+            with self._refreshing:
+                self._advance()
+            self._seen.version = version
+        return self._state
+
+    def _advance(self) -> None:
+        for _ in range(20):
+            state = self._state
+            with self.store.snapshot():
+                head = self.store.head()
+                if state.generation.file != head.generation.file:
+                    state = _State(self.store, head, self.settings)
+                news = self.store.news(
+                    head.generation, state.size, state.last_row, state.head.change
+                )
+            try:
+                state.advance(head, news)
+            except IndexFileError:
+                if self.store.head().generation.file == head.generation.file:
+                    raise
+                continue  # compacted in between
+            self._state = state
+            return
+        raise IndexFileError(f"{self.store.folder}: other processes keep compacting; try again")
 
     def _prepared(self, vectors: Vectors, names: list[str]) -> Vectors:
         """Checked float32 vectors, normalised for the cosine; ``names`` are for the messages."""
@@ -242,7 +410,10 @@ class Index:
                 f"expected {len(names)} vectors of dimension {self.dimension}, "
                 f"got shape {list(vectors.shape)}"
             )
-        rows = np.ascontiguousarray(vectors, dtype=np.float32)
+        if vectors.dtype.kind not in "fiu":
+            raise DataError(f"vectors must be numbers, got an array of {vectors.dtype}")
+        with np.errstate(over="ignore"):
+            rows = np.ascontiguousarray(vectors, dtype=np.float32)
         norms = np.linalg.norm(rows.astype(np.float64), axis=1)
         if not np.isfinite(norms).all():
             name = names[int(np.argmin(np.isfinite(norms)))]
@@ -263,178 +434,249 @@ class Index:
             )
         return np.asarray(rows / norms[:, None], dtype=np.float32)
 
-    def save(self, folder: str | Path) -> None:
-        """Writes the index; it replaces the previous one in one step, when it is complete.
 
-        Raises:
-            IndexFileError: the files could not be written (e.g. the disk is full).
-        """
-        folder = Path(folder)
-        with self._change:
-            if self._graph.size != len(self._documents):
-                raise IndexFileError(
-                    f"a change of the index in memory was interrupted, so it cannot be saved; "
-                    f"load {folder} again"
-                )
-            try:
-                with _save_lock(folder):
-                    self._write(folder)
-            except (OSError, RuntimeError) as error:
-                raise IndexFileError(f"{folder}: the index could not be written: {error}") from None
+class _State:
+    """What of a generation's file is in memory; it grows, see :meth:`advance`."""
 
-    def _write(self, folder: Path) -> None:
-        live = set(self._labels.values())
-        kept = [d if label in live else None for label, d in enumerate(self._documents)]
-        number = _next_number(folder)
-        graph, documents = f"graph-{number}.hnsw", f"documents-{number}.jsonl"
-        files = {}
-        with atomic_file(folder / graph) as temporary:
-            self._graph.save(str(temporary))
-            files[graph] = checksum(temporary)
-        with atomic_file(folder / documents) as temporary:
-            with temporary.open("w", encoding="utf-8") as lines:
-                for document in kept:
-                    record = asdict(document) if document else None
-                    lines.write(json.dumps(record, ensure_ascii=False) + "\n")
-            files[documents] = checksum(temporary)
-        # The language of a removed document is not used: any number will do.
-        numbers = [self._languages[d.language] if d else 0 for d in kept]
-        manifest = {
-            "schema": 1,
-            "hybridret": _native.__version__,
-            "encoder": self.encoder,
-            "dimension": self.dimension,
-            "similarity": self.similarity,
-            "settings": _renamed(asdict(self.settings), {"M": "links"}),
-            "languages": list(self._languages),
-            "labels": len(kept),
-            "removed": kept.count(None),
-            "language_of_label": _run_lengths(numbers),
-            "graph": graph,
-            "documents": documents,
-            "files": files,
-        }
-        write_json(folder / INDEX_MANIFEST, manifest)
-        for file in folder.iterdir():  # remove the files of earlier and of killed saves
-            if _INDEX_FILE.fullmatch(file.name) and file.name not in files:
-                with suppress(OSError):
-                    file.unlink()
+    def __init__(self, store: Store, head: Head, settings: GraphSettings) -> None:
+        self.store = store
+        self.head = replace(head, change=0, live=0)
+        self.generation: Generation = replace(head.generation, places=0, graph=None, graph_places=0)
+        self.settings = settings
+        self.table = _native.Table(self.generation.dimension)
+        self.graph: _native.Graph | None = None
+        self.damaged = ""  # what is wrong with the published graph
+        self.size = 0
+        self._rows = np.empty(0, dtype=np.int64)
+        self._languages = np.empty(0, dtype=np.int32)
+        self._numbers: dict[str, int] = {}  # of languages
+        self._language_of: dict[int, int] = {}  # number by row, of documents without a place yet
+        self.last_row = 0
+        self._builder: _native.Graph | None = None
+        self._columns: Columns | None = None
+        self._filters: OrderedDict[str, tuple[NDArray[np.uint8], NDArray[np.uint32]]] = (
+            OrderedDict()
+        )
+        self._filtering = threading.Lock()
 
-    @classmethod
-    def load(cls, folder: str | Path, *, encoder: str | None = None) -> Index:
-        """Reads an index.
+    @property
+    def linked(self) -> int:
+        """Places in the graph that searches use."""
+        return self.graph.size if self.graph else 0
 
-        Args:
-            encoder: fingerprint of the encoder that will compute the query vectors; None: any.
+    @property
+    def builder(self) -> _native.Graph:
+        """A graph that searches do not use, to go on with."""
+        if self._builder is None:
+            self._builder = self._read_graph() or self._new_graph()
+        return self._builder
 
-        Raises:
-            IndexFileError: no such index, it is damaged, or it was made with another encoder.
-        """
-        folder = Path(folder)
-        for _ in range(20):
-            manifest = _read_manifest(folder)
-            try:
-                return cls._read(folder, manifest, encoder)
-            except (IndexFileError, FileNotFoundError):
-                # Another process may have saved in the meantime and removed these files: try again.
-                if _read_manifest(folder) == manifest:
-                    raise
-        raise IndexFileError(f"{folder}: other processes keep replacing the index; try again later")
+    def _new_graph(self) -> _native.Graph:
+        s = self.settings
+        return _native.Graph(self.table, M=s.M, ef_construction=s.ef_construction, seed=s.seed)
 
-    @classmethod
-    def _read(cls, folder: Path, manifest: dict[str, Any], encoder: str | None) -> Index:
-        if encoder is not None and manifest["encoder"] != encoder:
-            raise IndexFileError(
-                f"{folder}: this index was made with another encoder (fingerprint "
-                f"{manifest['encoder'] or 'none'}, this encoder has {encoder}); index the "
-                f"documents again"
-            )
+    def advance(self, head: Head, news: News) -> None:
+        """Takes over what has been committed since."""
+        new = head.generation
+        if len(news.rows) != new.places - self.size:
+            raise IndexFileError(f"{self.store.folder / DATABASE}: damaged: blocks are missing")
+        vectors = self.store.vectors(new)
+        for row, language in news.documents:
+            number = self._numbers.setdefault(language, len(self._numbers))
+            self._language_of[row] = number
+            self.last_row = max(self.last_row, row)
+        if len(news.rows):
+            numbers = [self._language_of.pop(row, -1) for row in news.rows.tolist()]
+            # Before the table has them: searches look up what it finds.
+            self._rows = np.concatenate([self._rows, news.rows])
+            self._languages = np.concatenate([self._languages, np.array(numbers, np.int32)])
+            self.table.extend(np.asarray(vectors))
+            self.size = len(self._rows)
+        if len(news.deleted):
+            self.table.remove(np.flatnonzero(np.isin(self._rows, news.deleted)).astype(np.uint32))
+        old = self.generation
+        same = (new.graph, new.graph_checksum) == (old.graph, old.graph_checksum)
+        if self.damaged or not same:
+            self.generation = new
+            self.graph = self._read_graph()
+        self.generation, self.head = new, head
+
+    def _read_graph(self) -> _native.Graph | None:
+        """The published graph; None if there is none or it is damaged."""
+        generation = self.generation
+        self.damaged = ""
+        if generation.graph is None:
+            return None
+        path = self.store.folder / generation.graph
+        graph = self._new_graph()
         try:
-            graph, documents = manifest["graph"], manifest["documents"]
-            for name in (graph, documents):
-                if not _INDEX_FILE.fullmatch(name):
-                    raise IndexFileError(f"{folder}: damaged: {name!r} is not a file of an index")
-            expected = {name: manifest["files"][name] for name in (graph, documents)}
-            check_files(folder, expected, IndexFileError)
-            index = cls(
-                manifest["dimension"],
-                similarity=manifest["similarity"],
-                encoder=manifest["encoder"],
-                settings=GraphSettings(**_renamed(manifest["settings"], {"links": "M"})),
-            )
-            index._languages = {name: n for n, name in enumerate(manifest["languages"])}
-            with (folder / documents).open(encoding="utf-8") as file:
-                for line in file:
-                    record = json.loads(line)
-                    index._documents.append(Document(**record) if record else None)
-            index._labels = {d.document_id: n for n, d in enumerate(index._documents) if d}
-            index._counts.update(d.language for d in index._documents if d)
-            runs = np.array(manifest["language_of_label"], dtype=np.int64).reshape(-1, 2)
-            if runs[:, 1].sum() != len(index._documents):
-                raise ValueError(f"{documents} has {len(index._documents)} lines")
-            index._graph.load(
-                str(folder / graph), np.repeat(runs[:, 0], runs[:, 1]).astype(np.int32)
-            )
-            if index._graph.removed() != [n for n, d in enumerate(index._documents) if not d]:
-                raise ValueError(f"{graph} and {documents} differ in the documents removed")
-        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-            if isinstance(error, IndexFileError):
-                raise
-            raise IndexFileError(f"{folder}: damaged: {error}") from None
-        return index
+            if sha256(path) != generation.graph_checksum:
+                raise RuntimeError(f"{path}: damaged: its checksum differs")
+            graph.load(str(path), generation.graph_places)
+        except (OSError, RuntimeError) as error:
+            self.damaged = str(error)
+            return None
+        return graph
 
-
-def _check_text(document: Document) -> None:
-    try:
-        "".join((document.document_id, document.text, document.language, document.title)).encode()
-    except UnicodeEncodeError as error:
-        raise DataError(
-            f"document {document.document_id!r} contains a lone surrogate, which is not a valid "
-            f"character: {error.reason}"
-        ) from None
-
-
-@contextmanager
-def _save_lock(folder: Path) -> Iterator[None]:
-    """Only one process at a time can hold it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def _renamed(values: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
-    """Manifests of schema 1 call M ``links``."""
-    return {names.get(name, name): value for name, value in values.items()}
-
-
-def _run_lengths(values: list[int]) -> list[tuple[int, int]]:
-    """(value, number of repetitions) of consecutive equal values."""
-    runs: list[tuple[int, int]] = []
-    for value in values:
-        if runs and runs[-1][0] == value:
-            runs[-1] = (value, runs[-1][1] + 1)
+    def search(
+        self,
+        queries: Vectors,
+        k: int,
+        languages: Sequence[str] | None,
+        conditions: Sequence[tuple[str, str, Any]],
+        *,
+        exact: bool,
+        threads: int,
+    ) -> tuple[Ints, Vectors]:
+        """Rows [Q, <= k] and scores; -1 where there are no more."""
+        options: dict[str, Any] = {"threads": threads}
+        if languages is not None or conditions:
+            options["admitted"], options["rows"] = self._subset(languages, conditions)
+        graph = None if exact else self.graph
+        if graph is None:
+            places, scores = self.table.search(queries, k, **options)
         else:
-            runs.append((value, 1))
-    return runs
+            ef = self.settings.ef_search
+            places, scores = graph.search(queries, k, ef=ef, **options)
+        rows = np.where(places < 0, -1, self._rows[places]) if places.size else places
+        return rows, scores
+
+    def _subset(
+        self, languages: Sequence[str] | None, conditions: Sequence[tuple[str, str, Any]]
+    ) -> tuple[NDArray[np.uint8], NDArray[np.uint32]]:
+        """A byte for each place, and the places; kept until there are more."""
+        key = json.dumps([languages, conditions])
+        with self._filtering:
+            found = self._filters.get(key)
+            size = self.size
+            if found is None or len(found[0]) != size:
+                admitted = np.ones(size, dtype=bool)
+                if languages is not None:
+                    admitted &= np.isin(self._languages[:size], self._language_numbers(languages))
+                if conditions:
+                    admitted &= self._metadata(size).admitted(conditions)[:size]
+                found = admitted.view(np.uint8), np.flatnonzero(admitted).astype(np.uint32)
+                self._filters[key] = found
+            self._filters.move_to_end(key)
+            while len(self._filters) > _FILTERS:
+                self._filters.popitem(last=False)
+        return found
+
+    def _language_numbers(self, languages: Sequence[str]) -> list[int]:
+        known = self.store.languages()
+        for asked in languages:
+            if not any(matches_language(language, asked) for language in known):
+                there = ", ".join(known) or "none"
+                raise DataError(f"no document in language {asked!r}; the index has {there}")
+        return [
+            number
+            for language, number in self._numbers.items()
+            if any(matches_language(language, asked) for asked in languages)
+        ]
+
+    @property
+    def fields(self) -> list[str]:
+        """Those that metadata have."""
+        with self._filtering:
+            return self._metadata(self.size).fields
+
+    def _metadata(self, size: int) -> Columns:
+        """The columns, up to a number of places."""
+        columns = self._columns = self._columns or Columns()
+        if columns.size < size:
+            rows = self._rows[columns.size : size]
+            texts = dict(self.store.metadata(int(rows.min()) - 1))
+            columns.extend(
+                [json.loads(text) if (text := texts.get(row)) else None for row in rows.tolist()]
+            )
+        return columns
 
 
-def _next_number(folder: Path) -> int:
-    names = [f.stem.rpartition("-")[2] for f in folder.glob("graph-*.hnsw")]
-    return 1 + max((int(n) for n in names if n.isdigit()), default=0)
+def checked(documents: Iterable[Document]) -> list[Document]:
+    """Documents that can be stored, with normalised language tags.
 
-
-def _read_manifest(folder: Path) -> dict[str, Any]:
-    path = folder / INDEX_MANIFEST
-    if not path.is_file():
-        raise IndexFileError(
-            f"{folder}: no index here; create one with 'hybridret index {folder.parent} DOCUMENTS'"
+    Raises:
+        DataError: another type, an empty or invalid text, a language that is no tag, metadata that
+            JSON cannot hold, or an id that comes twice.
+    """
+    found: list[Document] = []
+    seen: set[str] = set()
+    for document in documents:
+        if not isinstance(document, Document):
+            raise DataError(
+                f"expected a hybridret.Document, got {type(document).__name__} {document!r:.60}"
+            )
+        name = f"document {document.document_id!r:.80}"
+        for field_name in ("document_id", "text", "language", "group_id", "title"):
+            value = getattr(document, field_name)
+            if not isinstance(value, str):
+                raise DataError(f"{name}: {field_name} must be a string, got {value!r:.60}")
+            try:
+                value.encode()
+            except UnicodeEncodeError as error:
+                raise DataError(
+                    f"{name}: {field_name} contains a lone surrogate, which is not a valid "
+                    f"character: {error.reason}"
+                ) from None
+            if "\0" in value:
+                raise DataError(f"{name}: {field_name} contains a NUL character")
+        if not document.document_id:
+            raise DataError("a document has an empty id")
+        if not document.full_text.strip():
+            raise DataError(f"{name}: the text is empty")
+        if document.document_id in seen:
+            raise DataError(f"document id {document.document_id!r} is a duplicate")
+        seen.add(document.document_id)
+        check_metadata(document.metadata, name)
+        try:
+            language = normalize_language(document.language or UNDETERMINED)
+        except DataError as error:
+            raise DataError(f"{name}: {error}") from None
+        found.append(
+            replace(
+                document,
+                language=language,
+                group_id=document.group_id or document.document_id,
+            )
         )
-    manifest = read_json(path, IndexFileError)
-    if not isinstance(manifest, dict) or not {"schema", "encoder"} <= manifest.keys():
-        raise IndexFileError(f"{path}: damaged: not the manifest of an index")
-    if manifest["schema"] != 1:
-        raise IndexFileError(
-            f"{path}: schema {manifest['schema']}, but this version reads schema 1"
+    return found
+
+
+def _hit(document: Document, score: float) -> Hit:
+    return Hit(
+        document.document_id,
+        document.text,
+        document.language,
+        score,
+        document.title,
+        document.metadata,
+    )
+
+
+def _known(document_id: str) -> str:
+    return (
+        f"document {document_id!r} is already in the index; delete it first, or upsert (in a file, "
+        f"a line without an id has its number as id)"
+    )
+
+
+def _convert(folder: Path) -> None:
+    """Replaces an index of version 0.1 by a store with the same documents."""
+    old = version1.read(folder)
+    try:
+        shutil.rmtree(folder / "converted", ignore_errors=True)  # of a killed process
+        made = Index.create(
+            folder / "converted",
+            dimension=old.dimension,
+            similarity=old.similarity,
+            encoder=old.encoder,
+            settings=GraphSettings(**old.settings),
         )
-    return manifest
+        made.add(old.documents, old.vectors)
+        made.link()
+        made.store.close()
+        version1.replace(folder, folder / "converted")
+    except OSError as error:
+        raise IndexFileError(
+            f"{folder}: an index of version 0.1 that could not be converted: {error}"
+        ) from None

@@ -1,0 +1,747 @@
+"""Documents and their vectors on disk: the truth that every search structure is made from.
+
+::
+
+    store.db            SQLite: documents, deletions, settings, generations and their blocks
+    vectors-<n>.f32     float32 rows, only ever appended to; processes map it
+    graph-<n>.hnsw      links, made from the vectors and made again from them
+    writer              who writes, or wrote last
+
+A *generation* is the vectors of one encoder. Its places are numbered from 0; a block of them is
+written and synced before the transaction that names it commits, with a checksum and the rows (the
+documents) that its places are of. So what a transaction names is there, and what a killed process
+wrote beyond that is written over. Deleted documents stay until a compaction, which writes the
+places that are left to another file.
+
+One process writes at a time, for the length of a :meth:`Store.change`. Readers see what was
+committed when they look, see :meth:`Store.head`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import sqlite3
+import threading
+import time
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hybridret._files import atomic_folder
+from hybridret._types import Ints, Vectors
+from hybridret.data.table import Document
+from hybridret.errors import IndexFileError
+
+DATABASE = "store.db"
+SCHEMA = 2
+TIMEOUT = 5.0
+"""Seconds that a change waits for another process's."""
+_APPLICATION = 0x48524554  # of SQLite's header: this is a store
+_CHUNK = 500  # values of a statement
+_ROWS = 65_536  # places that are copied at a time
+_COUNTERS = ("change", "live", "active")  # of the settings: they change
+_REMOTE = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "ceph", "fuse.sshfs", "fuse.glusterfs")
+
+_TABLES = f"""
+PRAGMA application_id = {_APPLICATION};
+PRAGMA user_version = {SCHEMA};
+PRAGMA journal_mode = WAL;
+CREATE TABLE settings (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
+CREATE TABLE documents (
+    row INTEGER PRIMARY KEY AUTOINCREMENT,
+    id TEXT NOT NULL,
+    language TEXT NOT NULL,
+    group_id TEXT NOT NULL,
+    title TEXT NOT NULL,
+    deleted INTEGER  -- the change that deleted it
+);
+CREATE UNIQUE INDEX live_ids ON documents (id) WHERE deleted IS NULL;
+CREATE INDEX deletions ON documents (deleted) WHERE deleted IS NOT NULL;
+CREATE TABLE contents (row INTEGER PRIMARY KEY, text TEXT NOT NULL, metadata TEXT);
+CREATE TABLE generations (
+    number INTEGER PRIMARY KEY,
+    encoder TEXT NOT NULL,
+    dimension INTEGER NOT NULL,
+    file TEXT NOT NULL,
+    places INTEGER NOT NULL,
+    graph TEXT,
+    graph_places INTEGER NOT NULL DEFAULT 0,
+    graph_checksum TEXT
+);
+CREATE TABLE blocks (
+    generation INTEGER NOT NULL,
+    first INTEGER NOT NULL,
+    places INTEGER NOT NULL,
+    checksum INTEGER NOT NULL,
+    rows BLOB NOT NULL,  -- int64, little-endian
+    PRIMARY KEY (generation, first)
+) WITHOUT ROWID;
+"""
+
+
+@dataclass(frozen=True)
+class Generation:
+    """The vectors of one encoder.
+
+    Attributes:
+        encoder: its fingerprint.
+        file: of the vectors.
+        places: vectors that are committed.
+        graph, graph_places, graph_checksum: the file of the graph, if one is published, how many
+            places it links, and its SHA-256.
+    """
+
+    number: int
+    encoder: str
+    dimension: int
+    file: str
+    places: int
+    graph: str | None
+    graph_places: int
+    graph_checksum: str | None
+
+
+@dataclass(frozen=True)
+class Head:
+    """What is committed.
+
+    Attributes:
+        change: number of the last one.
+        live: documents that are not deleted.
+        generation: the one that is searched.
+    """
+
+    change: int
+    live: int
+    generation: Generation
+
+
+@dataclass(frozen=True)
+class News:
+    """What has come to a store.
+
+    Attributes:
+        rows: int64, of the new places.
+        documents: row and language of new ones.
+        deleted: int64, rows of documents.
+    """
+
+    rows: Ints
+    documents: list[tuple[int, str]]
+    deleted: Ints
+
+
+class Store:
+    """A folder with documents and vectors. Thread-safe; processes may share the folder.
+
+    Args:
+        folder: made by :meth:`create`.
+        timeout: seconds that a change waits for that of another process.
+
+    Raises:
+        IndexFileError: there is no store, it is damaged, of another version, or on a network file
+            system.
+    """
+
+    def __init__(self, folder: str | Path, *, timeout: float = TIMEOUT) -> None:
+        self.folder = Path(folder)
+        self.timeout = timeout
+        self._connections = threading.local()
+        self._writer = threading.Lock()
+        path = self.folder / DATABASE
+        if not path.is_file():
+            raise IndexFileError(f"{self.folder}: no store here")
+        _check_file_system(self.folder)
+        with self._reading(path) as connection:
+            application = connection.execute("PRAGMA application_id").fetchone()[0]
+            schema = connection.execute("PRAGMA user_version").fetchone()[0]
+        if application != _APPLICATION:
+            raise IndexFileError(f"{path}: a database, but not of a store")
+        if schema != SCHEMA:
+            raise IndexFileError(f"{path}: schema {schema}, but this version reads schema {SCHEMA}")
+
+    @classmethod
+    def create(
+        cls,
+        folder: str | Path,
+        *,
+        dimension: int,
+        encoder: str,
+        settings: dict[str, Any],
+        timeout: float = TIMEOUT,
+    ) -> Store:
+        """An empty store; it appears whole or not at all.
+
+        Raises:
+            IndexFileError: the folder is there and not empty, on a network file system, or cannot
+                be written.
+        """
+        folder = Path(folder)
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise IndexFileError(f"{folder}: there is something here already; nothing was changed")
+        try:
+            with atomic_folder(folder) as made:
+                _check_file_system(made)
+                connection = sqlite3.connect(made / DATABASE, isolation_level=None)
+                try:
+                    connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+                    connection.executescript(_TABLES)
+                    connection.execute("BEGIN")
+                    counters = dict(zip(_COUNTERS, (0, 0, 1), strict=True))
+                    values = counters | {k: json.dumps(v) for k, v in settings.items()}
+                    connection.executemany("INSERT INTO settings VALUES (?, ?)", values.items())
+                    connection.execute(
+                        "INSERT INTO generations (number, encoder, dimension, file, places) "
+                        "VALUES (1, ?, ?, 'vectors-1.f32', 0)",
+                        (encoder, dimension),
+                    )
+                    connection.execute("COMMIT")
+                finally:
+                    connection.close()
+                (made / "vectors-1.f32").touch()
+                (made / "writer").touch()
+        except (OSError, sqlite3.Error) as error:
+            raise IndexFileError(f"{folder}: the store could not be created: {error}") from None
+        return cls(folder, timeout=timeout)
+
+    # ------------------------------------------------------------------------------- reading
+
+    def settings(self) -> dict[str, Any]:
+        """As they were given to :meth:`create`."""
+        with self._reading() as connection:
+            found = dict(connection.execute("SELECT name, value FROM settings"))
+        return {k: json.loads(v) for k, v in found.items() if k not in _COUNTERS}
+
+    def version(self) -> int:
+        """Another number after every commit of another connection; a few microseconds."""
+        with self._reading() as connection:
+            return int(connection.execute("PRAGMA data_version").fetchone()[0])
+
+    @contextmanager
+    def snapshot(self) -> Iterator[sqlite3.Connection]:
+        """Reads that see one state; within a change, that of the change."""
+        with self._reading() as connection:
+            if connection.in_transaction:
+                yield connection
+                return
+            connection.execute("BEGIN")
+            try:
+                yield connection
+            finally:
+                connection.execute("COMMIT")
+
+    def head(self) -> Head:
+        """What is committed now."""
+        with self.snapshot() as connection:
+            return self._head(connection)
+
+    def news(self, generation: Generation, start: int, after_row: int, after_change: int) -> News:
+        """What has come since a reader last looked.
+
+        Args:
+            start: first place that is not known.
+            after_row, after_change: the last known ones.
+        """
+        with self.snapshot() as connection:
+            blocks = connection.execute(
+                "SELECT rows FROM blocks WHERE generation = ? AND first >= ? AND first < ? "
+                "ORDER BY first",
+                (generation.number, start, generation.places),
+            )
+            rows = np.frombuffer(b"".join(blob for (blob,) in blocks), dtype="<i8")
+            documents = connection.execute(
+                "SELECT row, language FROM documents WHERE row > ?", (after_row,)
+            ).fetchall()
+            deleted = connection.execute(
+                "SELECT row FROM documents WHERE deleted > ?", (after_change,)
+            ).fetchall()
+        return News(rows, documents, np.array([row for (row,) in deleted], dtype=np.int64))
+
+    def vectors(self, generation: Generation) -> NDArray[np.float32]:
+        """The committed vectors [places, dimension], mapped.
+
+        Raises:
+            IndexFileError: the file is shorter.
+        """
+        path = self.folder / generation.file
+        shape = generation.places, generation.dimension
+        if not generation.places:
+            return np.empty(shape, dtype=np.float32)
+        try:
+            return np.memmap(path, dtype="<f4", mode="r", shape=shape)
+        except (OSError, ValueError):
+            raise IndexFileError(
+                f"{path}: damaged: missing, or shorter than its {generation.places} vectors"
+            ) from None
+
+    def documents(self, rows: Iterable[int]) -> dict[int, Document]:
+        """Live documents by row."""
+        found: dict[int, Document] = {}
+        rows = [int(row) for row in rows]
+        with self.snapshot() as connection:
+            for start in range(0, len(rows), _CHUNK):
+                some = rows[start : start + _CHUNK]
+                found.update(_documents(connection, f"row IN ({_marks(some)})", some))
+        return found
+
+    def by_id(self, ids: Iterable[str]) -> dict[str, Document]:
+        """Live documents by id."""
+        found: dict[str, Document] = {}
+        names = list(ids)
+        with self.snapshot() as connection:
+            for start in range(0, len(names), _CHUNK):
+                some = names[start : start + _CHUNK]
+                documents = _documents(connection, f"id IN ({_marks(some)})", some)
+                found.update((d.document_id, d) for d in documents.values())
+        return found
+
+    def all(self) -> Iterator[Document]:
+        """Live documents in the order of their rows; those that come meanwhile may be among them.
+
+        No transaction stays open between them.
+        """
+        last = 0
+        while True:
+            with self.snapshot() as connection:
+                found = _documents(connection, "row > ?", [last], limit=_CHUNK)
+            if not found:
+                return
+            yield from found.values()
+            last = max(found)
+
+    def metadata(self, after_row: int) -> list[tuple[int, str]]:
+        """Row and JSON of documents with metadata, from a row on."""
+        with self._reading() as connection:
+            return connection.execute(
+                "SELECT row, metadata FROM contents WHERE row > ? AND metadata IS NOT NULL",
+                (after_row,),
+            ).fetchall()
+
+    def languages(self) -> dict[str, int]:
+        """Live documents in each language."""
+        with self._reading() as connection:
+            return dict(
+                connection.execute(
+                    "SELECT language, count(*) FROM documents WHERE deleted IS NULL "
+                    "GROUP BY language ORDER BY language"
+                )
+            )
+
+    def tidy(self, *, pack: bool = False) -> None:
+        """Removes files that nothing names any more, and gives free pages back.
+
+        Args:
+            pack: write the database anew, without gaps.
+        """
+        with suppress(IndexFileError), self.change() as change:  # busy: another time
+            for name in change.unnamed():
+                with suppress(OSError):
+                    (self.folder / name).unlink()
+        with self._naming():
+            connection = self._connection()
+            connection.execute("VACUUM" if pack else "PRAGMA incremental_vacuum").fetchall()
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+    def verify(self) -> None:
+        """Reads all of it.
+
+        Raises:
+            IndexFileError: the database or a block of vectors is damaged.
+        """
+        with self.snapshot() as connection:
+            (said,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
+            if said != "ok":
+                raise IndexFileError(f"{self.folder / DATABASE}: damaged: {said}")
+            generations = [
+                Generation(*row) for row in connection.execute("SELECT * FROM generations")
+            ]
+            blocks = connection.execute(
+                "SELECT generation, first, places, checksum, length(rows) FROM blocks "
+                "ORDER BY generation, first"
+            ).fetchall()
+        for generation in generations:
+            own = [block[1:] for block in blocks if block[0] == generation.number]
+            mapped, end = self.vectors(generation), 0
+            for first, places, checksum, size in own:
+                if first != end or size != 8 * places:
+                    raise IndexFileError(f"{self.folder / DATABASE}: damaged: blocks do not follow")
+                end = first + places
+                if zlib.crc32(mapped[first:end].tobytes()) != checksum:
+                    raise IndexFileError(
+                        f"{self.folder / generation.file}: damaged: the vectors {first} to "
+                        f"{end - 1} have another checksum"
+                    )
+            if end != generation.places:
+                raise IndexFileError(f"{self.folder / DATABASE}: damaged: {end} places in blocks")
+
+    # ------------------------------------------------------------------------------- writing
+
+    @contextmanager
+    def change(self) -> Iterator[Change]:
+        """A change, which commits at the end and leaves nothing behind on an error.
+
+        Raises:
+            IndexFileError: another process writes for longer than the timeout; the store cannot be
+                written (a full disk, a read-only folder).
+        """
+        with self._alone(), self._lock():
+            connection = self._connection()
+            with self._naming():
+                connection.execute("BEGIN IMMEDIATE")
+            try:
+                change = Change(self, connection)
+                yield change
+                with self._naming():
+                    change.finish()
+                    connection.execute("COMMIT")
+            except BaseException:
+                with suppress(sqlite3.Error):
+                    connection.execute("ROLLBACK")
+                raise
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """One thread of this process."""
+        if not self._writer.acquire(timeout=self.timeout):
+            raise self._busy("another thread")
+        try:
+            yield
+        finally:
+            self._writer.release()
+
+    def _busy(self, holder: str) -> IndexFileError:
+        return IndexFileError(
+            f"{self.folder}: {holder} has been changing the store for more than "
+            f"{self.timeout:g} s; nothing was changed, try again"
+        )
+
+    @contextmanager
+    def _lock(self) -> Iterator[None]:
+        """One process."""
+        path = self.folder / "writer"
+        end = time.monotonic() + self.timeout
+        with self._naming():
+            file = path.open("a+", encoding="utf-8")
+        with file:
+            while True:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() >= end:
+                        file.seek(0)
+                        holder = file.read().strip() or "another process"
+                        raise self._busy(holder) from None
+                    time.sleep(0.005)
+            with self._naming():
+                file.truncate(0)
+                file.write(f"process {os.getpid()}")
+                file.flush()
+            yield
+
+    @contextmanager
+    def _naming(self) -> Iterator[None]:
+        """Errors of the disk and the database as ours."""
+        try:
+            yield
+        except (OSError, sqlite3.Error) as error:
+            raise IndexFileError(
+                f"{self.folder}: the store could not be changed: {error}"
+            ) from error
+
+    def close(self) -> None:
+        """Closes this thread's connection; the next call opens another."""
+        connection = getattr(self._connections, "connection", None)
+        if connection is not None:
+            connection.close()
+            self._connections.process = None
+
+    # --------------------------------------------------------------------------- connections
+
+    def _connection(self) -> sqlite3.Connection:
+        """Of this thread; a child of a fork opens its own."""
+        own = self._connections
+        if getattr(own, "process", None) != os.getpid():
+            # The parent's connection is dropped, not closed: closing would give up its locks.
+            own.inherited = getattr(own, "connection", None)
+            own.connection, own.process = _connect(self.folder), os.getpid()
+        connection: sqlite3.Connection = own.connection
+        return connection
+
+    @contextmanager
+    def _reading(self, path: Path | None = None) -> Iterator[sqlite3.Connection]:
+        try:
+            yield self._connection()
+        except sqlite3.Error as error:
+            raise IndexFileError(f"{path or self.folder / DATABASE}: {error}") from None
+
+    def _head(self, connection: sqlite3.Connection) -> Head:
+        values = dict(connection.execute("SELECT name, value FROM settings"))
+        generation = connection.execute(
+            "SELECT * FROM generations WHERE number = ?", (values["active"],)
+        ).fetchone()
+        return Head(int(values["change"]), int(values["live"]), Generation(*generation))
+
+
+class Change:
+    """What one transaction does, see :meth:`Store.change`."""
+
+    def __init__(self, store: Store, connection: sqlite3.Connection) -> None:
+        self.store = store
+        self.connection = connection
+        self.head = store._head(connection)
+        self.number = self.head.change + 1
+        self._added = self._deleted = 0
+        self._compacted = False
+
+    def rows_of(self, ids: Sequence[str]) -> dict[str, int]:
+        """The rows of live documents, by id; of those that are there."""
+        found: dict[str, int] = {}
+        for start in range(0, len(ids), _CHUNK):
+            some = ids[start : start + _CHUNK]
+            found.update(
+                self.connection.execute(
+                    f"SELECT id, row FROM documents "
+                    f"WHERE deleted IS NULL AND id IN ({_marks(some)})",
+                    some,
+                )
+            )
+        return found
+
+    def delete(self, rows: Iterable[int]) -> None:
+        """Documents that no search returns any more; rows of live ones, each once."""
+        values = [(self.number, int(row)) for row in rows]
+        with self.store._naming():
+            self.connection.executemany("UPDATE documents SET deleted = ? WHERE row = ?", values)
+        self._deleted += len(values)
+
+    def add(self, documents: Sequence[Document], vectors: Vectors) -> None:
+        """New documents with their vectors [N, dimension], float32 and checked."""
+        if not documents:
+            return
+        with self.store._naming():
+            (last,) = self.connection.execute(
+                "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'documents'"
+            ).fetchone()
+            rows = range(last + 1, last + 1 + len(documents))
+            self.connection.executemany(
+                "INSERT INTO documents (row, id, language, group_id, title) VALUES (?, ?, ?, ?, ?)",
+                [
+                    (row, d.document_id, d.language, d.group_id, d.title)
+                    for row, d in zip(rows, documents, strict=True)
+                ],
+            )
+            self.connection.executemany(
+                "INSERT INTO contents VALUES (?, ?, ?)",
+                [(row, d.text, _json(d.metadata)) for row, d in zip(rows, documents, strict=True)],
+            )
+            self._append(self._generation(self.head.generation.number), rows, vectors)
+        self._added += len(documents)
+
+    def publish(self, generation: Generation, graph: str, places: int, checksum: str) -> bool:
+        """Names the graph of a generation's first places, unless its file is another by now."""
+        with self.store._naming():
+            done = self.connection.execute(
+                "UPDATE generations SET graph = ?, graph_places = ?, graph_checksum = ? "
+                "WHERE number = ? AND file = ? AND graph_places <= ?",
+                (graph, places, checksum, generation.number, generation.file, places),
+            )
+        return done.rowcount == 1
+
+    def unnamed(self) -> list[str]:
+        """Files of vectors and graphs that the database does not name.
+
+        A graph of a generation's file may be about to be published: it is left.
+        """
+        named = self.connection.execute("SELECT file, graph, graph_places FROM generations")
+        linked = {file: (graph, places) for file, graph, places in named}
+        graphs = {graph for graph, _ in linked.values()}
+        found = []
+        for path in self.store.folder.iterdir():
+            if re.fullmatch(r"vectors-\d+\.f32", path.name) and path.name not in linked:
+                found.append(path.name)
+            elif match := re.fullmatch(r"graph-(\d+)-(\d+)\.hnsw", path.name):
+                _, places = linked.get(f"vectors-{match[1]}.f32", (None, None))
+                outdated = places is None or int(match[2]) < places
+                if path.name not in graphs and outdated:
+                    found.append(path.name)
+        return found
+
+    def compact(self) -> None:
+        """Takes deleted documents out for good."""
+        with self.store._naming():
+            numbers = [n for (n,) in self.connection.execute("SELECT number FROM generations")]
+            (next_file,) = self.connection.execute(
+                "SELECT max(CAST(substr(file, 9) AS INTEGER)) + 1 FROM generations"
+            ).fetchone()
+            for n, number in enumerate(numbers):
+                generation = self._generation(number)
+                self._rewrite(generation, f"vectors-{next_file + n}.f32")
+            for table in ("contents", "documents"):
+                self.connection.execute(
+                    f"DELETE FROM {table} WHERE row IN "
+                    "(SELECT row FROM documents WHERE deleted IS NOT NULL)"
+                )
+        self._compacted = True
+
+    def _rewrite(self, generation: Generation, file: str) -> None:
+        """Copies the places of live documents to another file, which becomes the generation's."""
+        (self.store.folder / file).write_bytes(b"")  # a killed process may have left one
+        vectors = self.store.vectors(generation)
+        blocks = self.connection.execute(
+            "SELECT first, rows FROM blocks WHERE generation = ? ORDER BY first",
+            (generation.number,),
+        ).fetchall()
+        self.connection.execute("DELETE FROM blocks WHERE generation = ?", (generation.number,))
+        self.connection.execute(
+            "UPDATE generations SET file = ?, places = 0, graph = NULL, graph_places = 0, "
+            "graph_checksum = NULL WHERE number = ?",
+            (file, generation.number),
+        )
+        rows = np.frombuffer(b"".join(blob for _, blob in blocks), dtype="<i8")
+        live = {
+            row
+            for (row,) in self.connection.execute("SELECT row FROM documents WHERE deleted IS NULL")
+        }
+        places = np.flatnonzero([row in live for row in rows.tolist()])
+        for start in range(0, len(places), _ROWS):
+            some = places[start : start + _ROWS]
+            new = self._generation(generation.number)
+            self._append(new, rows[some], vectors[some])
+
+    def _generation(self, number: int) -> Generation:
+        found = self.connection.execute("SELECT * FROM generations WHERE number = ?", (number,))
+        return Generation(*found.fetchone())
+
+    def _append(self, generation: Generation, rows: Sequence[int] | Ints, vectors: Vectors) -> None:
+        """Writes and syncs a block of places, then names it."""
+        data = np.ascontiguousarray(vectors, dtype="<f4").tobytes()
+        start = generation.places * generation.dimension * 4
+        file = os.open(self.store.folder / generation.file, os.O_WRONLY)
+        try:
+            _write_all(file, data, start)
+            os.fdatasync(file)
+        finally:
+            os.close(file)
+        self.connection.execute(
+            "INSERT INTO blocks VALUES (?, ?, ?, ?, ?)",
+            (
+                generation.number,
+                generation.places,
+                len(rows),
+                zlib.crc32(data),
+                np.array(rows, dtype="<i8").tobytes(),
+            ),
+        )
+        self.connection.execute(
+            "UPDATE generations SET places = places + ? WHERE number = ?",
+            (len(rows), generation.number),
+        )
+
+    def finish(self) -> None:
+        """Counts the change, if it was one."""
+        if self._added or self._deleted or self._compacted:
+            live = self.head.live + self._added - self._deleted
+            self.connection.executemany(
+                "UPDATE settings SET value = ? WHERE name = ?",
+                [(self.number, "change"), (live, "live")],
+            )
+
+
+def _documents(
+    connection: sqlite3.Connection, where: str, values: Sequence[Any], limit: int = -1
+) -> dict[int, Document]:
+    found = connection.execute(
+        f"SELECT documents.row, id, text, language, group_id, title, metadata FROM documents "
+        f"JOIN contents USING (row) WHERE deleted IS NULL AND documents.{where} "
+        f"ORDER BY documents.row LIMIT {limit}",
+        values,
+    )
+    return {
+        row: Document(id, text, language, group, title, metadata=metadata and json.loads(metadata))
+        for row, id, text, language, group, title, metadata in found
+    }
+
+
+def _json(metadata: Any) -> str | None:
+    return None if metadata is None else json.dumps(metadata, ensure_ascii=False)
+
+
+def _marks(values: Sequence[Any]) -> str:
+    return ", ".join("?" * len(values))
+
+
+def _write_all(file: int, data: bytes, offset: int) -> None:
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(file, view, offset)
+        view, offset = view[written:], offset + written
+
+
+def _connect(folder: Path) -> sqlite3.Connection:
+    """A connection; of a folder that cannot be written, for reading alone."""
+    path = folder / DATABASE
+    writable = os.access(folder, os.W_OK) and os.access(path, os.W_OK)
+    if writable:
+        connection = sqlite3.connect(
+            path, isolation_level=None, timeout=TIMEOUT, check_same_thread=False
+        )
+        connection.execute("PRAGMA synchronous = FULL")
+        return connection
+    log = folder / f"{DATABASE}-wal"
+    if log.exists() and log.stat().st_size:
+        if not (folder / f"{DATABASE}-shm").exists():
+            raise IndexFileError(
+                f"{folder}: cannot be written, and has changes that were not copied into the "
+                f"database yet; open it once where it can be written"
+            )
+        return sqlite3.connect(
+            f"{path.absolute().as_uri()}?mode=ro",
+            uri=True,
+            isolation_level=None,
+            timeout=TIMEOUT,
+            check_same_thread=False,
+        )
+    return sqlite3.connect(
+        f"{path.absolute().as_uri()}?immutable=1",
+        uri=True,
+        isolation_level=None,
+        check_same_thread=False,
+    )
+
+
+def _check_file_system(folder: Path) -> None:
+    """Raises IndexFileError on a network file system: SQLite's log needs shared memory."""
+    mounts = Path("/proc/mounts")
+    if not mounts.is_file():
+        return
+    kind = _file_system(folder, mounts.read_text(encoding="utf-8", errors="replace"))
+    if kind in _REMOTE:
+        raise IndexFileError(
+            f"{folder} is on a network file system ({kind}), where processes cannot share a store; "
+            f"choose a local folder"
+        )
+
+
+def _file_system(folder: Path, mounts: str) -> str:
+    """What a folder is on, by the lines of /proc/mounts."""
+    where = str(folder.resolve())
+    best, kind = "", ""
+    for line in mounts.splitlines():
+        fields = line.split()
+        if len(fields) < 3:
+            continue
+        point = fields[1].replace("\\040", " ")
+        inside = where == point or where.startswith(point.rstrip("/") + "/")
+        if inside and len(point) >= len(best):
+            best, kind = point, fields[2]
+    return kind
