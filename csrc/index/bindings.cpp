@@ -48,11 +48,12 @@ void extend(SharedTable& shared, const Array<float>& vectors, int threads) {
     throw py::value_error("vectors must have shape [rows, " + std::to_string(shared.table.depth()) +
                           "]");
   threads = thread_count(threads);
-  py::object before = std::move(shared.vectors);  // let go of after the lock
-  shared.vectors = vectors;
-  py::gil_scoped_release release;
-  std::unique_lock<std::shared_mutex> guard(shared.lock);
-  shared.table.extend(vectors.data(), vectors.shape(0), threads);
+  {
+    py::gil_scoped_release release;
+    std::unique_lock<std::shared_mutex> guard(shared.lock);
+    shared.table.extend(vectors.data(), vectors.shape(0), threads);
+  }
+  shared.vectors = vectors;  // no search reads the former ones any more
 }
 
 void remove(SharedTable& shared, const Array<uint32_t>& rows) {
