@@ -1,7 +1,7 @@
 """How fast is a search, at what recall? 100,000 vectors of 384 dimensions, one thread.
 
 Vectors of real passages in eleven languages make clusters as encoders do: each of these is one of
-2,640 passages of XQuAD-R (HYBRIDRET_VECTORS, a .npz with documents D, languages L, queries Q) with a
+2,640 passages of XQuAD-R (HYBRIDRET_VECTORS: a .npz with documents D, languages L, queries Q) and a
 difference of its own; without that file, a topic's plus a language's plus noise. All systems have
 the same vectors and M 16, ef_construction 200; recall@10 is against exact search.
 

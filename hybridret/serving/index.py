@@ -190,7 +190,7 @@ class Index:
     @property
     def languages(self) -> dict[str, int]:
         """Number of documents in each language."""
-        return self.store.languages()
+        return self._refresh().languages
 
     def stats(self) -> dict[str, Any]:
         """What is in the index, by name, as ``hybridret stats`` prints it."""
@@ -449,7 +449,9 @@ class _State:
         self.size = 0
         self._rows = np.empty(0, dtype=np.int64)
         self._languages = np.empty(0, dtype=np.int32)
+        self._alive = np.empty(0, dtype=bool)
         self._numbers: dict[str, int] = {}  # of languages
+        self._counts = np.zeros(0, dtype=np.int64)  # live documents by the language's number
         self._language_of: dict[int, int] = {}  # number by row, of documents without a place yet
         self.last_row = 0
         self._builder: _native.Graph | None = None
@@ -490,10 +492,18 @@ class _State:
             # Before the table has them: searches look up what it finds.
             self._rows = np.concatenate([self._rows, news.rows])
             self._languages = np.concatenate([self._languages, np.array(numbers, np.int32)])
+            self._alive = np.concatenate([self._alive, np.ones(len(numbers), dtype=bool)])
             self.table.extend(np.asarray(vectors))
             self.size = len(self._rows)
-        if len(news.deleted):
-            self.table.remove(np.flatnonzero(np.isin(self._rows, news.deleted)).astype(np.uint32))
+        gone = np.flatnonzero(np.isin(self._rows, news.deleted))
+        gone = gone[self._alive[gone]]
+        self._alive[gone] = False
+        self.table.remove(gone.astype(np.uint32))
+        counts = np.zeros(len(self._numbers), dtype=np.int64)
+        counts[: len(self._counts)] = self._counts
+        np.add.at(counts, self._languages[self.size - len(news.rows) :], 1)
+        np.subtract.at(counts, self._languages[gone], 1)
+        self._counts = counts
         old = self.generation
         same = (new.graph, new.graph_checksum) == (old.graph, old.graph_checksum)
         if self.damaged or not same:
@@ -562,8 +572,15 @@ class _State:
                 self._filters.popitem(last=False)
         return found
 
+    @property
+    def languages(self) -> dict[str, int]:
+        """Live documents in each language."""
+        counts = self._counts
+        found = {x: int(counts[n]) for x, n in self._numbers.copy().items() if n < len(counts)}
+        return {language: found[language] for language in sorted(found) if found[language]}
+
     def _language_numbers(self, languages: Sequence[str]) -> list[int]:
-        known = self.store.languages()
+        known = self.languages
         for asked in languages:
             if not any(matches_language(language, asked) for language in known):
                 there = ", ".join(known) or "none"

@@ -326,16 +326,6 @@ class Store:
                 (after_row,),
             ).fetchall()
 
-    def languages(self) -> dict[str, int]:
-        """Live documents in each language."""
-        with self._reading() as connection:
-            return dict(
-                connection.execute(
-                    "SELECT language, count(*) FROM documents WHERE deleted IS NULL "
-                    "GROUP BY language ORDER BY language"
-                )
-            )
-
     def tidy(self, *, pack: bool = False) -> None:
         """Removes files that nothing names any more, and gives free pages back.
 
