@@ -92,6 +92,41 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         os.close(lock)
 
 
+@contextmanager
+def new_folder(path: str | Path) -> Iterator[Path]:
+    """As :func:`atomic_folder`, but never over anything that is there, be it made meanwhile.
+
+    Raises:
+        FileExistsError: something is there; an empty folder is taken.
+    """
+    path = Path(path)
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+    path = _resolved(path)
+    temporary, lock = _make_temporary(path, _make_folder)
+    try:
+        with _naming(path, temporary):
+            yield temporary
+            use_umask(temporary)
+            for entry in (temporary, *temporary.rglob("*")):
+                _sync(entry)
+        try:
+            temporary.rename(path)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
+        _sync(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        os.close(lock)
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes sure that the names of a folder's files are on disk."""
+    _sync(folder)
+
+
 def use_umask(folder: Path) -> None:
     """Gives a folder of ours and its contents default permissions: safetensors writes 0600."""
     folder.chmod(0o777 & ~UMASK)

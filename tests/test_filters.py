@@ -133,7 +133,8 @@ def test_numbers_of_numpy_are_numbers():
 
 def test_metadata_are_json():
     assert check_metadata(None, "x") is None
-    assert check_metadata({"ä": [1, {"b": None}]}, "x") == '{"ä": [1, {"b": null}]}'
+    assert check_metadata({"ä": [1, {"b": None}]}, "x") == {"ä": [1, {"b": None}]}
+    assert check_metadata({"a": (1, 2)}, "x") == {"a": [1, 2]}
     for bad in (3, [1], {1: 2}, {"a": {1, 2}}, {"a": "\ud83d"}, {"a": float("inf")}):
         with pytest.raises(DataError, match=r"^x: metadata"):
             check_metadata(bad, "x")

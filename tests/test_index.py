@@ -154,6 +154,13 @@ def test_fewer_documents_than_k(tmp_path):
         empty.search(np.ones(4, np.float32), languages=["de"])
 
 
+def deep(levels: int) -> list:
+    found: list = []
+    for _ in range(levels):
+        found = [found]
+    return found
+
+
 def test_one_bad_document_changes_nothing(tmp_path):
     index, vectors = made(tmp_path / "index", 50)
     bad = vectors[:3].copy()
@@ -183,6 +190,8 @@ def test_one_bad_document_changes_nothing(tmp_path):
         (Document("a", "t", metadata={"x": {1}}), "document 'a': metadata that JSON cannot hold"),
         (Document("a", "t", metadata={"x": float("nan")}), "metadata that JSON cannot hold"),
         (Document("a", "t", metadata=[1]), "metadata must be an object with names, got list"),
+        (Document("a", "t", metadata={"x": deep(70)}), "nested more than 64 deep"),
+        (Document("a", "t", metadata={"x": deep(5000)}), "metadata that JSON cannot hold"),
         ({"document_id": "a"}, "expected a hybridret.Document, got dict"),
         (None, "expected a hybridret.Document, got NoneType"),
     ):
@@ -212,7 +221,35 @@ def test_bad_questions(tmp_path):
         index.search(vectors[0], where={"yaer": 3})
     with pytest.raises(DataError, match=r"expected 1 vectors of dimension 24, got shape \[1, 5\]"):
         index.search(np.ones(5, np.float32))
-    assert len(index.search(vectors[0], 2**70)) == 50
+    for bad, message in (
+        (None, "vectors must be numbers, got an array of object"),
+        (5, r"expected a query vector \[dimension\] or several"),
+        ([[1, 2], [3]], "vectors must be an array of numbers"),
+        (["x"] * 24, "vectors must be numbers"),
+    ):
+        with pytest.raises(DataError, match=message):
+            index.search(bad)
+    for bad in (5, [5], [None], {1}):
+        with pytest.raises(DataError, match="languages must be tags such as"):
+            index.search(vectors[0], languages=bad)
+    for bad in (-1, None, "2"):
+        with pytest.raises(DataError, match="threads must be an integer of at least 1"):
+            index.search(vectors[0], threads=bad)
+    with pytest.raises(DataError, match="the number is too large"):
+        index.search(vectors[0], where={"year": 10**5000})
+    for bad in (None, 3, [[1]]):
+        with pytest.raises(DataError, match=r"expected document ids|a document id must be"):
+            index.delete(bad)
+    with pytest.raises(DataError, match="a document id must be a string"):
+        index.get({})
+    with pytest.raises(DataError, match="it is not valid text"):
+        index.delete(["d3\ud83d"])
+    assert "d3\ud83d" not in index
+    assert None not in index
+    with pytest.raises(DataError, match="expected documents, got None"):
+        index.add(None, vectors)
+    assert len(index.search(vectors[0], np.int64(3))) == 3
+    assert len(index.search(vectors[0].astype(np.float64)[::1], 2**70)) == 50
 
 
 def test_invalid_settings_are_rejected(tmp_path):

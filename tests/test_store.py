@@ -337,13 +337,25 @@ def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
     made(tmp_path / "index").store.close()
     assert not (tmp_path / "index" / "store.db-wal").exists()
     real = os.access
-    monkeypatch.setattr(
-        store_module.os, "access", lambda path, mode: mode != os.W_OK and real(path, mode)
-    )
-    index = Index.open(tmp_path / "index")
-    assert index.search(vector("d3"), 1)[0].document_id == "d3"
-    with pytest.raises(IndexFileError, match=r"could not be changed: .*readonly"):
-        add(index, "x")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "access", lambda path, mode: mode != os.W_OK and real(path, mode))
+        index = Index.open(tmp_path / "index")
+        assert index.search(vector("d3"), 1)[0].document_id == "d3"
+        with pytest.raises(IndexFileError, match=r"could not be changed: .*readonly"):
+            add(index, "x")
+    owner = Index.open(tmp_path / "index")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "access", lambda path, mode: mode != os.W_OK and real(path, mode))
+        reader = Index.open(tmp_path / "index")
+    add(owner, "y")
+    owner.compact()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "access", lambda path, mode: mode != os.W_OK and real(path, mode))
+        assert reader.search(vector("y"), 1)[0].document_id == "y"
+    for each in (owner, reader, index):
+        each.store.close()
+    (tmp_path / "index" / "store.db-shm").unlink(missing_ok=True)
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK and real(path, mode))
     (tmp_path / "index" / "store.db-wal").write_bytes(b"changes")
     with pytest.raises(IndexFileError, match="has changes that were not copied into the database"):
         Index.open(tmp_path / "index")
@@ -379,8 +391,110 @@ def test_an_index_of_version_01_is_converted(tmp_path):
     assert not {"d3", "d11"} & {d.document_id for d in index.documents()}
     index.verify()
     names = {f.name for f in folder.iterdir()}
-    assert names <= {"store.db", "store.db-shm", "store.db-wal", "vectors-1.f32", "writer"}
+    assert names <= {"store.db", "store.db-shm", "store.db-wal", "vectors-1.f32", "writer", ".lock"}
     assert len(Index.open(folder)) == 18
+
+
+def test_processes_that_convert_at_once(tmp_path):
+    folder = shutil.copytree(DATA / "index-0.1", tmp_path / "index")
+    processes = [start(folder, f"add(index, 'new{n}')") for n in range(4)]
+    assert [process.wait() for process in processes] == [0] * 4
+    index = Index.open(folder)
+    assert len(index) == 22
+    index.verify()
+
+
+def test_processes_that_create_at_once(tmp_path):
+    """One of them does; what it adds is not replaced."""
+    code = """
+try:
+    index = Index.create({folder!r}, dimension=DIMENSION, settings=SETTINGS)
+except IndexFileError:
+    sys.exit(3)
+add(index, "mine")
+"""
+    whole = CODE.format(tests=str(Path(__file__).parent), folder="").split("index = ")[0]
+    command = [sys.executable, "-c", whole + code.format(folder=str(tmp_path / "index"))]
+    processes = [subprocess.Popen(command) for _ in range(4)]
+    assert sorted(process.wait() for process in processes) == [0, 3, 3, 3]
+    assert "mine" in Index.open(tmp_path / "index")
+
+
+def test_an_interrupt_leaves_everything_in_step(tmp_path, monkeypatch):
+    """Wherever it comes: in a read, before and after a commit, in the middle of a refresh."""
+    index = made(tmp_path / "index", 10)
+    expected = {f"d{n}": 0 for n in range(10)}
+    interrupts = [
+        ("hybridret.serving.connections.Connection", "begin"),
+        ("hybridret.serving.store.Store", "news"),
+        ("hybridret.serving.store.Store", "vectors"),
+        ("hybridret.serving.index._State", "advance"),
+        ("hybridret.serving.index._State", "_places"),
+        ("hybridret.serving.store.Change", "finish"),
+        ("hybridret.serving.store.Change", "add"),
+    ]
+    for number, (owner, name) in enumerate(interrupts):
+        module, _, kind = owner.rpartition(".")
+        target = getattr(sys.modules[module], kind)
+        real = getattr(target, name)
+
+        def interrupted(*arguments, real=real, **options):
+            real(*arguments, **options)
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(target, name, interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                add(index, f"x{number}")
+        if f"x{number}" in index:  # it came after the commit
+            expected[f"x{number}"] = 0
+        add(index, f"y{number}")
+        expected[f"y{number}"] = 0
+        check(index, expected)
+
+
+def test_a_child_of_a_fork_loses_nothing(tmp_path):
+    """While the parent closes its connection, and adds itself."""
+    index = made(tmp_path / "index", 3)
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            add(index, "child1")
+            os.read(reading, 1)
+            assert "parent" in {d.document_id for d in index.documents()}
+            assert len(index.search(vector("d1"), 9)) == len(index) == 5
+            add(index, "child2")
+            status = 0
+        finally:
+            os._exit(status)
+    add(index, "parent")
+    index.store.close()
+    os.write(writing, b"x")
+    _, status = os.waitpid(child, 0)
+    assert status == 0
+    names = [*(f"d{n}" for n in range(3)), "parent", "child1", "child2"]
+    check(index, dict.fromkeys(names, 0))
+    check(Index.open(tmp_path / "index"), dict.fromkeys(names, 0))
+
+
+def test_a_graph_that_cannot_be_written_is_no_lost_document(tmp_path, monkeypatch):
+    import hybridret.serving.index as module
+
+    monkeypatch.setattr(module, "_UNLINKED", 20)
+    index = made(tmp_path / "index", 10)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module, "sha256", full)
+    with pytest.warns(UserWarning, match="neither compacted nor linked: .*No space left"):
+        add(index, *(f"x{n}" for n in range(50)))
+    assert len(index) == 60
+    with pytest.raises(IndexFileError, match="the graph could not be written"):
+        index.link()
+    assert not list((tmp_path / "index").glob(".graph*"))
 
 
 def test_a_damaged_index_of_version_01(tmp_path):

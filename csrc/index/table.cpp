@@ -163,8 +163,8 @@ std::vector<Hit> Table::scan(const Query& query, int64_t k, const Subset* subset
     const Lengths& length = lengths_[static_cast<size_t>(row)];
     const int32_t product = code_dot(query.codes.data(), code(row), depth_);
     const float about = static_cast<float>(product) * query.scale * step(row);
-    const float bound =
-        query.norm * length.missed + query.error * length.row + rounding * query.norm * length.row;
+    const float bound = query.norm * length.missed + query.error * (length.row + length.missed) +
+                        rounding * query.norm * length.row;
     // Written so that an estimate that overflowed is kept.
     if (about + bound < threshold) continue;
     candidates.push_back({static_cast<uint32_t>(row), about + bound});

@@ -4,7 +4,7 @@
 // A row x is held as scale * code + r, codes from -127 to 127, and the length of r is kept. With a
 // query q = scale_q * code_q + r_q, of 14 bits, an inner product is
 //
-//   |q x - scale_q scale (code_q code)| <= |q| |r| + |r_q| |x|
+//   |q x - scale_q scale (code_q code)| <= |q| |r| + |r_q| (|x| + |r|)
 //
 // (Cauchy and Schwarz), up to float32's own rounding. So a scan reads the codes of all rows, drops
 // those that cannot be among the k best, and decides the rest in float32: what it finds is what a

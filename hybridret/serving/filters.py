@@ -35,11 +35,15 @@ _ORDERS: dict[str, Callable[[Any, Any], bool]] = {
 _OPERATORS = ("eq", "ne", "in", *_ORDERS, "exists")
 
 
-def check_metadata(metadata: Any, where: str) -> str | None:
-    """The JSON of metadata, or None without any.
+_DEPTH = 64  # objects and lists in each other
+
+
+def check_metadata(metadata: Any, where: str) -> dict[str, Any] | None:
+    """Metadata as JSON gives them back, or None without any.
 
     Raises:
-        DataError: not an object of JSON; ``where`` begins the sentence.
+        DataError: not an object of JSON, or one that is nested too deeply; ``where`` begins the
+            sentence.
     """
     if metadata is None:
         return None
@@ -50,9 +54,16 @@ def check_metadata(metadata: Any, where: str) -> str | None:
     try:
         text = json.dumps(dict(metadata), ensure_ascii=False, allow_nan=False)
         text.encode()
-    except (TypeError, ValueError) as error:
+        found: dict[str, Any] = json.loads(text)
+    except (TypeError, ValueError, RecursionError) as error:
         raise DataError(f"{where}: metadata that JSON cannot hold: {error}") from None
-    return text
+    level: list[Any] = [found]
+    for _ in range(_DEPTH):
+        inner = [x for v in level for x in (v.values() if isinstance(v, dict) else v)]
+        level = [x for x in inner if isinstance(x, dict | list)]
+        if not level:
+            return found
+    raise DataError(f"{where}: metadata are nested more than {_DEPTH} deep")
 
 
 def parsed(where: Any) -> list[tuple[str, str, Any]]:
@@ -104,6 +115,8 @@ def _scalar(name: str, test: str, value: Any) -> Scalar:
             f"where: {name}: {test} takes a string, number, true, false or null, "
             f"got {type(value).__name__}"
         )
+    if isinstance(value, int) and abs(value) >= 2**1023:
+        raise DataError(f"where: {name}: the number is too large")
     if isinstance(value, float) and not math.isfinite(value):
         raise DataError(f"where: {name}: {value} is not a number of JSON")
     return value

@@ -9,10 +9,14 @@ are all of them where a filter leaves few. The graph is made again where it is m
 from __future__ import annotations
 
 import json
+import operator
+import os
 import shutil
 import threading
+import warnings
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,14 +25,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybridret import _native
-from hybridret._files import atomic_file, sha256
+from hybridret._files import sha256, sync_folder
 from hybridret._types import Ints, Similarity, Vectors
 from hybridret.data.languages import UNDETERMINED, matches_language, normalize_language
 from hybridret.data.table import Document
 from hybridret.errors import DataError, IndexFileError
 from hybridret.serving import version1
+from hybridret.serving.connections import TIMEOUT, after_fork
 from hybridret.serving.filters import Columns, check_metadata, parsed
-from hybridret.serving.store import DATABASE, TIMEOUT, Generation, Head, News, Store
+from hybridret.serving.store import DATABASE, Change, Generation, Head, News, Store
 
 MAX_NORM = 1e18
 """Largest vector norm for inner products: products of longer vectors may overflow float32."""
@@ -101,11 +106,19 @@ class Index:
                 raise ValueError(f"similarity {self.similarity!r}")
         except (KeyError, TypeError, ValueError) as error:
             raise IndexFileError(f"{store.folder / DATABASE}: damaged: {error!r}") from None
+        self._forked()
+        after_fork(self._forked)
+        self._state = _State(store, store.head(), self.settings)
+        self._advance()
+
+    def _forked(self) -> None:
+        """In a child: other threads may have held the locks."""
         self._seen = threading.local()  # the version of the database that a thread has looked at
         self._refreshing = threading.Lock()
         self._linking = threading.Lock()
-        self._state = _State(store, store.head(), self.settings)
-        self._advance()
+        state = getattr(self, "_state", None)
+        if state is not None:
+            state.unlock()
 
     @classmethod
     def create(
@@ -177,11 +190,15 @@ class Index:
         return self._refresh().head.live
 
     def __contains__(self, document_id: object) -> bool:
-        return isinstance(document_id, str) and bool(self.store.by_id([document_id]))
+        try:
+            return isinstance(document_id, str) and self.get(document_id) is not None
+        except DataError:  # not valid text
+            return False
 
     def get(self, document_id: str) -> Document | None:
         """The document with an id, or None."""
-        return self.store.by_id([document_id]).get(document_id)
+        (name,) = _ids([document_id])
+        return self.store.by_id([name]).get(name)
 
     def documents(self) -> Iterator[Document]:
         """All documents, in the order in which they were added."""
@@ -195,7 +212,6 @@ class Index:
     def stats(self) -> dict[str, Any]:
         """What is in the index, by name, as ``hybridret stats`` prints it."""
         state = self._refresh()
-        files = [f for f in self.store.folder.iterdir() if f.is_file()]
         return {
             "documents": state.head.live,
             "deleted": state.size - state.head.live,
@@ -205,7 +221,7 @@ class Index:
             "dimension": self.dimension,
             "similarity": self.similarity,
             "encoder": self.encoder,
-            "bytes": sum(f.stat().st_size for f in files),
+            "bytes": self.store.bytes(),
             "damaged": state.damaged or "nothing",
         }
 
@@ -234,17 +250,15 @@ class Index:
     ) -> int:
         documents = checked(documents)
         names = [f"document {d.document_id!r}" for d in documents]
-        rows = self._prepared(np.asarray(vectors), names)
-        with self.store.change() as change:
+        rows = self._prepared(_numbers(vectors), names)
+        with self._change() as change:
             known = change.rows_of([d.document_id for d in documents])
             if known and not replacing:
                 raise DataError(_known(next(iter(known))))
             change.delete(known.values())
             change.add(documents, rows)
-        state = self._refresh(always=True)
-        self._compact_if_due(state)
-        if state.size - state.linked > max(_UNLINKED, _GROWTH * state.size):
-            self.link(threads=threads)
+        self._refresh(always=True)
+        self._upkeep(threads)
         return len(known)
 
     def check_new(self, document_ids: Sequence[str]) -> None:
@@ -259,51 +273,71 @@ class Index:
         Raises:
             DataError: an id is not in the index; then nothing is deleted.
         """
-        names = [document_ids] if isinstance(document_ids, str) else document_ids
-        ids = list(dict.fromkeys(names))
-        for name in ids:
-            if not isinstance(name, str):
-                raise DataError(f"a document id must be a string, got {name!r}")
-        with self.store.change() as change:
+        ids = list(dict.fromkeys(_ids(document_ids)))
+        with self._change() as change:
             known = change.rows_of(ids)
             for document_id in ids:
                 if document_id not in known:
                     raise DataError(f"no document {document_id!r} in the index")
             change.delete(known.values())
-        self._compact_if_due(self._refresh(always=True))
+        self._refresh(always=True)
+        self._upkeep(0)
 
     def compact(self) -> None:
         """Takes deleted and replaced documents out for good, and links the others anew."""
-        with self.store.change() as change:
+        with self._change() as change:
             change.compact()
         self._refresh(always=True)
         self.store.tidy(pack=True)
         self.link()
 
-    def _compact_if_due(self, state: _State) -> None:
-        dead = state.size - state.head.live
-        if dead > max(_DEAD, _DEAD_SHARE * state.size):
-            self.compact()
+    def _upkeep(self, threads: int) -> None:
+        """Compacts and links where that is due. What was changed stays changed if it fails."""
+        try:
+            state = self._refresh()
+            dead = state.size - state.head.live
+            if dead > max(_DEAD, _DEAD_SHARE * state.size):
+                self.compact()
+            elif state.size - state.linked > max(_UNLINKED, _GROWTH * state.size):
+                self.link(threads=threads, waiting=_GROWTH)
+        except (IndexFileError, MemoryError) as error:
+            warnings.warn(
+                f"what was changed is on disk, but it was neither compacted nor linked: {error}",
+                stacklevel=3,
+            )
 
-    def link(self, *, threads: int = 0) -> None:
-        """Publishes a graph of all places, if they are more than are worth comparing."""
+    def link(self, *, threads: int = 0, waiting: float = 0.0) -> None:
+        """Publishes a graph of all places, if they are more than are worth comparing.
+
+        Args:
+            waiting: share of the places that may be without links: nothing is done below it.
+
+        Raises:
+            IndexFileError: another process is writing, or the disk is full.
+        """
         with self._linking:
             state = self._refresh()
             size = state.size
-            if size <= max(_UNLINKED, state.linked):
+            if size <= _UNLINKED or size - state.linked <= waiting * size:
                 return
             graph = state.builder
             while graph.size < size:
                 graph.build(min(size, graph.size + _TOGETHER), threads=threads)
-            name = f"graph-{state.generation.file.split('-')[1].split('.')[0]}-{size}.hnsw"
-            path = self.store.folder / name
-            with atomic_file(path) as temporary:
-                graph.save(str(temporary))
-                checksum = sha256(temporary)
-            with self.store.change() as change:
-                published = change.publish(state.generation, name, size, checksum)
-            if not published:
+            folder, number = self.store.folder, state.generation.file.split("-")[1].split(".")[0]
+            path = folder / f".graph-{number}-{os.getpid()}"
+            try:
+                graph.save(str(path))
+                checksum = sha256(path)
+                name = f"graph-{number}-{size}-{checksum[:8]}.hnsw"
+                sync_folder(path)
+                path.rename(folder / name)
+                sync_folder(folder)
+            except (OSError, RuntimeError) as error:
+                raise IndexFileError(f"{folder}: the graph could not be written: {error}") from None
+            finally:
                 path.unlink(missing_ok=True)
+            with self._change() as change:
+                change.publish(state.generation, name, size, checksum)
             self.store.tidy()
         self._refresh(always=True)
 
@@ -345,14 +379,18 @@ class Index:
             DataError: k is below 1, no document has a language or field, or the vector is invalid
                 (see :meth:`add`).
         """
-        if not isinstance(k, int) or isinstance(k, bool) or k < 1:
-            raise DataError(f"k must be an integer of at least 1, got {k!r}")
-        given = np.asarray(vectors)
+        k = _count("k", k)
+        threads = _count("threads", threads)
+        given = _numbers(vectors)
+        if given.ndim not in (1, 2):
+            raise DataError(
+                f"expected a query vector [dimension] or several [queries, dimension], got shape "
+                f"{list(given.shape)}"
+            )
         single = given.ndim == 1
         names = ["the query"] if single else [f"query {n}" for n in range(len(given))]
         queries = self._prepared(given[None] if single else given, names)
-        asked = [languages] if isinstance(languages, str) else languages
-        tags = None if asked is None else sorted({normalize_language(tag) for tag in asked})
+        tags = None if languages is None else _tags(languages)
         conditions = [] if where is None else parsed(where)
         for _ in range(100):
             state = self._refresh()
@@ -383,18 +421,29 @@ class Index:
             self._seen.version = version
         return self._state
 
+    @contextmanager
+    def _change(self) -> Iterator[Change]:
+        """A change; the next look at the store sees it, whatever comes in between."""
+        self._seen.version = None  # of one's own commits SQLite says nothing
+        with self.store.change() as change:
+            yield change
+
     def _advance(self) -> None:
         for _ in range(20):
             state = self._state
             with self.store.snapshot():
                 head = self.store.head()
-                if state.generation.file != head.generation.file:
+                if state.broken or state.generation.file != head.generation.file:
                     state = _State(self.store, head, self.settings)
+                elif head == state.head and not state.damaged:
+                    return
                 news = self.store.news(
                     head.generation, state.size, state.last_row, state.head.change
                 )
             try:
+                state.broken = True  # if it is interrupted, it is made anew
                 state.advance(head, news)
+                state.broken = False
             except IndexFileError:
                 if self.store.head().generation.file == head.generation.file:
                     raise
@@ -410,8 +459,6 @@ class Index:
                 f"expected {len(names)} vectors of dimension {self.dimension}, "
                 f"got shape {list(vectors.shape)}"
             )
-        if vectors.dtype.kind not in "fiu":
-            raise DataError(f"vectors must be numbers, got an array of {vectors.dtype}")
         with np.errstate(over="ignore"):
             rows = np.ascontiguousarray(vectors, dtype=np.float32)
         norms = np.linalg.norm(rows.astype(np.float64), axis=1)
@@ -459,6 +506,11 @@ class _State:
         self._filters: OrderedDict[str, tuple[NDArray[np.uint8], NDArray[np.uint32]]] = (
             OrderedDict()
         )
+        self.broken = False
+        self.unlock()
+
+    def unlock(self) -> None:
+        """A lock that nobody holds."""
         self._filtering = threading.Lock()
 
     @property
@@ -482,7 +534,7 @@ class _State:
         new = head.generation
         if len(news.rows) != new.places - self.size:
             raise IndexFileError(f"{self.store.folder / DATABASE}: damaged: blocks are missing")
-        vectors = self.store.vectors(new)
+        vectors = np.asarray(self.store.vectors(new))
         for row, language in news.documents:
             number = self._numbers.setdefault(language, len(self._numbers))
             self._language_of[row] = number
@@ -493,9 +545,9 @@ class _State:
             self._rows = np.concatenate([self._rows, news.rows])
             self._languages = np.concatenate([self._languages, np.array(numbers, np.int32)])
             self._alive = np.concatenate([self._alive, np.ones(len(numbers), dtype=bool)])
-            self.table.extend(np.asarray(vectors))
+            self.table.extend(vectors)
             self.size = len(self._rows)
-        gone = np.flatnonzero(np.isin(self._rows, news.deleted))
+        gone = self._places(news.deleted)
         gone = gone[self._alive[gone]]
         self._alive[gone] = False
         self.table.remove(gone.astype(np.uint32))
@@ -510,6 +562,13 @@ class _State:
             self.generation = new
             self.graph = self._read_graph()
         self.generation, self.head = new, head
+
+    def _places(self, rows: Ints) -> Ints:
+        """Places of the rows that have one; rows ascend from place to place."""
+        at = np.searchsorted(self._rows, rows)
+        there = at < len(self._rows)
+        there[there] = self._rows[at[there]] == rows[there]
+        return np.asarray(at[there])
 
     def _read_graph(self) -> _native.Graph | None:
         """The published graph; None if there is none or it is damaged."""
@@ -587,7 +646,7 @@ class _State:
                 raise DataError(f"no document in language {asked!r}; the index has {there}")
         return [
             number
-            for language, number in self._numbers.items()
+            for language, number in list(self._numbers.items())
             if any(matches_language(language, asked) for asked in languages)
         ]
 
@@ -616,6 +675,8 @@ def checked(documents: Iterable[Document]) -> list[Document]:
         DataError: another type, an empty or invalid text, a language that is no tag, metadata that
             JSON cannot hold, or an id that comes twice.
     """
+    if not isinstance(documents, Iterable):
+        raise DataError(f"expected documents, got {documents!r:.60}")
     found: list[Document] = []
     seen: set[str] = set()
     for document in documents:
@@ -644,7 +705,7 @@ def checked(documents: Iterable[Document]) -> list[Document]:
         if document.document_id in seen:
             raise DataError(f"document id {document.document_id!r} is a duplicate")
         seen.add(document.document_id)
-        check_metadata(document.metadata, name)
+        metadata = check_metadata(document.metadata, name)
         try:
             language = normalize_language(document.language or UNDETERMINED)
         except DataError as error:
@@ -654,9 +715,52 @@ def checked(documents: Iterable[Document]) -> list[Document]:
                 document,
                 language=language,
                 group_id=document.group_id or document.document_id,
+                metadata=metadata,
             )
         )
     return found
+
+
+def _count(name: str, value: Any) -> int:
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        number = operator.index(value)
+    except TypeError:
+        number = 0
+    if number < 1:
+        raise DataError(f"{name} must be an integer of at least 1, got {value!r}")
+    return number
+
+
+def _numbers(vectors: Any) -> NDArray[Any]:
+    try:
+        array = np.asarray(vectors)
+    except ValueError as error:
+        raise DataError(f"vectors must be an array of numbers: {error}") from None
+    if array.dtype.kind not in "fiu":
+        raise DataError(f"vectors must be numbers, got an array of {array.dtype}")
+    return array
+
+
+def _tags(languages: Any) -> list[str]:
+    asked = [languages] if isinstance(languages, str) else languages
+    if not isinstance(asked, Iterable) or not all(isinstance(tag, str) for tag in asked):
+        raise DataError(f"languages must be tags such as ['de', 'zh'], got {languages!r:.60}")
+    return sorted({normalize_language(tag) for tag in asked})
+
+
+def _ids(given: Any) -> list[str]:
+    names = [given] if isinstance(given, str) else given
+    if not isinstance(names, Iterable):
+        raise DataError(f"expected document ids, got {given!r:.60}")
+    names = list(names)
+    for name in names:
+        if not isinstance(name, str):
+            raise DataError(f"a document id must be a string, got {name!r:.60}")
+        if any("\ud800" <= c <= "\udfff" for c in name):
+            raise DataError(f"no document {name!r:.60} in the index: it is not valid text")
+    return names
 
 
 def _hit(document: Document, score: float) -> Hit:
@@ -679,20 +783,27 @@ def _known(document_id: str) -> str:
 
 def _convert(folder: Path) -> None:
     """Replaces an index of version 0.1 by a store with the same documents."""
-    old = version1.read(folder)
     try:
-        shutil.rmtree(folder / "converted", ignore_errors=True)  # of a killed process
-        made = Index.create(
-            folder / "converted",
-            dimension=old.dimension,
-            similarity=old.similarity,
-            encoder=old.encoder,
-            settings=GraphSettings(**old.settings),
-        )
-        made.add(old.documents, old.vectors)
-        made.link()
-        made.store.close()
-        version1.replace(folder, folder / "converted")
+        with version1.locked(folder):
+            if not version1.is_index(folder):  # another process was first
+                return
+            made = folder / "converted"
+            if not (folder / DATABASE).exists():  # else a process was killed while cleaning up
+                shutil.rmtree(made, ignore_errors=True)
+                old = version1.read(folder)
+                index = Index.create(
+                    made,
+                    dimension=old.dimension,
+                    similarity=old.similarity,
+                    encoder=old.encoder,
+                    settings=GraphSettings(**old.settings),
+                )
+                index.add(old.documents, old.vectors)
+                index.link()
+                index.store.close()
+                version1.move(made, folder)
+            version1.clean(folder)
+            shutil.rmtree(made, ignore_errors=True)
     except OSError as error:
         raise IndexFileError(
             f"{folder}: an index of version 0.1 that could not be converted: {error}"

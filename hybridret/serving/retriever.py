@@ -15,8 +15,9 @@ from hybridret.encoder.manifest import INDEX_FOLDER
 from hybridret.encoder.onnx import OnnxEncoder
 from hybridret.errors import DataError
 from hybridret.serving import version1
+from hybridret.serving.connections import TIMEOUT
 from hybridret.serving.index import GraphSettings, Index, checked
-from hybridret.serving.store import DATABASE, TIMEOUT
+from hybridret.serving.store import DATABASE
 
 _CHUNK = 4096  # documents embedded and added at a time
 Known = Literal["refuse", "skip", "replace"]

@@ -36,15 +36,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hybridret._files import atomic_folder
+from hybridret._files import new_folder, sync_folder
 from hybridret._types import Ints, Vectors
 from hybridret.data.table import Document
 from hybridret.errors import IndexFileError
+from hybridret.serving.connections import TIMEOUT, Connection, Connections, after_fork
 
 DATABASE = "store.db"
 SCHEMA = 2
-TIMEOUT = 5.0
-"""Seconds that a change waits for another process's."""
 _APPLICATION = 0x48524554  # of SQLite's header: this is a store
 _CHUNK = 500  # values of a statement
 _ROWS = 65_536  # places that are copied at a time
@@ -155,8 +154,9 @@ class Store:
     def __init__(self, folder: str | Path, *, timeout: float = TIMEOUT) -> None:
         self.folder = Path(folder)
         self.timeout = timeout
-        self._connections = threading.local()
-        self._writer = threading.Lock()
+        self._connections = Connections(self.folder / DATABASE, timeout)
+        self._forked()
+        after_fork(self._forked)
         path = self.folder / DATABASE
         if not path.is_file():
             raise IndexFileError(f"{self.folder}: no store here")
@@ -168,6 +168,11 @@ class Store:
             raise IndexFileError(f"{path}: a database, but not of a store")
         if schema != SCHEMA:
             raise IndexFileError(f"{path}: schema {schema}, but this version reads schema {SCHEMA}")
+
+    def _forked(self) -> None:
+        """In a child: another thread may have held the lock."""
+        self._writer = threading.Lock()
+        self._changing = threading.local()  # whether this thread's connection is in a change
 
     @classmethod
     def create(
@@ -186,10 +191,8 @@ class Store:
                 be written.
         """
         folder = Path(folder)
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise IndexFileError(f"{folder}: there is something here already; nothing was changed")
         try:
-            with atomic_folder(folder) as made:
+            with new_folder(folder) as made:
                 _check_file_system(made)
                 connection = sqlite3.connect(made / DATABASE, isolation_level=None)
                 try:
@@ -209,6 +212,10 @@ class Store:
                     connection.close()
                 (made / "vectors-1.f32").touch()
                 (made / "writer").touch()
+        except FileExistsError:
+            raise IndexFileError(
+                f"{folder}: there is something here already; nothing was changed"
+            ) from None
         except (OSError, sqlite3.Error) as error:
             raise IndexFileError(f"{folder}: the store could not be created: {error}") from None
         return cls(folder, timeout=timeout)
@@ -221,23 +228,25 @@ class Store:
             found = dict(connection.execute("SELECT name, value FROM settings"))
         return {k: json.loads(v) for k, v in found.items() if k not in _COUNTERS}
 
-    def version(self) -> int:
-        """Another number after every commit of another connection; a few microseconds."""
+    def version(self) -> tuple[int, int]:
+        """Another value after every commit of another connection than this thread's; a few
+        microseconds."""
         with self._reading() as connection:
-            return int(connection.execute("PRAGMA data_version").fetchone()[0])
+            (number,) = connection.execute("PRAGMA data_version").fetchone()
+            return connection.serial, int(number)
 
     @contextmanager
-    def snapshot(self) -> Iterator[sqlite3.Connection]:
+    def snapshot(self) -> Iterator[Connection]:
         """Reads that see one state; within a change, that of the change."""
         with self._reading() as connection:
-            if connection.in_transaction:
+            if getattr(self._changing, "now", False):
                 yield connection
                 return
-            connection.execute("BEGIN")
             try:
+                connection.begin()
                 yield connection
             finally:
-                connection.execute("COMMIT")
+                connection.end("COMMIT")
 
     def head(self) -> Head:
         """What is committed now."""
@@ -326,27 +335,45 @@ class Store:
                 (after_row,),
             ).fetchall()
 
+    def bytes(self) -> int:
+        """Of all files."""
+        total = 0
+        for file in self.folder.iterdir():
+            with suppress(FileNotFoundError):  # removed meanwhile
+                total += file.stat().st_size
+        return total
+
     def tidy(self, *, pack: bool = False) -> None:
-        """Removes files that nothing names any more, and gives free pages back.
+        """Removes files that nothing names any more, and gives free pages back; where others use
+        the database, another time.
 
         Args:
             pack: write the database anew, without gaps.
         """
-        with suppress(IndexFileError), self.change() as change:  # busy: another time
-            for name in change.unnamed():
+        with suppress(IndexFileError, sqlite3.Error), self._alone(), self._lock():
+            connection = self._connections.get()
+            for name in _unnamed(connection, self.folder):
                 with suppress(OSError):
                     (self.folder / name).unlink()
-        with self._naming():
-            connection = self._connection()
             connection.execute("VACUUM" if pack else "PRAGMA incremental_vacuum").fetchall()
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            how = "TRUNCATE" if pack else "PASSIVE"
+            connection.execute(f"PRAGMA wal_checkpoint({how})").fetchall()
 
     def verify(self) -> None:
-        """Reads all of it.
+        """Reads all of it, again where it was compacted meanwhile.
 
         Raises:
             IndexFileError: the database or a block of vectors is damaged.
         """
+        while True:
+            before = self.head().generation.file
+            try:
+                return self._verify()
+            except IndexFileError:
+                if self.head().generation.file == before:
+                    raise
+
+    def _verify(self) -> None:
         with self.snapshot() as connection:
             (said,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
             if said != "ok":
@@ -384,19 +411,19 @@ class Store:
                 written (a full disk, a read-only folder).
         """
         with self._alone(), self._lock():
-            connection = self._connection()
-            with self._naming():
-                connection.execute("BEGIN IMMEDIATE")
+            connection = self._connections.get()
             try:
+                with self._naming():
+                    connection.begin("IMMEDIATE")
+                self._changing.now = True
                 change = Change(self, connection)
                 yield change
                 with self._naming():
                     change.finish()
                     connection.execute("COMMIT")
-            except BaseException:
-                with suppress(sqlite3.Error):
-                    connection.execute("ROLLBACK")
-                raise
+            finally:
+                self._changing.now = False
+                connection.end("ROLLBACK")  # unless it was committed
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -432,11 +459,14 @@ class Store:
                         holder = file.read().strip() or "another process"
                         raise self._busy(holder) from None
                     time.sleep(0.005)
-            with self._naming():
-                file.truncate(0)
-                file.write(f"process {os.getpid()}")
-                file.flush()
-            yield
+            try:
+                with self._naming():
+                    file.truncate(0)
+                    file.write(f"process {os.getpid()}")
+                    file.flush()
+                yield
+            finally:
+                fcntl.flock(file, fcntl.LOCK_UN)  # a child of a fork has the file, too
 
     @contextmanager
     def _naming(self) -> Iterator[None]:
@@ -450,31 +480,18 @@ class Store:
 
     def close(self) -> None:
         """Closes this thread's connection; the next call opens another."""
-        connection = getattr(self._connections, "connection", None)
-        if connection is not None:
-            connection.close()
-            self._connections.process = None
+        self._connections.close()
 
     # --------------------------------------------------------------------------- connections
 
-    def _connection(self) -> sqlite3.Connection:
-        """Of this thread; a child of a fork opens its own."""
-        own = self._connections
-        if getattr(own, "process", None) != os.getpid():
-            # The parent's connection is dropped, not closed: closing would give up its locks.
-            own.inherited = getattr(own, "connection", None)
-            own.connection, own.process = _connect(self.folder), os.getpid()
-        connection: sqlite3.Connection = own.connection
-        return connection
-
     @contextmanager
-    def _reading(self, path: Path | None = None) -> Iterator[sqlite3.Connection]:
+    def _reading(self, path: Path | None = None) -> Iterator[Connection]:
         try:
-            yield self._connection()
+            yield self._connections.get()
         except sqlite3.Error as error:
             raise IndexFileError(f"{path or self.folder / DATABASE}: {error}") from None
 
-    def _head(self, connection: sqlite3.Connection) -> Head:
+    def _head(self, connection: Connection) -> Head:
         values = dict(connection.execute("SELECT name, value FROM settings"))
         generation = connection.execute(
             "SELECT * FROM generations WHERE number = ?", (values["active"],)
@@ -485,7 +502,7 @@ class Store:
 class Change:
     """What one transaction does, see :meth:`Store.change`."""
 
-    def __init__(self, store: Store, connection: sqlite3.Connection) -> None:
+    def __init__(self, store: Store, connection: Connection) -> None:
         self.store = store
         self.connection = connection
         self.head = store._head(connection)
@@ -547,25 +564,6 @@ class Change:
             )
         return done.rowcount == 1
 
-    def unnamed(self) -> list[str]:
-        """Files of vectors and graphs that the database does not name.
-
-        A graph of a generation's file may be about to be published: it is left.
-        """
-        named = self.connection.execute("SELECT file, graph, graph_places FROM generations")
-        linked = {file: (graph, places) for file, graph, places in named}
-        graphs = {graph for graph, _ in linked.values()}
-        found = []
-        for path in self.store.folder.iterdir():
-            if re.fullmatch(r"vectors-\d+\.f32", path.name) and path.name not in linked:
-                found.append(path.name)
-            elif match := re.fullmatch(r"graph-(\d+)-(\d+)\.hnsw", path.name):
-                _, places = linked.get(f"vectors-{match[1]}.f32", (None, None))
-                outdated = places is None or int(match[2]) < places
-                if path.name not in graphs and outdated:
-                    found.append(path.name)
-        return found
-
     def compact(self) -> None:
         """Takes deleted documents out for good."""
         with self.store._naming():
@@ -607,6 +605,7 @@ class Change:
             some = places[start : start + _ROWS]
             new = self._generation(generation.number)
             self._append(new, rows[some], vectors[some])
+        sync_folder(self.store.folder)
 
     def _generation(self, number: int) -> Generation:
         found = self.connection.execute("SELECT * FROM generations WHERE number = ?", (number,))
@@ -647,8 +646,28 @@ class Change:
             )
 
 
+def _unnamed(connection: Connection, folder: Path) -> list[str]:
+    """Files of vectors and graphs that the database does not name.
+
+    A graph of a generation's file may be about to be published: it is left.
+    """
+    named = connection.execute("SELECT file, graph, graph_places FROM generations")
+    linked = {file: (graph, places) for file, graph, places in named}
+    graphs = {graph for graph, _ in linked.values()}
+    found = []
+    for path in folder.iterdir():
+        if re.fullmatch(r"vectors-\d+\.f32", path.name) and path.name not in linked:
+            found.append(path.name)
+        elif match := re.fullmatch(r"graph-(\d+)-(\d+)-[0-9a-f]+\.hnsw", path.name):
+            _, places = linked.get(f"vectors-{match[1]}.f32", (None, None))
+            outdated = places is None or int(match[2]) < places
+            if path.name not in graphs and outdated:
+                found.append(path.name)
+    return found
+
+
 def _documents(
-    connection: sqlite3.Connection, where: str, values: Sequence[Any], limit: int = -1
+    connection: Connection, where: str, values: Sequence[Any], limit: int = -1
 ) -> dict[int, Document]:
     found = connection.execute(
         f"SELECT documents.row, id, text, language, group_id, title, metadata FROM documents "
@@ -663,7 +682,7 @@ def _documents(
 
 
 def _json(metadata: Any) -> str | None:
-    return None if metadata is None else json.dumps(metadata, ensure_ascii=False)
+    return None if metadata is None else json.dumps(dict(metadata), ensure_ascii=False)
 
 
 def _marks(values: Sequence[Any]) -> str:
@@ -675,38 +694,6 @@ def _write_all(file: int, data: bytes, offset: int) -> None:
     while view:
         written = os.pwrite(file, view, offset)
         view, offset = view[written:], offset + written
-
-
-def _connect(folder: Path) -> sqlite3.Connection:
-    """A connection; of a folder that cannot be written, for reading alone."""
-    path = folder / DATABASE
-    writable = os.access(folder, os.W_OK) and os.access(path, os.W_OK)
-    if writable:
-        connection = sqlite3.connect(
-            path, isolation_level=None, timeout=TIMEOUT, check_same_thread=False
-        )
-        connection.execute("PRAGMA synchronous = FULL")
-        return connection
-    log = folder / f"{DATABASE}-wal"
-    if log.exists() and log.stat().st_size:
-        if not (folder / f"{DATABASE}-shm").exists():
-            raise IndexFileError(
-                f"{folder}: cannot be written, and has changes that were not copied into the "
-                f"database yet; open it once where it can be written"
-            )
-        return sqlite3.connect(
-            f"{path.absolute().as_uri()}?mode=ro",
-            uri=True,
-            isolation_level=None,
-            timeout=TIMEOUT,
-            check_same_thread=False,
-        )
-    return sqlite3.connect(
-        f"{path.absolute().as_uri()}?immutable=1",
-        uri=True,
-        isolation_level=None,
-        check_same_thread=False,
-    )
 
 
 def _check_file_system(folder: Path) -> None:

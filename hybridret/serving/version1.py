@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import re
-import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from hybridret._files import check_files, read_json
+from hybridret._files import check_files, read_json, sync_folder
 from hybridret._types import Similarity, Vectors
 from hybridret.data.table import Document
 from hybridret.errors import IndexFileError
@@ -34,6 +36,14 @@ class Old:
 
 def is_index(folder: Path) -> bool:
     return (folder / MANIFEST).is_file()
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """One process converts; 0.1 locked the same file when it saved."""
+    with (folder / ".lock").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def read(folder: Path) -> Old:
@@ -91,13 +101,16 @@ def _vectors(path: Path, dimension: int, links: int, count: int) -> Vectors:
     return vectors
 
 
-def replace(folder: Path, made: Path) -> None:
-    """Moves a store that was made of the index into its place, the database last."""
+def move(made: Path, folder: Path) -> None:
+    """Moves a store that was made of the index to its place, the database last."""
     for file in sorted(made.iterdir(), key=lambda f: f.name.startswith("store.db")):
         file.rename(folder / file.name)
-    (folder / MANIFEST).unlink()
+    sync_folder(folder)
+
+
+def clean(folder: Path) -> None:
+    """Removes the files of the index, the manifest last."""
     for file in folder.iterdir():
-        if re.fullmatch(r"documents-\d+\.jsonl|graph-\d+\.hnsw", file.name):
+        if _FILES.fullmatch(file.name):
             file.unlink()
-    shutil.rmtree(made)
-    (folder / ".lock").unlink(missing_ok=True)
+    (folder / MANIFEST).unlink()
