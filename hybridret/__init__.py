@@ -42,8 +42,9 @@ if TYPE_CHECKING:
     from hybridret.losses._options import InBatchMetrics, InfoNCEStatistics
     from hybridret.losses.functional import infonce, infonce_statistics
     from hybridret.losses.sentence_transformers import InfoNCELoss
-    from hybridret.serving.index import GraphSettings, Hit, Index
+    from hybridret.serving.index import Hit, Index
     from hybridret.serving.retriever import Retriever
+    from hybridret.serving.state import GraphSettings
     from hybridret.training.batches import Sampler, make_sampler
     from hybridret.training.config import TrainingConfig
     from hybridret.training.loop import train
@@ -73,8 +74,9 @@ _MODULES = {
     "losses._options": ("InBatchMetrics", "InfoNCEStatistics"),
     "losses.functional": ("infonce", "infonce_statistics"),
     "losses.sentence_transformers": ("InfoNCELoss",),
-    "serving.index": ("GraphSettings", "Hit", "Index"),
+    "serving.index": ("Hit", "Index"),
     "serving.retriever": ("Retriever",),
+    "serving.state": ("GraphSettings",),
     "training.batches": ("Sampler", "make_sampler"),
     "training.pairs": ("Batch", "PairTable", "TrainingData"),
     "training.sentence_transformers": ("TrainerBatches",),

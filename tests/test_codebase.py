@@ -29,7 +29,7 @@ def test_the_stub_names_what_the_module_has():
     stub |= {n.target.id: n for n in tree.body if isinstance(n, ast.AnnAssign)}
     real = {n for n in dir(_native) if not n.startswith("__")} | {"__version__"}
     assert stub.keys() == real
-    for name in ("HnswIndex", "InfoNCE"):
+    for name in ("Graph", "InfoNCE", "Table"):
         methods = {n.name for n in stub[name].body if isinstance(n, ast.FunctionDef)}
         assert methods - {"__init__"} == {
             n for n in dir(getattr(_native, name)) if not n.startswith("_")

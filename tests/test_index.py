@@ -10,7 +10,8 @@ import pytest
 
 from hybridret.data.table import Document
 from hybridret.errors import DataError, IndexFileError
-from hybridret.serving.index import GraphSettings, Index
+from hybridret.serving.index import Index
+from hybridret.serving.state import GraphSettings
 
 LANGUAGES = ("ar", "de", "en", "zh-CN")
 

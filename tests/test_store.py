@@ -20,7 +20,8 @@ import pytest
 from hybridret.data.table import Document
 from hybridret.errors import DataError, IndexFileError
 from hybridret.serving import store as store_module
-from hybridret.serving.index import GraphSettings, Index
+from hybridret.serving.index import Index
+from hybridret.serving.state import GraphSettings
 from hybridret.serving.store import _file_system
 
 DIMENSION = 8
@@ -428,10 +429,10 @@ def test_an_interrupt_leaves_everything_in_step(tmp_path, monkeypatch):
         ("hybridret.serving.connections.Connection", "begin"),
         ("hybridret.serving.store.Store", "news"),
         ("hybridret.serving.store.Store", "vectors"),
-        ("hybridret.serving.index._State", "advance"),
-        ("hybridret.serving.index._State", "_places"),
-        ("hybridret.serving.store.Change", "finish"),
-        ("hybridret.serving.store.Change", "add"),
+        ("hybridret.serving.state.State", "advance"),
+        ("hybridret.serving.state.State", "_places"),
+        ("hybridret.serving.change.Change", "finish"),
+        ("hybridret.serving.change.Change", "add"),
     ]
     for number, (owner, name) in enumerate(interrupts):
         module, _, kind = owner.rpartition(".")

@@ -8,32 +8,29 @@ are all of them where a filter leaves few. The graph is made again where it is m
 
 from __future__ import annotations
 
-import json
-import operator
 import os
 import shutil
 import threading
 import warnings
-from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from hybridret import _native
 from hybridret._files import sha256, sync_folder
-from hybridret._types import Ints, Similarity, Vectors
-from hybridret.data.languages import UNDETERMINED, matches_language, normalize_language
+from hybridret._types import Similarity, Vectors
 from hybridret.data.table import Document
 from hybridret.errors import DataError, IndexFileError
 from hybridret.serving import version1
+from hybridret.serving.change import Change
 from hybridret.serving.connections import TIMEOUT, after_fork
-from hybridret.serving.filters import Columns, check_metadata, parsed
-from hybridret.serving.store import DATABASE, Change, Generation, Head, News, Store
+from hybridret.serving.filters import parsed
+from hybridret.serving.inputs import checked, count, ids_of, numbers, tags_of
+from hybridret.serving.state import GraphSettings, State
+from hybridret.serving.store import DATABASE, Store
 
 MAX_NORM = 1e18
 """Largest vector norm for inner products: products of longer vectors may overflow float32."""
@@ -41,7 +38,6 @@ _UNLINKED = 4096  # places that are not worth a graph: comparing them takes as l
 _GROWTH = 0.1  # share of the places that may wait for the next graph
 _TOGETHER = 512  # places that are linked at a time: searches wait for no longer
 _DEAD, _DEAD_SHARE = 1000, 0.3  # deleted documents from which a store compacts itself
-_FILTERS = 64  # that are kept
 
 
 @dataclass(frozen=True)
@@ -54,36 +50,6 @@ class Hit:
     score: float
     title: str = ""
     metadata: Mapping[str, Any] | None = field(default=None, hash=False)
-
-
-@dataclass(frozen=True)
-class GraphSettings:
-    """HNSW's parameters (Malkov and Yashunin, arXiv 1603.09320).
-
-    Attributes:
-        M: links per document and level (level 0: twice as many).
-        ef_construction, ef_search: size of the candidate list when building and when searching;
-            larger values cost time and raise recall.
-        seed: for the levels of the documents. One thread builds the same graph from the same seed;
-            with several threads the graph depends on their timing.
-
-    Raises:
-        DataError: a value is not an integer or out of range.
-    """
-
-    M: int = 16
-    ef_construction: int = 200
-    ef_search: int = 128
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        least = {"M": 2, "ef_construction": 1, "ef_search": 1, "seed": 0}
-        for name, minimum in least.items():
-            value = getattr(self, name)
-            if type(value) is not int or not minimum <= value < 2**63:
-                raise DataError(
-                    f"{name} must be an integer of at least {minimum} and below 2^63, got {value!r}"
-                )
 
 
 class Index:
@@ -108,7 +74,7 @@ class Index:
             raise IndexFileError(f"{store.folder / DATABASE}: damaged: {error!r}") from None
         self._forked()
         after_fork(self._forked)
-        self._state = _State(store, store.head(), self.settings)
+        self._state = State(store, store.head(), self.settings)
         self._advance()
 
     def _forked(self) -> None:
@@ -197,7 +163,7 @@ class Index:
 
     def get(self, document_id: str) -> Document | None:
         """The document with an id, or None."""
-        (name,) = _ids([document_id])
+        (name,) = ids_of([document_id])
         return self.store.by_id([name]).get(name)
 
     def documents(self) -> Iterator[Document]:
@@ -250,7 +216,7 @@ class Index:
     ) -> int:
         documents = checked(documents)
         names = [f"document {d.document_id!r}" for d in documents]
-        rows = self._prepared(_numbers(vectors), names)
+        rows = self._prepared(numbers(vectors), names)
         with self._change() as change:
             known = change.rows_of([d.document_id for d in documents])
             if known and not replacing:
@@ -273,7 +239,7 @@ class Index:
         Raises:
             DataError: an id is not in the index; then nothing is deleted.
         """
-        ids = list(dict.fromkeys(_ids(document_ids)))
+        ids = list(dict.fromkeys(ids_of(document_ids)))
         with self._change() as change:
             known = change.rows_of(ids)
             for document_id in ids:
@@ -379,9 +345,9 @@ class Index:
             DataError: k is below 1, no document has a language or field, or the vector is invalid
                 (see :meth:`add`).
         """
-        k = _count("k", k)
-        threads = _count("threads", threads)
-        given = _numbers(vectors)
+        k = count("k", k)
+        threads = count("threads", threads)
+        given = numbers(vectors)
         if given.ndim not in (1, 2):
             raise DataError(
                 f"expected a query vector [dimension] or several [queries, dimension], got shape "
@@ -390,7 +356,7 @@ class Index:
         single = given.ndim == 1
         names = ["the query"] if single else [f"query {n}" for n in range(len(given))]
         queries = self._prepared(given[None] if single else given, names)
-        tags = None if languages is None else _tags(languages)
+        tags = None if languages is None else tags_of(languages)
         conditions = [] if where is None else parsed(where)
         for _ in range(100):
             state = self._refresh()
@@ -412,7 +378,7 @@ class Index:
             self._refresh(always=True)  # deleted in between: search again
         raise IndexFileError(f"{self.store.folder}: documents are missing; 'hybridret verify' it")
 
-    def _refresh(self, *, always: bool = False) -> _State:
+    def _refresh(self, *, always: bool = False) -> State:
         """What is committed, in memory."""
         version = self.store.version()
         if always or getattr(self._seen, "version", None) != version:
@@ -434,7 +400,7 @@ class Index:
             with self.store.snapshot():
                 head = self.store.head()
                 if state.broken or state.generation.file != head.generation.file:
-                    state = _State(self.store, head, self.settings)
+                    state = State(self.store, head, self.settings)
                 elif head == state.head and not state.damaged:
                     return
                 news = self.store.news(
@@ -480,287 +446,6 @@ class Index:
                 f"the vector of {name} is zero: the encoder's vocabulary has none of its tokens"
             )
         return np.asarray(rows / norms[:, None], dtype=np.float32)
-
-
-class _State:
-    """What of a generation's file is in memory; it grows, see :meth:`advance`."""
-
-    def __init__(self, store: Store, head: Head, settings: GraphSettings) -> None:
-        self.store = store
-        self.head = replace(head, change=0, live=0)
-        self.generation: Generation = replace(head.generation, places=0, graph=None, graph_places=0)
-        self.settings = settings
-        self.table = _native.Table(self.generation.dimension)
-        self.graph: _native.Graph | None = None
-        self.damaged = ""  # what is wrong with the published graph
-        self.size = 0
-        self._rows = np.empty(0, dtype=np.int64)
-        self._languages = np.empty(0, dtype=np.int32)
-        self._alive = np.empty(0, dtype=bool)
-        self._numbers: dict[str, int] = {}  # of languages
-        self._counts = np.zeros(0, dtype=np.int64)  # live documents by the language's number
-        self._language_of: dict[int, int] = {}  # number by row, of documents without a place yet
-        self.last_row = 0
-        self._builder: _native.Graph | None = None
-        self._columns: Columns | None = None
-        self._filters: OrderedDict[str, tuple[NDArray[np.uint8], NDArray[np.uint32]]] = (
-            OrderedDict()
-        )
-        self.broken = False
-        self.unlock()
-
-    def unlock(self) -> None:
-        """A lock that nobody holds."""
-        self._filtering = threading.Lock()
-
-    @property
-    def linked(self) -> int:
-        """Places in the graph that searches use."""
-        return self.graph.size if self.graph else 0
-
-    @property
-    def builder(self) -> _native.Graph:
-        """A graph that searches do not use, to go on with."""
-        if self._builder is None:
-            self._builder = self._read_graph() or self._new_graph()
-        return self._builder
-
-    def _new_graph(self) -> _native.Graph:
-        s = self.settings
-        return _native.Graph(self.table, M=s.M, ef_construction=s.ef_construction, seed=s.seed)
-
-    def advance(self, head: Head, news: News) -> None:
-        """Takes over what has been committed since."""
-        new = head.generation
-        if len(news.rows) != new.places - self.size:
-            raise IndexFileError(f"{self.store.folder / DATABASE}: damaged: blocks are missing")
-        vectors = np.asarray(self.store.vectors(new))
-        for row, language in news.documents:
-            number = self._numbers.setdefault(language, len(self._numbers))
-            self._language_of[row] = number
-            self.last_row = max(self.last_row, row)
-        if len(news.rows):
-            numbers = [self._language_of.pop(row, -1) for row in news.rows.tolist()]
-            # Before the table has them: searches look up what it finds.
-            self._rows = np.concatenate([self._rows, news.rows])
-            self._languages = np.concatenate([self._languages, np.array(numbers, np.int32)])
-            self._alive = np.concatenate([self._alive, np.ones(len(numbers), dtype=bool)])
-            self.table.extend(vectors)
-            self.size = len(self._rows)
-        gone = self._places(news.deleted)
-        gone = gone[self._alive[gone]]
-        self._alive[gone] = False
-        self.table.remove(gone.astype(np.uint32))
-        counts = np.zeros(len(self._numbers), dtype=np.int64)
-        counts[: len(self._counts)] = self._counts
-        np.add.at(counts, self._languages[self.size - len(news.rows) :], 1)
-        np.subtract.at(counts, self._languages[gone], 1)
-        self._counts = counts
-        old = self.generation
-        same = (new.graph, new.graph_checksum) == (old.graph, old.graph_checksum)
-        if self.damaged or not same:
-            self.generation = new
-            self.graph = self._read_graph()
-        self.generation, self.head = new, head
-
-    def _places(self, rows: Ints) -> Ints:
-        """Places of the rows that have one; rows ascend from place to place."""
-        at = np.searchsorted(self._rows, rows)
-        there = at < len(self._rows)
-        there[there] = self._rows[at[there]] == rows[there]
-        return np.asarray(at[there])
-
-    def _read_graph(self) -> _native.Graph | None:
-        """The published graph; None if there is none or it is damaged."""
-        generation = self.generation
-        self.damaged = ""
-        if generation.graph is None:
-            return None
-        path = self.store.folder / generation.graph
-        graph = self._new_graph()
-        try:
-            if sha256(path) != generation.graph_checksum:
-                raise RuntimeError(f"{path}: damaged: its checksum differs")
-            graph.load(str(path), generation.graph_places)
-        except (OSError, RuntimeError) as error:
-            self.damaged = str(error)
-            return None
-        return graph
-
-    def search(
-        self,
-        queries: Vectors,
-        k: int,
-        languages: Sequence[str] | None,
-        conditions: Sequence[tuple[str, str, Any]],
-        *,
-        exact: bool,
-        threads: int,
-    ) -> tuple[Ints, Vectors]:
-        """Rows [Q, <= k] and scores; -1 where there are no more."""
-        options: dict[str, Any] = {"threads": threads}
-        if languages is not None or conditions:
-            options["admitted"], options["rows"] = self._subset(languages, conditions)
-        graph = None if exact else self.graph
-        if graph is None:
-            places, scores = self.table.search(queries, k, **options)
-        else:
-            ef = self.settings.ef_search
-            places, scores = graph.search(queries, k, ef=ef, **options)
-        rows = np.where(places < 0, -1, self._rows[places]) if places.size else places
-        return rows, scores
-
-    def _subset(
-        self, languages: Sequence[str] | None, conditions: Sequence[tuple[str, str, Any]]
-    ) -> tuple[NDArray[np.uint8], NDArray[np.uint32]]:
-        """A byte for each place, and the places; kept until there are more."""
-        key = json.dumps([languages, conditions])
-        with self._filtering:
-            found = self._filters.get(key)
-            size = self.size
-            if found is None or len(found[0]) != size:
-                admitted = np.ones(size, dtype=bool)
-                if languages is not None:
-                    admitted &= np.isin(self._languages[:size], self._language_numbers(languages))
-                if conditions:
-                    admitted &= self._metadata(size).admitted(conditions)[:size]
-                found = admitted.view(np.uint8), np.flatnonzero(admitted).astype(np.uint32)
-                self._filters[key] = found
-            self._filters.move_to_end(key)
-            while len(self._filters) > _FILTERS:
-                self._filters.popitem(last=False)
-        return found
-
-    @property
-    def languages(self) -> dict[str, int]:
-        """Live documents in each language."""
-        counts = self._counts
-        found = {x: int(counts[n]) for x, n in self._numbers.copy().items() if n < len(counts)}
-        return {language: found[language] for language in sorted(found) if found[language]}
-
-    def _language_numbers(self, languages: Sequence[str]) -> list[int]:
-        known = self.languages
-        for asked in languages:
-            if not any(matches_language(language, asked) for language in known):
-                there = ", ".join(known) or "none"
-                raise DataError(f"no document in language {asked!r}; the index has {there}")
-        return [
-            number
-            for language, number in list(self._numbers.items())
-            if any(matches_language(language, asked) for asked in languages)
-        ]
-
-    @property
-    def fields(self) -> list[str]:
-        """Those that metadata have."""
-        with self._filtering:
-            return self._metadata(self.size).fields
-
-    def _metadata(self, size: int) -> Columns:
-        """The columns, up to a number of places."""
-        columns = self._columns = self._columns or Columns()
-        if columns.size < size:
-            rows = self._rows[columns.size : size]
-            texts = dict(self.store.metadata(int(rows.min()) - 1))
-            columns.extend(
-                [json.loads(text) if (text := texts.get(row)) else None for row in rows.tolist()]
-            )
-        return columns
-
-
-def checked(documents: Iterable[Document]) -> list[Document]:
-    """Documents that can be stored, with normalised language tags.
-
-    Raises:
-        DataError: another type, an empty or invalid text, a language that is no tag, metadata that
-            JSON cannot hold, or an id that comes twice.
-    """
-    if not isinstance(documents, Iterable):
-        raise DataError(f"expected documents, got {documents!r:.60}")
-    found: list[Document] = []
-    seen: set[str] = set()
-    for document in documents:
-        if not isinstance(document, Document):
-            raise DataError(
-                f"expected a hybridret.Document, got {type(document).__name__} {document!r:.60}"
-            )
-        name = f"document {document.document_id!r:.80}"
-        for field_name in ("document_id", "text", "language", "group_id", "title"):
-            value = getattr(document, field_name)
-            if not isinstance(value, str):
-                raise DataError(f"{name}: {field_name} must be a string, got {value!r:.60}")
-            try:
-                value.encode()
-            except UnicodeEncodeError as error:
-                raise DataError(
-                    f"{name}: {field_name} contains a lone surrogate, which is not a valid "
-                    f"character: {error.reason}"
-                ) from None
-            if "\0" in value:
-                raise DataError(f"{name}: {field_name} contains a NUL character")
-        if not document.document_id:
-            raise DataError("a document has an empty id")
-        if not document.full_text.strip():
-            raise DataError(f"{name}: the text is empty")
-        if document.document_id in seen:
-            raise DataError(f"document id {document.document_id!r} is a duplicate")
-        seen.add(document.document_id)
-        metadata = check_metadata(document.metadata, name)
-        try:
-            language = normalize_language(document.language or UNDETERMINED)
-        except DataError as error:
-            raise DataError(f"{name}: {error}") from None
-        found.append(
-            replace(
-                document,
-                language=language,
-                group_id=document.group_id or document.document_id,
-                metadata=metadata,
-            )
-        )
-    return found
-
-
-def _count(name: str, value: Any) -> int:
-    try:
-        if isinstance(value, bool):
-            raise TypeError
-        number = operator.index(value)
-    except TypeError:
-        number = 0
-    if number < 1:
-        raise DataError(f"{name} must be an integer of at least 1, got {value!r}")
-    return number
-
-
-def _numbers(vectors: Any) -> NDArray[Any]:
-    try:
-        array = np.asarray(vectors)
-    except ValueError as error:
-        raise DataError(f"vectors must be an array of numbers: {error}") from None
-    if array.dtype.kind not in "fiu":
-        raise DataError(f"vectors must be numbers, got an array of {array.dtype}")
-    return array
-
-
-def _tags(languages: Any) -> list[str]:
-    asked = [languages] if isinstance(languages, str) else languages
-    if not isinstance(asked, Iterable) or not all(isinstance(tag, str) for tag in asked):
-        raise DataError(f"languages must be tags such as ['de', 'zh'], got {languages!r:.60}")
-    return sorted({normalize_language(tag) for tag in asked})
-
-
-def _ids(given: Any) -> list[str]:
-    names = [given] if isinstance(given, str) else given
-    if not isinstance(names, Iterable):
-        raise DataError(f"expected document ids, got {given!r:.60}")
-    names = list(names)
-    for name in names:
-        if not isinstance(name, str):
-            raise DataError(f"a document id must be a string, got {name!r:.60}")
-        if any("\ud800" <= c <= "\udfff" for c in name):
-            raise DataError(f"no document {name!r:.60} in the index: it is not valid text")
-    return names
 
 
 def _hit(document: Document, score: float) -> Hit:

@@ -16,7 +16,9 @@ from hybridret.encoder.onnx import OnnxEncoder
 from hybridret.errors import DataError
 from hybridret.serving import version1
 from hybridret.serving.connections import TIMEOUT
-from hybridret.serving.index import GraphSettings, Index, checked
+from hybridret.serving.index import Index
+from hybridret.serving.inputs import checked
+from hybridret.serving.state import GraphSettings
 from hybridret.serving.store import DATABASE
 
 _CHUNK = 4096  # documents embedded and added at a time

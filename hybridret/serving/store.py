@@ -22,7 +22,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import re
 import sqlite3
 import threading
 import time
@@ -36,17 +35,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hybridret._files import new_folder, sync_folder
-from hybridret._types import Ints, Vectors
+from hybridret._files import new_folder
+from hybridret._types import Ints
 from hybridret.data.table import Document
 from hybridret.errors import IndexFileError
+from hybridret.serving.change import CHUNK, Change, Generation, Head, head_of, marks, unnamed
 from hybridret.serving.connections import TIMEOUT, Connection, Connections, after_fork
 
 DATABASE = "store.db"
 SCHEMA = 2
 _APPLICATION = 0x48524554  # of SQLite's header: this is a store
-_CHUNK = 500  # values of a statement
-_ROWS = 65_536  # places that are copied at a time
 _COUNTERS = ("change", "live", "active")  # of the settings: they change
 _REMOTE = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "ceph", "fuse.sshfs", "fuse.glusterfs")
 
@@ -85,43 +83,6 @@ CREATE TABLE blocks (
     PRIMARY KEY (generation, first)
 ) WITHOUT ROWID;
 """
-
-
-@dataclass(frozen=True)
-class Generation:
-    """The vectors of one encoder.
-
-    Attributes:
-        encoder: its fingerprint.
-        file: of the vectors.
-        places: vectors that are committed.
-        graph, graph_places, graph_checksum: the file of the graph, if one is published, how many
-            places it links, and its SHA-256.
-    """
-
-    number: int
-    encoder: str
-    dimension: int
-    file: str
-    places: int
-    graph: str | None
-    graph_places: int
-    graph_checksum: str | None
-
-
-@dataclass(frozen=True)
-class Head:
-    """What is committed.
-
-    Attributes:
-        change: number of the last one.
-        live: documents that are not deleted.
-        generation: the one that is searched.
-    """
-
-    change: int
-    live: int
-    generation: Generation
 
 
 @dataclass(frozen=True)
@@ -251,7 +212,7 @@ class Store:
     def head(self) -> Head:
         """What is committed now."""
         with self.snapshot() as connection:
-            return self._head(connection)
+            return head_of(connection)
 
     def news(self, generation: Generation, start: int, after_row: int, after_change: int) -> News:
         """What has come since a reader last looked.
@@ -297,9 +258,9 @@ class Store:
         found: dict[int, Document] = {}
         rows = [int(row) for row in rows]
         with self.snapshot() as connection:
-            for start in range(0, len(rows), _CHUNK):
-                some = rows[start : start + _CHUNK]
-                found.update(_documents(connection, f"row IN ({_marks(some)})", some))
+            for start in range(0, len(rows), CHUNK):
+                some = rows[start : start + CHUNK]
+                found.update(_documents(connection, f"row IN ({marks(some)})", some))
         return found
 
     def by_id(self, ids: Iterable[str]) -> dict[str, Document]:
@@ -307,9 +268,9 @@ class Store:
         found: dict[str, Document] = {}
         names = list(ids)
         with self.snapshot() as connection:
-            for start in range(0, len(names), _CHUNK):
-                some = names[start : start + _CHUNK]
-                documents = _documents(connection, f"id IN ({_marks(some)})", some)
+            for start in range(0, len(names), CHUNK):
+                some = names[start : start + CHUNK]
+                documents = _documents(connection, f"id IN ({marks(some)})", some)
                 found.update((d.document_id, d) for d in documents.values())
         return found
 
@@ -321,7 +282,7 @@ class Store:
         last = 0
         while True:
             with self.snapshot() as connection:
-                found = _documents(connection, "row > ?", [last], limit=_CHUNK)
+                found = _documents(connection, "row > ?", [last], limit=CHUNK)
             if not found:
                 return
             yield from found.values()
@@ -352,7 +313,7 @@ class Store:
         """
         with suppress(IndexFileError, sqlite3.Error), self._alone(), self._lock():
             connection = self._connections.get()
-            for name in _unnamed(connection, self.folder):
+            for name in unnamed(connection, self.folder):
                 with suppress(OSError):
                     (self.folder / name).unlink()
             connection.execute("VACUUM" if pack else "PRAGMA incremental_vacuum").fetchall()
@@ -413,12 +374,12 @@ class Store:
         with self._alone(), self._lock():
             connection = self._connections.get()
             try:
-                with self._naming():
+                with self.naming():
                     connection.begin("IMMEDIATE")
                 self._changing.now = True
                 change = Change(self, connection)
                 yield change
-                with self._naming():
+                with self.naming():
                     change.finish()
                     connection.execute("COMMIT")
             finally:
@@ -446,7 +407,7 @@ class Store:
         """One process."""
         path = self.folder / "writer"
         end = time.monotonic() + self.timeout
-        with self._naming():
+        with self.naming():
             file = path.open("a+", encoding="utf-8")
         with file:
             while True:
@@ -460,7 +421,7 @@ class Store:
                         raise self._busy(holder) from None
                     time.sleep(0.005)
             try:
-                with self._naming():
+                with self.naming():
                     file.truncate(0)
                     file.write(f"process {os.getpid()}")
                     file.flush()
@@ -469,7 +430,7 @@ class Store:
                 fcntl.flock(file, fcntl.LOCK_UN)  # a child of a fork has the file, too
 
     @contextmanager
-    def _naming(self) -> Iterator[None]:
+    def naming(self) -> Iterator[None]:
         """Errors of the disk and the database as ours."""
         try:
             yield
@@ -491,180 +452,6 @@ class Store:
         except sqlite3.Error as error:
             raise IndexFileError(f"{path or self.folder / DATABASE}: {error}") from None
 
-    def _head(self, connection: Connection) -> Head:
-        values = dict(connection.execute("SELECT name, value FROM settings"))
-        generation = connection.execute(
-            "SELECT * FROM generations WHERE number = ?", (values["active"],)
-        ).fetchone()
-        return Head(int(values["change"]), int(values["live"]), Generation(*generation))
-
-
-class Change:
-    """What one transaction does, see :meth:`Store.change`."""
-
-    def __init__(self, store: Store, connection: Connection) -> None:
-        self.store = store
-        self.connection = connection
-        self.head = store._head(connection)
-        self.number = self.head.change + 1
-        self._added = self._deleted = 0
-        self._compacted = False
-
-    def rows_of(self, ids: Sequence[str]) -> dict[str, int]:
-        """The rows of live documents, by id; of those that are there."""
-        found: dict[str, int] = {}
-        for start in range(0, len(ids), _CHUNK):
-            some = ids[start : start + _CHUNK]
-            found.update(
-                self.connection.execute(
-                    f"SELECT id, row FROM documents "
-                    f"WHERE deleted IS NULL AND id IN ({_marks(some)})",
-                    some,
-                )
-            )
-        return found
-
-    def delete(self, rows: Iterable[int]) -> None:
-        """Documents that no search returns any more; rows of live ones, each once."""
-        values = [(self.number, int(row)) for row in rows]
-        with self.store._naming():
-            self.connection.executemany("UPDATE documents SET deleted = ? WHERE row = ?", values)
-        self._deleted += len(values)
-
-    def add(self, documents: Sequence[Document], vectors: Vectors) -> None:
-        """New documents with their vectors [N, dimension], float32 and checked."""
-        if not documents:
-            return
-        with self.store._naming():
-            (last,) = self.connection.execute(
-                "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'documents'"
-            ).fetchone()
-            rows = range(last + 1, last + 1 + len(documents))
-            self.connection.executemany(
-                "INSERT INTO documents (row, id, language, group_id, title) VALUES (?, ?, ?, ?, ?)",
-                [
-                    (row, d.document_id, d.language, d.group_id, d.title)
-                    for row, d in zip(rows, documents, strict=True)
-                ],
-            )
-            self.connection.executemany(
-                "INSERT INTO contents VALUES (?, ?, ?)",
-                [(row, d.text, _json(d.metadata)) for row, d in zip(rows, documents, strict=True)],
-            )
-            self._append(self._generation(self.head.generation.number), rows, vectors)
-        self._added += len(documents)
-
-    def publish(self, generation: Generation, graph: str, places: int, checksum: str) -> bool:
-        """Names the graph of a generation's first places, unless its file is another by now."""
-        with self.store._naming():
-            done = self.connection.execute(
-                "UPDATE generations SET graph = ?, graph_places = ?, graph_checksum = ? "
-                "WHERE number = ? AND file = ? AND graph_places <= ?",
-                (graph, places, checksum, generation.number, generation.file, places),
-            )
-        return done.rowcount == 1
-
-    def compact(self) -> None:
-        """Takes deleted documents out for good."""
-        with self.store._naming():
-            numbers = [n for (n,) in self.connection.execute("SELECT number FROM generations")]
-            (next_file,) = self.connection.execute(
-                "SELECT max(CAST(substr(file, 9) AS INTEGER)) + 1 FROM generations"
-            ).fetchone()
-            for n, number in enumerate(numbers):
-                generation = self._generation(number)
-                self._rewrite(generation, f"vectors-{next_file + n}.f32")
-            for table in ("contents", "documents"):
-                self.connection.execute(
-                    f"DELETE FROM {table} WHERE row IN "
-                    "(SELECT row FROM documents WHERE deleted IS NOT NULL)"
-                )
-        self._compacted = True
-
-    def _rewrite(self, generation: Generation, file: str) -> None:
-        """Copies the places of live documents to another file, which becomes the generation's."""
-        (self.store.folder / file).write_bytes(b"")  # a killed process may have left one
-        vectors = self.store.vectors(generation)
-        blocks = self.connection.execute(
-            "SELECT first, rows FROM blocks WHERE generation = ? ORDER BY first",
-            (generation.number,),
-        ).fetchall()
-        self.connection.execute("DELETE FROM blocks WHERE generation = ?", (generation.number,))
-        self.connection.execute(
-            "UPDATE generations SET file = ?, places = 0, graph = NULL, graph_places = 0, "
-            "graph_checksum = NULL WHERE number = ?",
-            (file, generation.number),
-        )
-        rows = np.frombuffer(b"".join(blob for _, blob in blocks), dtype="<i8")
-        live = {
-            row
-            for (row,) in self.connection.execute("SELECT row FROM documents WHERE deleted IS NULL")
-        }
-        places = np.flatnonzero([row in live for row in rows.tolist()])
-        for start in range(0, len(places), _ROWS):
-            some = places[start : start + _ROWS]
-            new = self._generation(generation.number)
-            self._append(new, rows[some], vectors[some])
-        sync_folder(self.store.folder)
-
-    def _generation(self, number: int) -> Generation:
-        found = self.connection.execute("SELECT * FROM generations WHERE number = ?", (number,))
-        return Generation(*found.fetchone())
-
-    def _append(self, generation: Generation, rows: Sequence[int] | Ints, vectors: Vectors) -> None:
-        """Writes and syncs a block of places, then names it."""
-        data = np.ascontiguousarray(vectors, dtype="<f4").tobytes()
-        start = generation.places * generation.dimension * 4
-        file = os.open(self.store.folder / generation.file, os.O_WRONLY)
-        try:
-            _write_all(file, data, start)
-            os.fdatasync(file)
-        finally:
-            os.close(file)
-        self.connection.execute(
-            "INSERT INTO blocks VALUES (?, ?, ?, ?, ?)",
-            (
-                generation.number,
-                generation.places,
-                len(rows),
-                zlib.crc32(data),
-                np.array(rows, dtype="<i8").tobytes(),
-            ),
-        )
-        self.connection.execute(
-            "UPDATE generations SET places = places + ? WHERE number = ?",
-            (len(rows), generation.number),
-        )
-
-    def finish(self) -> None:
-        """Counts the change, if it was one."""
-        if self._added or self._deleted or self._compacted:
-            live = self.head.live + self._added - self._deleted
-            self.connection.executemany(
-                "UPDATE settings SET value = ? WHERE name = ?",
-                [(self.number, "change"), (live, "live")],
-            )
-
-
-def _unnamed(connection: Connection, folder: Path) -> list[str]:
-    """Files of vectors and graphs that the database does not name.
-
-    A graph of a generation's file may be about to be published: it is left.
-    """
-    named = connection.execute("SELECT file, graph, graph_places FROM generations")
-    linked = {file: (graph, places) for file, graph, places in named}
-    graphs = {graph for graph, _ in linked.values()}
-    found = []
-    for path in folder.iterdir():
-        if re.fullmatch(r"vectors-\d+\.f32", path.name) and path.name not in linked:
-            found.append(path.name)
-        elif match := re.fullmatch(r"graph-(\d+)-(\d+)-[0-9a-f]+\.hnsw", path.name):
-            _, places = linked.get(f"vectors-{match[1]}.f32", (None, None))
-            outdated = places is None or int(match[2]) < places
-            if path.name not in graphs and outdated:
-                found.append(path.name)
-    return found
-
 
 def _documents(
     connection: Connection, where: str, values: Sequence[Any], limit: int = -1
@@ -679,21 +466,6 @@ def _documents(
         row: Document(id, text, language, group, title, metadata=metadata and json.loads(metadata))
         for row, id, text, language, group, title, metadata in found
     }
-
-
-def _json(metadata: Any) -> str | None:
-    return None if metadata is None else json.dumps(dict(metadata), ensure_ascii=False)
-
-
-def _marks(values: Sequence[Any]) -> str:
-    return ", ".join("?" * len(values))
-
-
-def _write_all(file: int, data: bytes, offset: int) -> None:
-    view = memoryview(data)
-    while view:
-        written = os.pwrite(file, view, offset)
-        view, offset = view[written:], offset + written
 
 
 def _check_file_system(folder: Path) -> None:
