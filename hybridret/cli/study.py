@@ -41,8 +41,8 @@ STARTS = {
     "real": Start(
         "a pretrained encoder",
         "intfloat/multilingual-e5-small",
-        120,
-        64,
+        80,
+        32,
         (1e-5, 3e-5),
         (0.02,),
         (0, 1, 2),
