@@ -84,7 +84,6 @@ def quickstart(
     exported = export(encoder, output / "encoder", source="quick start, hybrid")
     retriever = Retriever.create(exported.folder)
     count = retriever.add(evaluation.documents)
-    retriever.save()
     _say(
         "Export and index",
         f"{exported.folder}: ONNX, {exported.megabytes:.1f} MB, largest relative difference from "
