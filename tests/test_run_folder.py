@@ -142,7 +142,7 @@ def test_a_run_out_of_patience_is_finished(capsys, tmp_path):
     status, text, _ = run(capsys, *command, "--patience", 2, "--resume", "--json")
     assert status == 0
     assert json.loads(text)["steps"] == 6
-    assert (tmp_path / "run" / "model" / "config.json").is_file()
+    assert TorchEncoder.load(tmp_path / "run" / "model").model.is_static
     status, text, _ = run(capsys, *command, "--patience", 4, "--resume", "--json")
     assert status == 0
     assert json.loads(text)["steps"] == 10
