@@ -22,7 +22,11 @@ constexpr int64_t kDecided = 40;
 // Rows that are compared one by one, always; and up to one in so many of all, since a walk has to
 // come to as many more nodes as are not admitted.
 constexpr int64_t kScanned = 4096;
-constexpr int64_t kScannedShare = 12;
+constexpr int64_t kScannedShare = 10;
+// A walk under a filter ends after this share of the admitted rows, and they are compared instead:
+// where the filter and the query disagree (one language of another's question) it would come to
+// most nodes. 100k x 384, 9 % in one language: 2,300 us walked, 170 us compared.
+constexpr int64_t kWalkedShare = 4;
 
 // hnswlib's elements are numbers of rows; the distance looks their vectors up.
 class RowSpace : public hnswlib::SpaceInterface<float> {
@@ -186,7 +190,8 @@ std::vector<Hit> Graph::search(const Table& table, const Query& query, int64_t k
   open.push(at);
   if (admitted(at.row)) best.push(at);
   std::vector<uint32_t> fresh;
-  while (!open.empty()) {
+  int64_t left = subset ? subset->count / kWalkedShare : rows_;
+  while (!open.empty() && left > 0) {
     const Near from = open.top();
     if (static_cast<int64_t>(best.size()) >= ef && from.score < best.top().score) break;
     open.pop();
@@ -195,6 +200,7 @@ std::vector<Hit> Graph::search(const Table& table, const Query& query, int64_t k
     fresh.clear();
     for (size_t i = 0; i < count; ++i)
       if (visited->first_time(to[i])) fresh.push_back(to[i]);
+    left -= static_cast<int64_t>(fresh.size());
     for (size_t i = 0; i < fresh.size() && i < kAhead; ++i) fetch(fresh[i]);
     for (size_t i = 0; i < fresh.size(); ++i) {
       if (i + kAhead < fresh.size()) fetch(fresh[i + kAhead]);
@@ -211,6 +217,7 @@ std::vector<Hit> Graph::search(const Table& table, const Query& query, int64_t k
     }
   }
   give_visited(std::move(visited));
+  if (subset && left <= 0) return {};
 
   while (static_cast<int64_t>(best.size()) > std::max(k, kDecided)) best.pop();
   std::vector<uint32_t> decided;
@@ -237,6 +244,7 @@ std::vector<Hit> search(const Table& table, const Graph* graph, const Query& que
   if (linked == 0 || rows <= kScanned || rows * kScannedShare <= linked)
     return table.scan(query, k, subset, 0);
   std::vector<Hit> hits = graph->search(table, query, k, ef, subset);
+  if (hits.empty()) return table.scan(query, k, subset, 0);
   const std::vector<Hit> later = table.scan(query, k, subset, linked);
   hits.insert(hits.end(), later.begin(), later.end());
   if (static_cast<int64_t>(hits.size()) < std::min(k, rows)) return table.scan(query, k, subset, 0);

@@ -32,7 +32,8 @@ class Graph {
   // Links the rows that are not linked yet, up to `count`.
   void build(const Table& table, int64_t count, int threads);
 
-  // The k best live rows among those that are linked. `ef`: nodes that are kept on the way.
+  // The k best live rows among those that are linked; none if the subset would take too long, see
+  // kWalkedShare. `ef`: nodes that are kept on the way.
   std::vector<Hit> search(const Table& table, const Query& query, int64_t k, int64_t ef,
                           const Subset* subset) const;
 
