@@ -47,30 +47,71 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
     given = path
     with _naming(given):
         path = _resolved(path)
-        temporary, lock = _make_temporary(path, _make_file)
-    try:
-        with _naming(given, temporary):
+        with temporary_file(path) as temporary, _naming(given, temporary):
             yield temporary
-            _sync(temporary)
-            temporary.chmod(0o666 & ~UMASK)
-            temporary.replace(path)
-            _sync(path.parent)
+            put(temporary, path)
+
+
+@contextmanager
+def temporary_file(path: Path) -> Iterator[Path]:
+    """A file beside ``path``, for :func:`put`; without that it is removed at the end.
+
+    Those that a killed process left for the same ``path`` are removed.
+    """
+    temporary, lock = _make_temporary(path, _make_file)
+    try:
+        yield temporary
     finally:
         temporary.unlink(missing_ok=True)
         os.close(lock)
 
 
+def put(temporary: Path, path: Path) -> None:
+    """Gives a temporary file its name, in the place of what has it, once its content is on disk."""
+    _sync(temporary)
+    temporary.chmod(0o666 & ~UMASK)
+    temporary.replace(path)
+    _sync(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes sure that the names of a folder's files are on disk."""
+    _sync(folder)
+
+
 @contextmanager
-def atomic_folder(path: str | Path) -> Iterator[Path]:
+def replayable(path: str | Path) -> Iterator[Path]:
+    """A path that can be read several times: that of a copy, if ``path`` is a pipe."""
+    path = Path(path)
+    if not path.exists() or path.is_file() or path.is_dir():
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / path.name
+        with path.open("rb") as source, copy.open("wb") as target:
+            shutil.copyfileobj(source, target)
+        yield copy
+
+
+@contextmanager
+def atomic_folder(path: str | Path, *, replace: bool = True) -> Iterator[Path]:
     """A temporary folder that replaces ``path`` at the end; nothing changes on an error.
 
     A link is followed. Temporary folders that a killed process left for the same ``path`` are
     removed.
 
+    Args:
+        replace: if not, it takes the place of an empty folder at most, also of one that was not
+            there at the beginning.
+
     Raises:
+        FileExistsError: something is there that is not to be replaced.
         OSError: ``path`` is the current directory or cannot be written; the error names it.
     """
     given = path = Path(path)
+    there = path.exists() and (not path.is_dir() or any(path.iterdir()))
+    if there and not replace:
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
     with _naming(given):
         path = _resolved(path)
         if path.exists() and path.samefile("."):
@@ -82,49 +123,14 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
             use_umask(temporary)
             for entry in (temporary, *temporary.rglob("*")):
                 _sync(entry)
-            if path.exists():
+            if path.exists() and replace:
                 _exchange(temporary, path)
             else:
-                temporary.rename(path)
+                _rename_new(temporary, path)
             _sync(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         os.close(lock)
-
-
-@contextmanager
-def new_folder(path: str | Path) -> Iterator[Path]:
-    """As :func:`atomic_folder`, but never over anything that is there, be it made meanwhile.
-
-    Raises:
-        FileExistsError: something is there; an empty folder is taken.
-    """
-    path = Path(path)
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
-    path = _resolved(path)
-    temporary, lock = _make_temporary(path, _make_folder)
-    try:
-        with _naming(path, temporary):
-            yield temporary
-            use_umask(temporary)
-            for entry in (temporary, *temporary.rglob("*")):
-                _sync(entry)
-        try:
-            temporary.rename(path)
-        except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
-                raise
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
-        _sync(path.parent)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        os.close(lock)
-
-
-def sync_folder(folder: Path) -> None:
-    """Makes sure that the names of a folder's files are on disk."""
-    _sync(folder)
 
 
 def use_umask(folder: Path) -> None:
@@ -249,6 +255,15 @@ def _remove_stale(path: Path) -> None:
             pass  # another process is writing it, or no locks here
         finally:
             os.close(descriptor)
+
+
+def _rename_new(new: Path, path: Path) -> None:
+    try:
+        new.rename(path)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            raise
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
 
 
 def _exchange(new: Path, old: Path) -> None:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -91,6 +92,12 @@ def test_export_index_and_search(capsys, bert_folder, tmp_path):
     assert "--where: not JSON" in fails(capsys, "search", out, "Paris", "--where", "year")
     _, text, _ = run(capsys, "index", out, documents, "--overwrite")
     assert "2 documents added, 2 of them replaced, 1 deleted; 2 in the index" in text
+    os.mkfifo(tmp_path / "pipe")  # read several times all the same
+    writer = threading.Thread(target=(tmp_path / "pipe").write_text, args=(documents.read_text(),))
+    writer.start()
+    _, text, _ = run(capsys, "index", out, tmp_path / "pipe")
+    writer.join()
+    assert "0 documents added, 2 were there already" in text
     assert "1 deleted, 1 in the index" in run(capsys, "delete", out, "c")[1]
     assert "no document 'c' in the index" in fails(capsys, "delete", out, "c")
     assert "bytes before" in run(capsys, "compact", out)[1]

@@ -44,6 +44,7 @@ def add_store(parser: Any) -> None:
 
 
 def run(o: argparse.Namespace) -> None:
+    from hybridret._files import replayable
     from hybridret.data.jsonl import read_documents
     from hybridret.serving.retriever import Retriever, has_index
 
@@ -51,22 +52,22 @@ def run(o: argparse.Namespace) -> None:
     retriever = (Retriever.load if there else Retriever.create)(o.encoder, store=o.store)
     before = len(retriever)
     replacing = o.upsert or o.overwrite
-    added = retriever.add_file(
-        o.documents,
-        known="replace" if replacing else "skip",
-        batch_size=o.batch_size,
-        progress=interactive(),
-    )
-    read = sum(1 for _ in read_documents(o.documents))
+    with replayable(o.documents) as file:
+        added = retriever.add_file(
+            file,
+            known="replace" if replacing else "skip",
+            batch_size=o.batch_size,
+            progress=interactive(),
+        )
+        ids = {d.document_id for d in read_documents(file)}
     deleted: list[str] = []
     if o.overwrite:
-        kept = {d.document_id for d in read_documents(o.documents)}
-        deleted = [d.document_id for d in retriever.documents() if d.document_id not in kept]
+        deleted = [d.document_id for d in retriever.documents() if d.document_id not in ids]
         retriever.delete(deleted)
     retriever.index.link()
     counts: dict[str, Any] = {
         "added": added,
-        "known": read - added,
+        "known": len(ids) - added,
         "replaced": max(0, added + before - len(deleted) - len(retriever)) if replacing else 0,
         "deleted": len(deleted),
         "documents": len(retriever),

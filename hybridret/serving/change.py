@@ -118,15 +118,14 @@ class Change:
             self._append(self._generation(self.head.generation.number), rows, vectors)
         self._added += len(documents)
 
-    def publish(self, generation: Generation, graph: str, places: int, checksum: str) -> bool:
+    def publish(self, generation: Generation, graph: str, places: int, checksum: str) -> None:
         """Names the graph of a generation's first places, unless its file is another by now."""
         with self.store.naming():
-            done = self.connection.execute(
+            self.connection.execute(
                 "UPDATE generations SET graph = ?, graph_places = ?, graph_checksum = ? "
                 "WHERE number = ? AND file = ? AND graph_places <= ?",
                 (graph, places, checksum, generation.number, generation.file, places),
             )
-        return done.rowcount == 1
 
     def compact(self) -> None:
         """Takes deleted documents out for good."""

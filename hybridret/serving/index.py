@@ -8,7 +8,6 @@ are all of them where a filter leaves few. The graph is made again where it is m
 
 from __future__ import annotations
 
-import os
 import shutil
 import threading
 import warnings
@@ -20,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from hybridret._files import sha256, sync_folder
+from hybridret._files import put, sha256, temporary_file
 from hybridret._types import Similarity, Vectors
 from hybridret.data.table import Document
 from hybridret.errors import DataError, IndexFileError
@@ -290,18 +289,14 @@ class Index:
             while graph.size < size:
                 graph.build(min(size, graph.size + _TOGETHER), threads=threads)
             folder, number = self.store.folder, state.generation.file.split("-")[1].split(".")[0]
-            path = folder / f".graph-{number}-{os.getpid()}"
             try:
-                graph.save(str(path))
-                checksum = sha256(path)
-                name = f"graph-{number}-{size}-{checksum[:8]}.hnsw"
-                sync_folder(path)
-                path.rename(folder / name)
-                sync_folder(folder)
+                with temporary_file(folder / "graph") as temporary:
+                    graph.save(str(temporary))
+                    checksum = sha256(temporary)
+                    name = f"graph-{number}-{size}-{checksum[:8]}.hnsw"
+                    put(temporary, folder / name)
             except (OSError, RuntimeError) as error:
                 raise IndexFileError(f"{folder}: the graph could not be written: {error}") from None
-            finally:
-                path.unlink(missing_ok=True)
             with self._change() as change:
                 change.publish(state.generation, name, size, checksum)
             self.store.tidy()

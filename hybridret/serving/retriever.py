@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
+from hybridret._files import replayable
 from hybridret._progress import progress_bar
 from hybridret.data.jsonl import read_documents
 from hybridret.data.table import Document
@@ -188,18 +189,19 @@ class Retriever:
         batch_size: int = 32,
         progress: bool = False,
     ) -> int:
-        """Adds the documents of a ``.jsonl`` file, which is read twice: all of it is checked
-        before the first document is added.
+        """Adds the documents of a ``.jsonl`` file, or of a pipe, which is read twice: all of it is
+        checked before the first document is added.
 
         Raises:
             DataError: a line is invalid (the message names file, line and field), or a document is
                 in the index; nothing is added. Or see :meth:`add`.
         """
-        total, source = 0, iter(read_documents(path))
-        while chunk := list(islice(source, _CHUNK)):
-            self._wanted(checked(chunk), known)
-            total += len(chunk)
-        return self._add(read_documents(path), total, known, batch_size, progress)
+        with replayable(path) as file:
+            total, source = 0, iter(read_documents(file))
+            while chunk := list(islice(source, _CHUNK)):
+                self._wanted(checked(chunk), known)
+                total += len(chunk)
+            return self._add(read_documents(file), total, known, batch_size, progress)
 
     def delete(self, document_ids: Iterable[str]) -> None:
         """Deletes documents; later searches no longer return them.

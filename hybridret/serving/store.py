@@ -35,7 +35,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hybridret._files import new_folder
+from hybridret._files import atomic_folder
 from hybridret._types import Ints
 from hybridret.data.table import Document
 from hybridret.errors import IndexFileError
@@ -153,7 +153,7 @@ class Store:
         """
         folder = Path(folder)
         try:
-            with new_folder(folder) as made:
+            with atomic_folder(folder, replace=False) as made:
                 _check_file_system(made)
                 connection = sqlite3.connect(made / DATABASE, isolation_level=None)
                 try:
