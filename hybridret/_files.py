@@ -68,15 +68,10 @@ def temporary_file(path: Path) -> Iterator[Path]:
 
 def put(temporary: Path, path: Path) -> None:
     """Gives a temporary file its name, in the place of what has it, once its content is on disk."""
-    _sync(temporary)
+    sync(temporary)
     temporary.chmod(0o666 & ~UMASK)
     temporary.replace(path)
-    _sync(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Makes sure that the names of a folder's files are on disk."""
-    _sync(folder)
+    sync(path.parent)
 
 
 @contextmanager
@@ -122,22 +117,25 @@ def atomic_folder(path: str | Path, *, replace: bool = True) -> Iterator[Path]:
             yield temporary
             use_umask(temporary)
             for entry in (temporary, *temporary.rglob("*")):
-                _sync(entry)
+                sync(entry)
             if path.exists() and replace:
                 _exchange(temporary, path)
             else:
                 _rename_new(temporary, path)
-            _sync(path.parent)
+            sync(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         os.close(lock)
 
 
 def use_umask(folder: Path) -> None:
-    """Gives a folder of ours and its contents default permissions: safetensors writes 0600."""
+    """Gives a folder of ours and its contents default permissions: safetensors writes 0600.
+
+    A file that another folder has, too, keeps its own.
+    """
     folder.chmod(0o777 & ~UMASK)
     for entry in folder.rglob("*"):
-        if not entry.is_symlink():
+        if not entry.is_symlink() and (entry.is_dir() or entry.stat().st_nlink == 1):
             entry.chmod((0o777 if entry.is_dir() else 0o666) & ~UMASK)
 
 
@@ -343,7 +341,8 @@ def check_files(folder: Path, expected: Any, error: type[HybridretError]) -> Non
             raise error(f"{file}: damaged: its checksum differs from the manifest's")
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Makes sure that a file, or the names of a folder's files, are on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

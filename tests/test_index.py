@@ -223,7 +223,7 @@ def test_bad_questions(tmp_path):
     with pytest.raises(DataError, match=r"expected 1 vectors of dimension 24, got shape \[1, 5\]"):
         index.search(np.ones(5, np.float32))
     for bad, message in (
-        (None, "vectors must be numbers, got an array of object"),
+        (None, "nothing to search for: give vectors, words, or both"),
         (5, r"expected a query vector \[dimension\] or several"),
         ([[1, 2], [3]], "vectors must be an array of numbers"),
         (["x"] * 24, "vectors must be numbers"),

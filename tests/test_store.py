@@ -310,7 +310,7 @@ def test_foreign_and_damaged_databases(tmp_path):
         Index.open(tmp_path / "index")
     connection = sqlite3.connect(tmp_path / "index" / "store.db")
     connection.execute("PRAGMA user_version = 2")
-    connection.execute("UPDATE settings SET value = '\"euclid\"' WHERE name = 'similarity'")
+    connection.execute("UPDATE generations SET similarity = 'euclid'")
     connection.commit()
     connection.close()
     with pytest.raises(IndexFileError, match=r"damaged: .*euclid"):

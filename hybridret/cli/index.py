@@ -21,7 +21,9 @@ def add(commands: Any) -> None:
         "the index already are passed over, so that the same command goes on after an "
         "interruption. A running service sees the new documents.",
     )
-    p.add_argument("encoder", type=Path, help="folder written by 'hybridret export'")
+    p.add_argument(
+        "folder", type=Path, help="of an encoder, written by 'hybridret export', or of a store"
+    )
     p.add_argument("documents", type=Path, help="a .jsonl or .jsonl.gz file")
     add_store(p)
     existing = p.add_mutually_exclusive_group()
@@ -39,7 +41,7 @@ def add(commands: Any) -> None:
 
 def add_store(parser: Any) -> None:
     parser.add_argument(
-        "--store", type=Path, metavar="FOLDER", help="of the index (default: ENCODER/index)"
+        "--store", type=Path, metavar="FOLDER", help="of the index (default: FOLDER/index)"
     )
 
 
@@ -48,8 +50,8 @@ def run(o: argparse.Namespace) -> None:
     from hybridret.data.jsonl import read_documents
     from hybridret.serving.retriever import Retriever, has_index
 
-    there = has_index(o.encoder, o.store)
-    retriever = (Retriever.load if there else Retriever.create)(o.encoder, store=o.store)
+    there = has_index(o.folder, o.store)
+    retriever = (Retriever.load if there else Retriever.create)(o.folder, store=o.store)
     before = len(retriever)
     replacing = o.upsert or o.overwrite
     with replayable(o.documents) as file:
@@ -87,6 +89,6 @@ def run(o: argparse.Namespace) -> None:
         if counts[name]
     )
     print(
-        f"{o.encoder}: {added:,} documents added{more}; {len(retriever):,} in the index "
+        f"{o.folder}: {added:,} documents added{more}; {len(retriever):,} in the index "
         f"({by_language})"
     )

@@ -18,7 +18,9 @@ from hybridret.errors import DataError
 def add(commands: Any) -> None:
     p = add_command(commands, "search", run, "search the index of an encoder", "")
     p.add_argument(
-        "encoder", type=Path, help="folder of an exported encoder with an index ('hybridret index')"
+        "folder",
+        type=Path,
+        help="of an exported encoder with an index ('hybridret index'), or of a store",
     )
     add_store(p)
     p.add_argument("query", help="text, in any language the encoder supports")
@@ -30,6 +32,13 @@ def add(commands: Any) -> None:
         "--where",
         metavar="JSON",
         help='only documents whose metadata are so, such as \'{"year": {"gte": 2024}}\'',
+    )
+    p.add_argument(
+        "--mode",
+        choices=("dense", "words", "hybrid"),
+        default="dense",
+        help="documents closest in meaning, those with the query's words (BM25; in the query's "
+        "script alone), or both rankings fused",
     )
     p.add_argument(
         "--exact",
@@ -48,8 +57,8 @@ def run(o: argparse.Namespace) -> None:
             where = json.loads(o.where)
         except ValueError as error:
             raise DataError(f"--where: not JSON: {error}") from None
-    hits = Retriever.load(o.encoder, store=o.store).search(
-        o.query, o.k, languages=o.languages, where=where, exact=o.exact
+    hits = Retriever.load(o.folder, store=o.store).search(
+        o.query, o.k, languages=o.languages, where=where, exact=o.exact, mode=o.mode
     )
     if o.json:
         print(json.dumps([asdict(hit) for hit in hits], ensure_ascii=False))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
-from hybridret._files import check_files, checksums, read_json, sha256
+from hybridret._files import check_files, checksums, read_json, sha256, sync
 from hybridret.encoder.tokenization import TOKENIZER_FILE
 from hybridret.errors import ModelError
 
@@ -27,8 +29,11 @@ def seal(folder: Path, encoder: dict[str, Any]) -> dict[str, Any]:
     return {"files": files, "fingerprint": _fingerprint(files, encoder)}
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of an exported encoder, after comparing all files with their checksums.
+def read_manifest(folder: Path, *, check: bool = True) -> dict[str, Any]:
+    """The manifest of an exported encoder.
+
+    Args:
+        check: compare all files with their checksums.
 
     Raises:
         ModelError: the manifest is missing, damaged or of another schema, or a file differs from
@@ -56,6 +61,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             raise ModelError(f"{path}: damaged: {name!r} is {manifest.get(name)!r:.60}")
     if not 1 <= manifest["dimension"] <= 1 << 20:
         raise ModelError(f"{path}: damaged: 'dimension' is {manifest['dimension']!r:.60}")
+    if not check:
+        return manifest
     if "files" in manifest:
         check_files(folder, manifest["files"], ModelError)
         files = manifest["files"]
@@ -73,6 +80,25 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             f"{folder}: damaged: tokenizer, model or {MANIFEST_FILE} was changed after the export"
         )
     return manifest
+
+
+def copy_encoder(source: Path, target: Path) -> None:
+    """An exported encoder in another folder, which must not exist: links to its files, or copies
+    where the file system cannot link them."""
+    listed = read_manifest(source, check=False).get("files")
+    if listed is None:  # written by hybridret 0.1
+        model = sorted(file for file in (source / ONNX_FILE).parent.iterdir() if file.is_file())
+        listed = [TOKENIZER_FILE, *(file.relative_to(source).as_posix() for file in model)]
+    for name in (MANIFEST_FILE, *listed):
+        file, copy = (source / name).resolve(), target / name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(file, copy)
+        except OSError:
+            shutil.copyfile(file, copy)
+            sync(copy)
+    for folder in {(target / name).parent for name in (MANIFEST_FILE, *listed)}:
+        sync(folder)
 
 
 def _fingerprint(files: dict[str, dict[str, Any]], encoder: dict[str, Any]) -> str:

@@ -90,6 +90,23 @@ class Tokenizer:
         encodings = self.backend.encode_batch(list(texts), add_special_tokens=self.special_tokens)
         return [np.array(e.ids, dtype=np.int32) for e in encodings]
 
+    def subwords(self, texts: Sequence[str]) -> list[list[tuple[int, str]]]:
+        """Token ids of each text, each with the part of the text that it stands for.
+
+        Of the whole text, however long, and without special tokens.
+        """
+        found = []
+        encodings = self.backend.encode_batch(list(texts), add_special_tokens=False)
+        for text, first in zip(texts, encodings, strict=True):
+            found.append(
+                [
+                    (token, text[start:end])
+                    for encoding in (first, *first.overflowing)
+                    for token, (start, end) in zip(encoding.ids, encoding.offsets, strict=True)
+                ]
+            )
+        return found
+
     def pad(self, ids: Sequence[NDArray[np.int32]]) -> tuple[Ints, Ints]:
         """(input_ids, attention_mask), int64 [B, S]; S is the longest length, at least 1."""
         lengths = np.array([len(i) for i in ids], dtype=np.int64)

@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hybridret._files import sync_folder
-from hybridret._types import Ints, Vectors
+from hybridret._files import sync
+from hybridret._types import Ints, Similarity, Vectors
 from hybridret.data.table import Document
+from hybridret.encoder.manifest import copy_encoder
+from hybridret.errors import IndexFileError
+from hybridret.serving import words
 from hybridret.serving.connections import Connection
 
 if TYPE_CHECKING:
@@ -28,10 +32,13 @@ _ROWS = 65_536  # places that are copied at a time
 
 @dataclass(frozen=True)
 class Generation:
-    """The vectors of one encoder.
+    """The vectors of one encoder, and its words.
 
     Attributes:
         encoder: its fingerprint.
+        state: ``building``: it has vectors of some documents; ``ready``: of all, and of those that
+            are added; ``dropped``: of none any more.
+        words: whether it has the documents' words.
         file: of the vectors.
         places: vectors that are committed.
         graph, graph_places, graph_checksum: the file of the graph, if one is published, how many
@@ -41,11 +48,19 @@ class Generation:
     number: int
     encoder: str
     dimension: int
+    similarity: Similarity
+    state: str
+    words: bool
     file: str
     places: int
     graph: str | None
     graph_places: int
     graph_checksum: str | None
+
+    @property
+    def folder(self) -> str:
+        """Name of the folder of its encoder."""
+        return f"encoder-{self.encoder}"
 
 
 @dataclass(frozen=True)
@@ -55,12 +70,35 @@ class Head:
     Attributes:
         change: number of the last one.
         live: documents that are not deleted.
-        generation: the one that is searched.
+        active: number of the generation that is to be searched.
+        generation: the one that was asked for.
     """
 
     change: int
     live: int
+    active: int
     generation: Generation
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """What a generation has of documents.
+
+    Attributes:
+        vectors: float32 [N, dimension], checked.
+        terms: those of :meth:`hybridret.serving.words.Words.documents`, if it has words.
+    """
+
+    vectors: Vectors
+    terms: Sequence[str] | None
+
+
+class GenerationGone(IndexFileError):
+    """The vectors of an encoder are no longer in the store."""
+
+
+class NotEmbedded(IndexFileError):
+    """Documents were to be added without their vectors of every encoder of the store."""
 
 
 class Change:
@@ -69,7 +107,7 @@ class Change:
     def __init__(self, store: Store, connection: Connection) -> None:
         self.store = store
         self.connection = connection
-        self.head = head_of(connection)
+        self.head = head_of(connection, None, store.folder)
         self.number = self.head.change + 1
         self._added = self._deleted = 0
         self._compacted = False
@@ -93,12 +131,29 @@ class Change:
         values = [(self.number, int(row)) for row in rows]
         with self.store.naming():
             self.connection.executemany("UPDATE documents SET deleted = ? WHERE row = ?", values)
+            for generation in self.generations():
+                if generation.words:
+                    words.remove(self.connection, generation.number, [row for _, row in values])
         self._deleted += len(values)
 
-    def add(self, documents: Sequence[Document], vectors: Vectors) -> None:
-        """New documents with their vectors [N, dimension], float32 and checked."""
+    def add(self, documents: Sequence[Document], embedded: Mapping[int, Embedded]) -> None:
+        """New documents, with what each generation that is ready has of them.
+
+        Raises:
+            NotEmbedded: a generation is missing.
+            GenerationGone: those that are given were dropped.
+        """
         if not documents:
             return
+        ready = [g for g in self.generations() if g.state == "ready"]
+        if not {g.number for g in ready} & embedded.keys():
+            raise gone(self.store.folder, self._generation(next(iter(embedded))))
+        if not {g.number for g in ready} <= embedded.keys():
+            encoders = ", ".join(g.encoder or "none" for g in ready)
+            raise NotEmbedded(
+                f"{self.store.folder}: documents are embedded with {len(ready)} encoders (of "
+                f"fingerprints {encoders}), until all but one are dropped: add with a Retriever"
+            )
         with self.store.naming():
             (last,) = self.connection.execute(
                 "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'documents'"
@@ -115,8 +170,13 @@ class Change:
                 "INSERT INTO contents VALUES (?, ?, ?)",
                 [(row, d.text, _json(d.metadata)) for row, d in zip(rows, documents, strict=True)],
             )
-            self._append(self._generation(self.head.generation.number), rows, vectors)
+            for generation in ready:
+                self._append(generation, rows, embedded[generation.number])
         self._added += len(documents)
+
+    def generations(self) -> list[Generation]:
+        """Those that are not dropped, in order."""
+        return generations_of(self.connection)
 
     def publish(self, generation: Generation, graph: str, places: int, checksum: str) -> None:
         """Names the graph of a generation's first places, unless its file is another by now."""
@@ -130,13 +190,10 @@ class Change:
     def compact(self) -> None:
         """Takes deleted documents out for good."""
         with self.store.naming():
-            numbers = [n for (n,) in self.connection.execute("SELECT number FROM generations")]
-            (next_file,) = self.connection.execute(
-                "SELECT max(CAST(substr(file, 9) AS INTEGER)) + 1 FROM generations"
-            ).fetchone()
-            for n, number in enumerate(numbers):
-                generation = self._generation(number)
-                self._rewrite(generation, f"vectors-{next_file + n}.f32")
+            for generation in self.generations():
+                self._rewrite(generation, self._next_file())
+                if generation.words:
+                    words.pack(self.connection, generation.number)
             for table in ("contents", "documents"):
                 self.connection.execute(
                     f"DELETE FROM {table} WHERE row IN "
@@ -166,17 +223,133 @@ class Change:
         places = np.flatnonzero([row in live for row in rows.tolist()])
         for start in range(0, len(places), _ROWS):
             some = places[start : start + _ROWS]
-            new = self._generation(generation.number)
-            self._append(new, rows[some], vectors[some])
-        sync_folder(self.store.folder)
+            self._append(
+                self._generation(generation.number), rows[some], Embedded(vectors[some], None)
+            )
+        sync(self.store.folder)
+
+    def _next_file(self) -> str:
+        """A name for a file of vectors that no generation has had."""
+        (number,) = self.connection.execute(
+            "SELECT max(CAST(substr(file, 9) AS INTEGER)) + 1 FROM generations"
+        ).fetchone()
+        return f"vectors-{number}.f32"
+
+    # ------------------------------------------------------------------------- other encoders
+
+    def begin(
+        self,
+        encoder: Path,
+        fingerprint: str,
+        dimension: int,
+        similarity: Similarity,
+        *,
+        with_words: bool,
+    ) -> Generation:
+        """The generation of an encoder; an empty one, with a copy of its folder, if it is new.
+
+        Raises:
+            IndexFileError: another one is being built.
+        """
+        for known in self.generations():
+            if known.encoder == fingerprint:
+                return known
+            if known.state == "building":
+                raise IndexFileError(
+                    f"{self.store.folder}: documents are being embedded with another encoder "
+                    f"(fingerprint {known.encoder}); go on with that, or drop it first "
+                    f"('hybridret reindex --drop')"
+                )
+        with self.store.naming():
+            file = self._next_file()
+            (self.store.folder / file).write_bytes(b"")
+            number = self.connection.execute(
+                "INSERT INTO generations "
+                "(encoder, dimension, similarity, state, words, file, places) "
+                "VALUES (?, ?, ?, 'building', ?, ?, 0)",
+                (fingerprint, dimension, similarity, with_words, file),
+            ).lastrowid
+            assert number is not None
+            if with_words:
+                words.create(self.connection, number)
+            new = self._generation(number)
+            self.keep(new, encoder)
+            return new
+
+    def keep(self, generation: Generation, encoder: Path) -> None:
+        """Copies the folder of a generation's encoder into the store."""
+        with self.store.naming():
+            folder = self.store.folder / generation.folder
+            shutil.rmtree(folder, ignore_errors=True)  # a killed process may have left a part of it
+            copy_encoder(encoder, folder)
+            sync(self.store.folder)
+
+    def embed(self, number: int, rows: Sequence[int], embedded: Embedded) -> None:
+        """Vectors of documents that are there already, for a generation that is being built.
+
+        Args:
+            rows: of the documents, those after the generation's last one. Deleted ones are passed
+                over, and all of them if another process was first.
+        """
+        generation = self._generation(number)
+        if generation.state == "dropped":
+            raise gone(self.store.folder, generation)
+        if generation.state != "building" or not rows or rows[0] <= self.last_row(number):
+            return
+        marked = marks(rows)
+        live = {
+            row
+            for (row,) in self.connection.execute(
+                f"SELECT row FROM documents WHERE deleted IS NULL AND row IN ({marked})", rows
+            )
+        }
+        kept = [n for n, row in enumerate(rows) if row in live]
+        if not kept:
+            return
+        terms = embedded.terms
+        some = Embedded(embedded.vectors[kept], terms and [terms[n] for n in kept])
+        with self.store.naming():
+            self._append(generation, [rows[n] for n in kept], some)
+
+    def last_row(self, number: int) -> int:
+        """That of a generation's last place; 0: it has none."""
+        found = self.connection.execute(
+            "SELECT rows FROM blocks WHERE generation = ? ORDER BY first DESC LIMIT 1",
+            (number,),
+        ).fetchone()
+        return int(np.frombuffer(found[0], dtype="<i8")[-1]) if found else 0
+
+    def activate(self, number: int) -> None:
+        """Has a generation searched, which must have all documents by now."""
+        with self.store.naming():
+            self.connection.execute(
+                "UPDATE generations SET state = 'ready' WHERE number = ?", (number,)
+            )
+            self.connection.execute(
+                "UPDATE settings SET value = ? WHERE name = 'active'", (number,)
+            )
+
+    def drop(self, number: int) -> None:
+        """Takes the vectors and words of an encoder out; its fingerprint stays known."""
+        with self.store.naming():
+            if self._generation(number).words:
+                words.drop(self.connection, number)
+            self.connection.execute("DELETE FROM blocks WHERE generation = ?", (number,))
+            self.connection.execute(
+                "UPDATE generations SET state = 'dropped', words = 0, places = 0, graph = NULL, "
+                "graph_places = 0, graph_checksum = NULL WHERE number = ?",
+                (number,),
+            )
 
     def _generation(self, number: int) -> Generation:
         found = self.connection.execute("SELECT * FROM generations WHERE number = ?", (number,))
         return Generation(*found.fetchone())
 
-    def _append(self, generation: Generation, rows: Sequence[int] | Ints, vectors: Vectors) -> None:
+    def _append(
+        self, generation: Generation, rows: Sequence[int] | Ints, embedded: Embedded
+    ) -> None:
         """Writes and syncs a block of places, then names it."""
-        data = np.ascontiguousarray(vectors, dtype="<f4").tobytes()
+        data = np.ascontiguousarray(embedded.vectors, dtype="<f4").tobytes()
         start = generation.places * generation.dimension * 4
         file = os.open(self.store.folder / generation.file, os.O_WRONLY)
         try:
@@ -198,6 +371,8 @@ class Change:
             "UPDATE generations SET places = places + ? WHERE number = ?",
             (len(rows), generation.number),
         )
+        if embedded.terms is not None and generation.words:
+            words.add(self.connection, generation.number, rows, embedded.terms)
 
     def finish(self) -> None:
         """Counts the change, if it was one."""
@@ -209,32 +384,58 @@ class Change:
             )
 
 
-def head_of(connection: Connection) -> Head:
-    """What a connection sees as committed, or as changed by itself."""
+def head_of(connection: Connection, number: int | None, folder: Path) -> Head:
+    """What a connection sees as committed, or as changed by itself.
+
+    Args:
+        number: of a generation; None: the active one.
+
+    Raises:
+        GenerationGone: it was dropped.
+    """
     values = dict(connection.execute("SELECT name, value FROM settings"))
-    generation = connection.execute(
-        "SELECT * FROM generations WHERE number = ?", (values["active"],)
+    active = int(values["active"])
+    found = connection.execute(
+        "SELECT * FROM generations WHERE number = ?", (active if number is None else number,)
     ).fetchone()
-    return Head(int(values["change"]), int(values["live"]), Generation(*generation))
+    generation = Generation(*found)
+    if generation.state == "dropped":
+        raise gone(folder, generation)
+    return Head(int(values["change"]), int(values["live"]), active, generation)
 
 
-def unnamed(connection: Connection, folder: Path) -> list[str]:
-    """Files of vectors and graphs that the database does not name.
+def gone(folder: Path, generation: Generation) -> GenerationGone:
+    """The error of a generation that was dropped."""
+    return GenerationGone(
+        f"{folder}: the vectors of the encoder with fingerprint {generation.encoder or 'none'} "
+        f"were dropped; open the store again"
+    )
+
+
+def generations_of(connection: Connection) -> list[Generation]:
+    """Those that are not dropped, in order."""
+    found = connection.execute("SELECT * FROM generations WHERE state != 'dropped' ORDER BY number")
+    return [Generation(*row) for row in found]
+
+
+def unnamed(connection: Connection, folder: Path) -> list[Path]:
+    """Files of vectors and graphs, and folders of encoders, that the database does not name.
 
     A graph of a generation's file may be about to be published: it is left.
     """
-    named = connection.execute("SELECT file, graph, graph_places FROM generations")
-    linked = {file: (graph, places) for file, graph, places in named}
-    graphs = {graph for graph, _ in linked.values()}
+    generations = generations_of(connection)
+    linked = {g.file: g.graph_places for g in generations}
+    named = {name for g in generations for name in (g.file, g.graph, g.folder)}
     found = []
     for path in folder.iterdir():
-        if re.fullmatch(r"vectors-\d+\.f32", path.name) and path.name not in linked:
-            found.append(path.name)
+        if path.name in named:
+            continue
+        if re.fullmatch(r"vectors-\d+\.f32|encoder-[0-9a-f]*", path.name):
+            found.append(path)
         elif match := re.fullmatch(r"graph-(\d+)-(\d+)-[0-9a-f]+\.hnsw", path.name):
-            _, places = linked.get(f"vectors-{match[1]}.f32", (None, None))
-            outdated = places is None or int(match[2]) < places
-            if path.name not in graphs and outdated:
-                found.append(path.name)
+            places = linked.get(f"vectors-{match[1]}.f32")
+            if places is None or int(match[2]) < places:
+                found.append(path)
     return found
 
 

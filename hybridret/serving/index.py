@@ -11,37 +11,42 @@ from __future__ import annotations
 import shutil
 import threading
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from hybridret._files import put, sha256, temporary_file
-from hybridret._types import Similarity, Vectors
+from hybridret._types import Ints, Similarity, Vectors
 from hybridret.data.table import Document
+from hybridret.encoder.manifest import read_manifest
+from hybridret.encoder.tokenization import TOKENIZER_FILE, Tokenizer
 from hybridret.errors import DataError, IndexFileError
 from hybridret.serving import version1
-from hybridret.serving.change import Change
+from hybridret.serving.change import Change, Embedded, GenerationGone
 from hybridret.serving.connections import TIMEOUT, after_fork
 from hybridret.serving.filters import parsed
-from hybridret.serving.inputs import checked, count, ids_of, numbers, tags_of
+from hybridret.serving.inputs import checked, count, ids_of, numbers, prepared, tags_of
 from hybridret.serving.state import GraphSettings, State
 from hybridret.serving.store import DATABASE, Store
+from hybridret.serving.words import Words, fuse
 
-MAX_NORM = 1e18
-"""Largest vector norm for inner products: products of longer vectors may overflow float32."""
 _UNLINKED = 4096  # places that are not worth a graph: comparing them takes as long as a walk
 _GROWTH = 0.1  # share of the places that may wait for the next graph
+_DEPTH = 100  # documents of each ranking that are fused
 _TOGETHER = 512  # places that are linked at a time: searches wait for no longer
 _DEAD, _DEAD_SHARE = 1000, 0.3  # deleted documents from which a store compacts itself
 
 
 @dataclass(frozen=True)
 class Hit:
-    """One search result; ``score`` is the cosine or the inner product, higher is better."""
+    """One search result.
+
+    Attributes:
+        score: higher is better; the cosine or the inner product, BM25 in a search by words, the sum
+            of reciprocal ranks where both are fused, or what a reranker has given.
+    """
 
     document_id: str
     text: str
@@ -61,19 +66,23 @@ class Index:
     >>> index.search(vector, k=3, languages=["de"], where={"year": {"gte": 2024}})  # doctest: +SKIP
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, number: int | None = None) -> None:
         self.store = store
-        settings = store.settings()
         try:
-            self.similarity: Similarity = settings["similarity"]
-            self.settings = GraphSettings(**settings["graph"])
-            if self.similarity not in ("cosine", "dot"):
-                raise ValueError(f"similarity {self.similarity!r}")
+            self.settings = GraphSettings(**store.settings()["graph"])
+            head = store.head(number)
+            if head.generation.similarity not in ("cosine", "dot"):
+                raise ValueError(f"similarity {head.generation.similarity!r}")
         except (KeyError, TypeError, ValueError) as error:
+            if isinstance(error, IndexFileError):
+                raise
             raise IndexFileError(f"{store.folder / DATABASE}: damaged: {error!r}") from None
+        self.number = head.generation.number
+        """Of the generation (the vectors of one encoder) that is searched."""
+        self._words: Words | None = None
         self._forked()
         after_fork(self._forked)
-        self._state = State(store, store.head(), self.settings)
+        self._state = State(store, head, self.settings)
         self._advance()
 
     def _forked(self) -> None:
@@ -93,6 +102,7 @@ class Index:
         dimension: int,
         similarity: Similarity = "cosine",
         encoder: str = "",
+        encoder_folder: Path | None = None,
         settings: GraphSettings | None = None,
         timeout: float = TIMEOUT,
     ) -> Index:
@@ -102,6 +112,8 @@ class Index:
             dimension: of the vectors.
             similarity: ``cosine`` normalises every vector, ``dot`` uses them unchanged.
             encoder: fingerprint of the encoder that computes the vectors.
+            encoder_folder: of that encoder, if it was exported: it is kept in the store, and
+                documents can be searched by words, too.
             timeout: seconds that a change waits for that of another process.
 
         Raises:
@@ -112,10 +124,15 @@ class Index:
             raise DataError(f"dimension must be an integer from 1 to 2^20, got {dimension!r}")
         if similarity not in ("cosine", "dot"):
             raise DataError(f"similarity must be cosine or dot, got {similarity!r}")
-        chosen = {"similarity": similarity, "graph": asdict(settings or GraphSettings())}
         return cls(
             Store.create(
-                folder, dimension=dimension, encoder=encoder, settings=chosen, timeout=timeout
+                folder,
+                dimension=dimension,
+                similarity=similarity,
+                encoder=encoder,
+                encoder_folder=encoder_folder,
+                settings={"graph": asdict(settings or GraphSettings())},
+                timeout=timeout,
             )
         )
 
@@ -126,7 +143,8 @@ class Index:
         """The index in a folder; one of version 0.1 is converted.
 
         Args:
-            encoder: fingerprint of the encoder that will compute the query vectors; None: any.
+            encoder: fingerprint of the encoder that will compute the query vectors; None: the one
+                that the index is searched with now.
 
         Raises:
             IndexFileError: no index is there, it is damaged, or made with another encoder.
@@ -134,13 +152,13 @@ class Index:
         folder = Path(folder)
         if version1.is_index(folder):
             _convert(folder)
-        index = cls(Store(folder, timeout=timeout))
-        if encoder is not None and index.encoder != encoder:
-            raise IndexFileError(
-                f"{folder}: this index was made with another encoder (fingerprint "
-                f"{index.encoder or 'none'}, this encoder has {encoder}); index the documents again"
-            )
-        return index
+        store = Store(folder, timeout=timeout)
+        if encoder is None:
+            return cls(store)
+        ready = {g.encoder: g.number for g in store.generations() if g.state == "ready"}
+        if encoder not in ready:
+            raise made_with_another(folder, encoder, store.head().generation.encoder)
+        return cls(store, ready[encoder])
 
     @property
     def encoder(self) -> str:
@@ -150,6 +168,28 @@ class Index:
     @property
     def dimension(self) -> int:
         return self._state.generation.dimension
+
+    @property
+    def similarity(self) -> Similarity:
+        return self._state.generation.similarity
+
+    @property
+    def active(self) -> int:
+        """Number of the generation that is to be searched: another after a change of encoder."""
+        return self._refresh().head.active
+
+    @property
+    def words(self) -> Words | None:
+        """What the words of a text are; None: the index has none."""
+        generation = self._state.generation
+        if generation.words and self._words is None:
+            file = self.store.folder / generation.folder / TOKENIZER_FILE
+            self._words = Words(Tokenizer.from_file(file, max_length=1 << 20))
+        return self._words
+
+    @words.setter
+    def words(self, words: Words) -> None:
+        self._words = words
 
     def __len__(self) -> int:
         return self._refresh().head.live
@@ -186,6 +226,10 @@ class Index:
             "dimension": self.dimension,
             "similarity": self.similarity,
             "encoder": self.encoder,
+            "other encoders": {
+                g.encoder: g.places for g in self.store.generations() if g.number != self.number
+            },
+            "words": bool(state.generation.words),
             "bytes": self.store.bytes(),
             "damaged": state.damaged or "nothing",
         }
@@ -204,25 +248,44 @@ class Index:
                 0. Nothing is added.
             IndexFileError: another process is writing, or the disk is full. Nothing is added.
         """
-        self._write(documents, vectors, threads, replacing=False)
+        self._add(documents, vectors, threads, replacing=False)
 
     def upsert(self, documents: Sequence[Document], vectors: Vectors, *, threads: int = 0) -> int:
         """As :meth:`add`, but documents that are there are replaced; returns how many."""
-        return self._write(documents, vectors, threads, replacing=True)
+        return self._add(documents, vectors, threads, replacing=True)
 
-    def _write(
+    def _add(
         self, documents: Sequence[Document], vectors: Vectors, threads: int, *, replacing: bool
     ) -> int:
         documents = checked(documents)
         names = [f"document {d.document_id!r}" for d in documents]
-        rows = self._prepared(numbers(vectors), names)
+        rows = prepared(numbers(vectors), names, self.dimension, self.similarity)
+        words = self.words
+        terms = words.documents(d.full_text for d in documents) if words else None
+        embedded = {self.number: Embedded(rows, terms)}
+        return self.write(documents, embedded, replacing=replacing, threads=threads)
+
+    def write(
+        self,
+        documents: Sequence[Document],
+        embedded: Mapping[int, Embedded],
+        *,
+        replacing: bool,
+        threads: int = 0,
+    ) -> int:
+        """Adds checked documents with what each generation has of them; returns how many were
+        replaced.
+
+        Raises:
+            NotEmbedded: there is another generation.
+            DataError, IndexFileError: see :meth:`add`.
+        """
         with self._change() as change:
             known = change.rows_of([d.document_id for d in documents])
             if known and not replacing:
                 raise DataError(_known(next(iter(known))))
             change.delete(known.values())
-            change.add(documents, rows)
-        self._refresh(always=True)
+            change.add(documents, embedded)
         self._upkeep(threads)
         return len(known)
 
@@ -245,7 +308,6 @@ class Index:
                 if document_id not in known:
                     raise DataError(f"no document {document_id!r} in the index")
             change.delete(known.values())
-        self._refresh(always=True)
         self._upkeep(0)
 
     def compact(self) -> None:
@@ -255,16 +317,21 @@ class Index:
         self._refresh(always=True)
         self.store.tidy(pack=True)
         self.link()
+        for other in self.store.generations():
+            if other.number != self.number and other.state == "ready":
+                Index(self.store, other.number).link()
 
     def _upkeep(self, threads: int) -> None:
         """Compacts and links where that is due. What was changed stays changed if it fails."""
         try:
-            state = self._refresh()
+            state = self._refresh(always=True)
             dead = state.size - state.head.live
             if dead > max(_DEAD, _DEAD_SHARE * state.size):
                 self.compact()
             elif state.size - state.linked > max(_UNLINKED, _GROWTH * state.size):
                 self.link(threads=threads, waiting=_GROWTH)
+        except GenerationGone:
+            pass  # its encoder was dropped meanwhile
         except (IndexFileError, MemoryError) as error:
             warnings.warn(
                 f"what was changed is on disk, but it was neither compacted nor linked: {error}",
@@ -306,9 +373,13 @@ class Index:
         """Reads the whole store.
 
         Raises:
-            IndexFileError: something in it is damaged.
+            IndexFileError, ModelError: something in it is damaged.
         """
         self.store.verify()
+        for generation in self.store.generations():
+            encoder = self.store.folder / generation.folder
+            if encoder.is_dir():
+                read_manifest(encoder)
         state = self._refresh()
         if state.damaged:
             raise IndexFileError(f"{state.damaged}; 'hybridret compact' makes the graph again")
@@ -317,18 +388,22 @@ class Index:
 
     def search(
         self,
-        vectors: Any,
+        vectors: Any = None,
         k: int = 10,
         *,
+        words: str | Sequence[str] | None = None,
         languages: Sequence[str] | str | None = None,
         where: Mapping[str, Any] | None = None,
         exact: bool = False,
         threads: int = 1,
     ) -> list[Any]:
-        """The k documents most similar to a query vector, best first: a list of :class:`Hit`.
+        """The k best documents for a query, best first: a list of :class:`Hit`.
 
         Args:
-            vectors: float32 [dimension], or [Q, dimension]: then a list of lists.
+            vectors: float32 [dimension], or [Q, dimension]: then a list of lists. The most similar
+                documents are found.
+            words: the text of each query. Those that have its words are found (by BM25, see
+                :mod:`hybridret.serving.words`); with vectors, too, both rankings are fused.
             languages: return only documents in these languages (``zh`` is ``zh-CN``, too); None
                 for all.
             where: return only documents whose metadata are so, see
@@ -337,11 +412,41 @@ class Index:
             threads: for several queries.
 
         Raises:
-            DataError: k is below 1, no document has a language or field, or the vector is invalid
-                (see :meth:`add`).
+            DataError: k is below 1, no document has a language or field, the vector is invalid
+                (see :meth:`add`), or the index has no words.
         """
-        k = count("k", k)
+        k = min(count("k", k), 2**31)
         threads = count("threads", threads)
+        queries, single = self._queries(vectors, words)
+        terms = None if words is None else self._terms([words] if isinstance(words, str) else words)
+        if queries is not None and terms is not None and len(queries) != len(terms):
+            raise DataError(f"{len(queries)} vectors, but words of {len(terms)} queries")
+        options: dict[str, Any] = {
+            "languages": None if languages is None else tags_of(languages),
+            "conditions": [] if where is None else parsed(where),
+        }
+        depth = k if terms is None else max(k, _DEPTH)
+
+        def rank(state: State) -> list[tuple[Ints, Any]]:
+            if queries is not None:
+                rows, scores = state.search(queries, depth, exact=exact, threads=threads, **options)
+                near = [(r[r >= 0], s[r >= 0]) for r, s in zip(rows, scores, strict=True)]
+            if terms is None:
+                return near
+            found = [state.search_words(some, depth, **options) for some in terms]
+            if queries is None:
+                return [(rows[:k], scores[:k]) for rows, scores in found]
+            return [fuse([a, b], k) for (a, _), (b, _) in zip(near, found, strict=True)]
+
+        hits = self._hits(rank)
+        return hits[0] if single else hits
+
+    def _queries(self, vectors: Any, words: Any) -> tuple[Vectors | None, bool]:
+        """Checked vectors [Q, dimension], and whether there is one query, not several."""
+        if vectors is None:
+            if words is None:
+                raise DataError("nothing to search for: give vectors, words, or both")
+            return None, isinstance(words, str)
         given = numbers(vectors)
         if given.ndim not in (1, 2):
             raise DataError(
@@ -350,26 +455,35 @@ class Index:
             )
         single = given.ndim == 1
         names = ["the query"] if single else [f"query {n}" for n in range(len(given))]
-        queries = self._prepared(given[None] if single else given, names)
-        tags = None if languages is None else tags_of(languages)
-        conditions = [] if where is None else parsed(where)
-        for _ in range(100):
-            state = self._refresh()
-            rows, scores = state.search(
-                queries, min(k, 2**31), tags, conditions, exact=exact, threads=threads
+        rows = given[None] if single else given
+        return prepared(rows, names, self.dimension, self.similarity), single
+
+    def _terms(self, texts: Sequence[str]) -> list[list[str]]:
+        for text in texts:
+            if not isinstance(text, str):
+                raise DataError(f"words must be the texts of queries, got {text!r:.60}")
+        words = self.words
+        if words is None:
+            raise DataError(
+                f"{self.store.folder} has no words to search for: it was made for vectors alone, "
+                f"by version 0.1, or where Python's SQLite has no FTS5"
             )
-            wanted = {int(row) for row in rows.ravel() if row >= 0}
+        return [words.query(text) for text in texts]
+
+    def _hits(self, rank: Callable[[State], list[tuple[Ints, Any]]]) -> list[list[Hit]]:
+        """The documents of rows, all of one state."""
+        for _ in range(100):
+            ranked = rank(self._refresh())
+            wanted = {int(row) for rows, _ in ranked for row in rows}
             found = self.store.documents(wanted)
             if found.keys() == wanted:
-                hits = [
+                return [
                     [
-                        _hit(found[int(row)], float(score))
-                        for row, score in zip(*pair, strict=True)
-                        if row >= 0
+                        _hit(found[row], float(score))
+                        for row, score in zip(rows.tolist(), scores, strict=True)
                     ]
-                    for pair in zip(rows, scores, strict=True)
+                    for rows, scores in ranked
                 ]
-                return hits[0] if single else hits
             self._refresh(always=True)  # deleted in between: search again
         raise IndexFileError(f"{self.store.folder}: documents are missing; 'hybridret verify' it")
 
@@ -393,7 +507,7 @@ class Index:
         for _ in range(20):
             state = self._state
             with self.store.snapshot():
-                head = self.store.head()
+                head = self.store.head(self.number)
                 if state.broken or state.generation.file != head.generation.file:
                     state = State(self.store, head, self.settings)
                 elif head == state.head and not state.damaged:
@@ -406,41 +520,12 @@ class Index:
                 state.advance(head, news)
                 state.broken = False
             except IndexFileError:
-                if self.store.head().generation.file == head.generation.file:
+                if self.store.head(self.number).generation.file == head.generation.file:
                     raise
                 continue  # compacted in between
             self._state = state
             return
         raise IndexFileError(f"{self.store.folder}: other processes keep compacting; try again")
-
-    def _prepared(self, vectors: Vectors, names: list[str]) -> Vectors:
-        """Checked float32 vectors, normalised for the cosine; ``names`` are for the messages."""
-        if vectors.ndim != 2 or vectors.shape != (len(names), self.dimension):
-            raise DataError(
-                f"expected {len(names)} vectors of dimension {self.dimension}, "
-                f"got shape {list(vectors.shape)}"
-            )
-        with np.errstate(over="ignore"):
-            rows = np.ascontiguousarray(vectors, dtype=np.float32)
-        norms = np.linalg.norm(rows.astype(np.float64), axis=1)
-        if not np.isfinite(norms).all():
-            name = names[int(np.argmin(np.isfinite(norms)))]
-            raise DataError(
-                f"the vector of {name} has a value that is not finite (NaN or infinity)"
-            )
-        if self.similarity == "dot":
-            if norms.max(initial=0) > MAX_NORM:
-                name = names[int(np.argmax(norms))]
-                raise DataError(
-                    f"the vector of {name} is longer than {MAX_NORM:g}: its scores would overflow"
-                )
-            return rows
-        if not norms.all():
-            name = names[int(np.argmin(norms))]
-            raise DataError(
-                f"the vector of {name} is zero: the encoder's vocabulary has none of its tokens"
-            )
-        return np.asarray(rows / norms[:, None], dtype=np.float32)
 
 
 def _hit(document: Document, score: float) -> Hit:
@@ -451,6 +536,14 @@ def _hit(document: Document, score: float) -> Hit:
         score,
         document.title,
         document.metadata,
+    )
+
+
+def made_with_another(folder: Path, encoder: str, found: str) -> IndexFileError:
+    """The error of an index whose vectors are those of an encoder that was not expected."""
+    return IndexFileError(
+        f"{folder}: this index was made with another encoder (fingerprint {found or 'none'}, this "
+        f"encoder has {encoder}); change it with 'hybridret reindex'"
     )
 
 

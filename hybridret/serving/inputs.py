@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hybridret._types import Similarity, Vectors
 from hybridret.data.languages import UNDETERMINED, normalize_language
 from hybridret.data.table import Document
 from hybridret.errors import DataError
 from hybridret.serving.filters import check_metadata
+
+MAX_NORM = 1e18
+"""Largest vector norm for inner products: products of longer vectors may overflow float32."""
 
 
 def checked(documents: Iterable[Document]) -> list[Document]:
@@ -113,3 +117,41 @@ def ids_of(given: Any) -> list[str]:
         if any("\ud800" <= c <= "\udfff" for c in name):
             raise DataError(f"no document {name!r:.60} in the index: it is not valid text")
     return names
+
+
+def prepared(
+    vectors: NDArray[Any], names: Sequence[str], dimension: int, similarity: Similarity
+) -> Vectors:
+    """Checked float32 vectors [N, dimension], normalised for the cosine.
+
+    Args:
+        names: of the vectors, for the messages.
+
+    Raises:
+        DataError: another shape, a value that is not finite, a vector that is too long, or (for the
+            cosine) zero.
+    """
+    if vectors.ndim != 2 or vectors.shape != (len(names), dimension):
+        raise DataError(
+            f"expected {len(names)} vectors of dimension {dimension}, "
+            f"got shape {list(vectors.shape)}"
+        )
+    with np.errstate(over="ignore"):
+        rows = np.ascontiguousarray(vectors, dtype=np.float32)
+    norms = np.linalg.norm(rows.astype(np.float64), axis=1)
+    if not np.isfinite(norms).all():
+        name = names[int(np.argmin(np.isfinite(norms)))]
+        raise DataError(f"the vector of {name} has a value that is not finite (NaN or infinity)")
+    if similarity == "dot":
+        if norms.max(initial=0) > MAX_NORM:
+            name = names[int(np.argmax(norms))]
+            raise DataError(
+                f"the vector of {name} is longer than {MAX_NORM:g}: its scores would overflow"
+            )
+        return rows
+    if not norms.all():
+        name = names[int(np.argmin(norms))]
+        raise DataError(
+            f"the vector of {name} is zero: the encoder's vocabulary has none of its tokens"
+        )
+    return np.asarray(rows / norms[:, None], dtype=np.float32)

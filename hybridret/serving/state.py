@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from hybridret import _native
 from hybridret._files import sha256
-from hybridret._types import Ints, Vectors
+from hybridret._types import Floats, Ints, Vectors
 from hybridret.data.languages import matches_language
 from hybridret.errors import DataError, IndexFileError
+from hybridret.serving import words
 from hybridret.serving.change import Generation, Head
 from hybridret.serving.filters import Columns
 from hybridret.serving.store import DATABASE, News, Store
@@ -74,6 +75,7 @@ class State:
         self._language_of: dict[int, int] = {}  # number by row, of documents without a place yet
         self.last_row = 0
         self._builder: _native.Graph | None = None
+        self._counts_of_terms = words.Counts(self.generation.number)
         self._columns: Columns | None = None
         self._filters: OrderedDict[str, tuple[NDArray[np.uint8], NDArray[np.uint32]]] = (
             OrderedDict()
@@ -119,7 +121,8 @@ class State:
             self._alive = np.concatenate([self._alive, np.ones(len(numbers), dtype=bool)])
             self.table.extend(vectors)
             self.size = len(self._rows)
-        gone = self._places(news.deleted)
+        places, there = self._places(news.deleted, self.size)
+        gone = places[there]
         gone = gone[self._alive[gone]]
         self._alive[gone] = False
         self.table.remove(gone.astype(np.uint32))
@@ -135,12 +138,16 @@ class State:
             self.graph = self._read_graph()
         self.generation, self.head = new, head
 
-    def _places(self, rows: Ints) -> Ints:
-        """Places of the rows that have one; rows ascend from place to place."""
-        at = np.searchsorted(self._rows, rows)
-        there = at < len(self._rows)
-        there[there] = self._rows[at[there]] == rows[there]
-        return np.asarray(at[there])
+    def _places(self, rows: Ints, size: int) -> tuple[Ints, NDArray[np.bool_]]:
+        """The place of each row, and whether it has one of the first ``size``; else it is 0.
+
+        Rows ascend from place to place.
+        """
+        known = self._rows[:size]
+        at = np.searchsorted(known, rows)
+        there = at < size
+        there[there] = known[at[there]] == rows[there]
+        return np.where(there, at, 0), there
 
     def _read_graph(self) -> _native.Graph | None:
         """The published graph; None if there is none or it is damaged."""
@@ -181,6 +188,32 @@ class State:
             places, scores = graph.search(queries, k, ef=ef, **options)
         rows = np.where(places < 0, -1, self._rows[places]) if places.size else places
         return rows, scores
+
+    def search_words(
+        self,
+        terms: Sequence[str],
+        k: int,
+        languages: Sequence[str] | None,
+        conditions: Sequence[tuple[str, str, Any]],
+    ) -> tuple[Ints, Floats]:
+        """Rows [<= k] of the documents that have one of the terms, best first, and their BM25."""
+        admitted = self._alive[: self.size].view(np.uint8)
+        if languages is not None or conditions:
+            admitted, _ = self._subset(languages, conditions)
+        rows, scores = [np.empty(0, dtype=np.int64)], [np.empty(0)]
+        with self.store.snapshot() as connection:
+            head = self.store.head(self.generation.number)
+            counts = self._counts_of_terms.of(connection, terms, head.live)
+            number, found = self.generation.number, 0
+            for some, bm25 in words.ranked(connection, number, words.chosen(counts)):
+                places, there = self._places(some, admitted.size)
+                kept = there & (admitted[places] != 0)
+                rows.append(some[kept])
+                scores.append(bm25[kept])
+                found += int(kept.sum())
+                if found >= k:
+                    break
+        return np.concatenate(rows)[:k], np.concatenate(scores)[:k]
 
     def _subset(
         self, languages: Sequence[str] | None, conditions: Sequence[tuple[str, str, Any]]

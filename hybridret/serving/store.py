@@ -5,13 +5,14 @@
     store.db            SQLite: documents, deletions, settings, generations and their blocks
     vectors-<n>.f32     float32 rows, only ever appended to; processes map it
     graph-<n>.hnsw      links, made from the vectors and made again from them
+    encoder-<f>/        the exported encoder of a generation
     writer              who writes, or wrote last
 
-A *generation* is the vectors of one encoder. Its places are numbered from 0; a block of them is
-written and synced before the transaction that names it commits, with a checksum and the rows (the
-documents) that its places are of. So what a transaction names is there, and what a killed process
-wrote beyond that is written over. Deleted documents stay until a compaction, which writes the
-places that are left to another file.
+A *generation* is what the documents are to one encoder: its vectors, and the words of the texts.
+Its places are numbered from 0; a block of them is written and synced before the transaction that
+names it commits, with a checksum and the rows (the documents) that its places are of. So what a
+transaction names is there, and what a killed process wrote beyond that is written over. Deleted
+documents stay until a compaction, which writes the places that are left to another file.
 
 One process writes at a time, for the length of a :meth:`Store.change`. Readers see what was
 committed when they look, see :meth:`Store.head`.
@@ -22,13 +23,14 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import sqlite3
 import threading
 import time
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +38,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybridret._files import atomic_folder
-from hybridret._types import Ints
+from hybridret._types import Ints, Similarity
 from hybridret.data.table import Document
+from hybridret.encoder.manifest import copy_encoder
 from hybridret.errors import IndexFileError
-from hybridret.serving.change import CHUNK, Change, Generation, Head, head_of, marks, unnamed
+from hybridret.serving import words
+from hybridret.serving.change import (
+    CHUNK,
+    Change,
+    Generation,
+    Head,
+    generations_of,
+    head_of,
+    marks,
+    unnamed,
+)
 from hybridret.serving.connections import TIMEOUT, Connection, Connections, after_fork
 
 DATABASE = "store.db"
@@ -68,6 +81,9 @@ CREATE TABLE generations (
     number INTEGER PRIMARY KEY,
     encoder TEXT NOT NULL,
     dimension INTEGER NOT NULL,
+    similarity TEXT NOT NULL,
+    state TEXT NOT NULL,
+    words INTEGER NOT NULL,
     file TEXT NOT NULL,
     places INTEGER NOT NULL,
     graph TEXT,
@@ -133,7 +149,7 @@ class Store:
     def _forked(self) -> None:
         """In a child: another thread may have held the lock."""
         self._writer = threading.Lock()
-        self._changing = threading.local()  # whether this thread's connection is in a change
+        self._transaction = threading.local()  # whether this thread is in one
 
     @classmethod
     def create(
@@ -141,17 +157,38 @@ class Store:
         folder: str | Path,
         *,
         dimension: int,
+        similarity: Similarity,
         encoder: str,
+        encoder_folder: Path | None,
         settings: dict[str, Any],
         timeout: float = TIMEOUT,
     ) -> Store:
         """An empty store; it appears whole or not at all.
+
+        Args:
+            encoder: fingerprint of the first generation's encoder.
+            encoder_folder: of that encoder, which is copied, and whose subwords are the words of
+                the documents; None: vectors alone.
 
         Raises:
             IndexFileError: the folder is there and not empty, on a network file system, or cannot
                 be written.
         """
         folder = Path(folder)
+        with_words = encoder_folder is not None and words.available()
+        first = Generation(
+            1,
+            encoder,
+            dimension,
+            similarity,
+            "ready",
+            with_words,
+            "vectors-1.f32",
+            0,
+            None,
+            0,
+            None,
+        )
         try:
             with atomic_folder(folder, replace=False) as made:
                 _check_file_system(made)
@@ -164,14 +201,16 @@ class Store:
                     values = counters | {k: json.dumps(v) for k, v in settings.items()}
                     connection.executemany("INSERT INTO settings VALUES (?, ?)", values.items())
                     connection.execute(
-                        "INSERT INTO generations (number, encoder, dimension, file, places) "
-                        "VALUES (1, ?, ?, 'vectors-1.f32', 0)",
-                        (encoder, dimension),
+                        f"INSERT INTO generations VALUES ({marks(astuple(first))})", astuple(first)
                     )
+                    if with_words:
+                        words.create(connection, first.number)
                     connection.execute("COMMIT")
                 finally:
                     connection.close()
-                (made / "vectors-1.f32").touch()
+                (made / first.file).touch()
+                if encoder_folder is not None:
+                    copy_encoder(encoder_folder, made / first.folder)
                 (made / "writer").touch()
         except FileExistsError:
             raise IndexFileError(
@@ -198,21 +237,40 @@ class Store:
 
     @contextmanager
     def snapshot(self) -> Iterator[Connection]:
-        """Reads that see one state; within a change, that of the change."""
+        """Reads that see one state; within a change or another snapshot, that one's."""
         with self._reading() as connection:
-            if getattr(self._changing, "now", False):
+            if getattr(self._transaction, "open", False):
                 yield connection
                 return
             try:
                 connection.begin()
+                self._transaction.open = True
                 yield connection
             finally:
+                self._transaction.open = False
                 connection.end("COMMIT")
 
-    def head(self) -> Head:
-        """What is committed now."""
+    def head(self, number: int | None = None) -> Head:
+        """What is committed now.
+
+        Args:
+            number: of a generation; None: the active one.
+
+        Raises:
+            GenerationGone: it was dropped.
+        """
         with self.snapshot() as connection:
-            return head_of(connection)
+            return head_of(connection, number, self.folder)
+
+    def generations(self) -> list[Generation]:
+        """Those that are not dropped, in order."""
+        with self.snapshot() as connection:
+            return generations_of(connection)
+
+    def encoders(self) -> set[str]:
+        """Fingerprints of all encoders that there have been."""
+        with self._reading() as connection:
+            return {name for (name,) in connection.execute("SELECT encoder FROM generations")}
 
     def news(self, generation: Generation, start: int, after_row: int, after_change: int) -> News:
         """What has come since a reader last looked.
@@ -281,12 +339,16 @@ class Store:
         """
         last = 0
         while True:
-            with self.snapshot() as connection:
-                found = _documents(connection, "row > ?", [last], limit=CHUNK)
+            found = self.after(last, CHUNK)
             if not found:
                 return
             yield from found.values()
             last = max(found)
+
+    def after(self, row: int, limit: int) -> dict[int, Document]:
+        """Live documents by row, in order, the first ones after a row."""
+        with self.snapshot() as connection:
+            return _documents(connection, "row > ?", [row], limit=limit)
 
     def metadata(self, after_row: int) -> list[tuple[int, str]]:
         """Row and JSON of documents with metadata, from a row on."""
@@ -313,9 +375,12 @@ class Store:
         """
         with suppress(IndexFileError, sqlite3.Error), self._alone(), self._lock():
             connection = self._connections.get()
-            for name in unnamed(connection, self.folder):
-                with suppress(OSError):
-                    (self.folder / name).unlink()
+            for path in unnamed(connection, self.folder):
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    with suppress(OSError):
+                        path.unlink()
             connection.execute("VACUUM" if pack else "PRAGMA incremental_vacuum").fetchall()
             how = "TRUNCATE" if pack else "PASSIVE"
             connection.execute(f"PRAGMA wal_checkpoint({how})").fetchall()
@@ -327,11 +392,11 @@ class Store:
             IndexFileError: the database or a block of vectors is damaged.
         """
         while True:
-            before = self.head().generation.file
+            before = [generation.file for generation in self.generations()]
             try:
                 return self._verify()
             except IndexFileError:
-                if self.head().generation.file == before:
+                if [generation.file for generation in self.generations()] == before:
                     raise
 
     def _verify(self) -> None:
@@ -339,9 +404,18 @@ class Store:
             (said,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
             if said != "ok":
                 raise IndexFileError(f"{self.folder / DATABASE}: damaged: {said}")
-            generations = [
-                Generation(*row) for row in connection.execute("SELECT * FROM generations")
-            ]
+            generations = generations_of(connection)
+            live = self.head().live
+            for generation in generations:
+                if generation.words and generation.state == "ready":
+                    (count,) = connection.execute(
+                        f"SELECT count(*) FROM terms_{generation.number}"
+                    ).fetchone()
+                    if count != live:
+                        raise IndexFileError(
+                            f"{self.folder / DATABASE}: damaged: words of {count} documents, not "
+                            f"{live}"
+                        )
             blocks = connection.execute(
                 "SELECT generation, first, places, checksum, length(rows) FROM blocks "
                 "ORDER BY generation, first"
@@ -376,14 +450,14 @@ class Store:
             try:
                 with self.naming():
                     connection.begin("IMMEDIATE")
-                self._changing.now = True
+                self._transaction.open = True
                 change = Change(self, connection)
                 yield change
                 with self.naming():
                     change.finish()
                     connection.execute("COMMIT")
             finally:
-                self._changing.now = False
+                self._transaction.open = False
                 connection.end("ROLLBACK")  # unless it was committed
 
     @contextmanager

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from hybridret._files import check_files, read_json, sync_folder
+from hybridret._files import check_files, read_json, sync
 from hybridret._types import Similarity, Vectors
 from hybridret.data.table import Document
 from hybridret.errors import IndexFileError
@@ -105,7 +105,7 @@ def move(made: Path, folder: Path) -> None:
     """Moves a store that was made of the index to its place, the database last."""
     for file in sorted(made.iterdir(), key=lambda f: f.name.startswith("store.db")):
         file.rename(folder / file.name)
-    sync_folder(folder)
+    sync(folder)
 
 
 def clean(folder: Path) -> None:
