@@ -68,7 +68,7 @@ LAYERS: dict[str, set[str]] = {
     "losses": set(),
     "encoder": set(),
     "serving": {"data", "encoder"},
-    "evaluation": {"data", "encoder"},
+    "evaluation": {"data", "encoder", "serving"},
     "training": {"data", "encoder", "losses"},
     "studies": {"data", "encoder", "evaluation", "losses", "training"},
 }

@@ -75,6 +75,14 @@ def add(commands: Any) -> None:
         help="evaluate these as well",
     )
     p.add_argument(
+        "--modes",
+        nargs="+",
+        choices=("words", "hybrid"),
+        default=[],
+        help="evaluate a search by words, too (BM25 on the models' subwords), or by words and "
+        "vectors (hybrid), as 'hybridret search --mode' has them",
+    )
+    p.add_argument(
         "--seeds",
         action="store_true",
         help="the models are the same system trained with different seeds: print mean and standard "
@@ -251,10 +259,12 @@ def _check(o: argparse.Namespace) -> None:
         raise DataError(
             "--write-run needs a model or embeddings: for baselines only ranks are computed"
         )
-    if o.baselines and (o.ties != "by-id" or o.convention == "beir"):
+    if o.modes and not o.models:
+        raise DataError("--modes needs a model, whose subwords are the words")
+    if (o.baselines or o.modes) and (o.ties != "by-id" or o.convention == "beir"):
         raise DataError(
-            "--baselines cannot be combined with --ties or --convention beir: baselines always "
-            "break ties by id and keep documents with the query's id"
+            "--baselines and --modes cannot be combined with --ties or --convention beir: they "
+            "always break ties by id and keep documents with the query's id"
         )
     for name in ("mix_at", "depth", "batch_size"):
         if getattr(o, name) < 1:
@@ -357,6 +367,7 @@ def _reports(o: argparse.Namespace, evaluation: Evaluation) -> list[Report]:
 
     _check_systems(o)
     found: list[Report] = []
+    modes: list[Report] = []
 
     def judge(queries: Any, documents: Any, similarity: Any, name: str) -> None:
         writes = o.write_run is not None and not found
@@ -376,6 +387,10 @@ def _reports(o: argparse.Namespace, evaluation: Evaluation) -> list[Report]:
             folder=o.keep_embeddings,
         )
         judge(*vectors, encoder.config.similarity, name)
+        for mode in o.modes:
+            ranks = evaluation.rank_mode(mode, encoder, *vectors, progress=interactive())
+            modes.append(evaluation.judge(ranks, f"{name} {mode}"))
+    found += modes
     if o.query_embeddings is not None:
         vectors = load_embeddings(o.query_embeddings), load_embeddings(o.document_embeddings)
         judge(*vectors, o.similarity or "cosine", "embeddings")

@@ -16,9 +16,11 @@ from hybridret.data.table import Dataset
 from hybridret.encoder.base import TextEncoder
 from hybridret.errors import DataError
 from hybridret.evaluation.metrics import DEFAULT_METRICS, find_convention, parse_metrics
+from hybridret.evaluation.modes import mode_ranks
 from hybridret.evaluation.ranking import Pool, Ranks, rank_embeddings
 from hybridret.evaluation.report import Report
 from hybridret.evaluation.settings import score
+from hybridret.serving.words import Mode
 
 EMBEDDING_FILES = ("queries.npy", "documents.npy")
 
@@ -83,6 +85,37 @@ class Evaluation:
             ties=self.ties,
             best=self.mix_at if best is None else best,
             ignore_identical_ids=self.convention.ignore_identical_ids,
+        )
+
+    def rank_mode(
+        self,
+        mode: Mode,
+        encoder: TextEncoder,
+        query_embeddings: Any,
+        document_embeddings: Any,
+        *,
+        progress: bool = False,
+    ) -> Ranks:
+        """The targets' ranks in a search by words or a hybrid one.
+
+        Raises:
+            DataError: see :func:`hybridret.evaluation.modes.mode_ranks`, or the convention has
+                another order of ties.
+        """
+        if self.ties != "by-id" or self.convention.ignore_identical_ids:
+            raise DataError(
+                "a search by words breaks ties by id and keeps documents with the query's id: it "
+                "cannot be evaluated with other ties or the convention beir"
+            )
+        return mode_ranks(
+            mode,
+            self.pool,
+            encoder.tokenizer,
+            query_embeddings,
+            document_embeddings,
+            encoder.config.similarity,
+            best=self.mix_at,
+            progress=progress,
         )
 
 
@@ -155,11 +188,14 @@ def evaluate(
     batch_size: int = 64,
     progress: bool = False,
     folder: str | Path | None = None,
+    mode: Mode = "dense",
     name: str = "model",
 ) -> Report:
     """Embeds a data set and evaluates the encoder in every setting.
 
     Args:
+        mode: by vectors, by words (BM25 on the encoder's subwords), or hybrid: both, fused; see
+            :meth:`hybridret.Retriever.search`.
         convention: the tool whose definitions the metrics follow, a name in
             :data:`hybridret.evaluation.metrics.CONVENTIONS`.
         unanswerable: a query without a relevant document in the pool is excluded from the mean
@@ -182,7 +218,12 @@ def evaluate(
         mix_at=mix_at,
     )
     vectors = embed(encoder, dataset, batch_size=batch_size, progress=progress, folder=folder)
-    return evaluation.judge(evaluation.rank(*vectors, encoder.config.similarity), name)
+    similarity = encoder.config.similarity
+    if mode == "dense":
+        ranks = evaluation.rank(*vectors, similarity)
+    else:
+        ranks = evaluation.rank_mode(mode, encoder, *vectors, progress=progress)
+    return evaluation.judge(ranks, name)
 
 
 def evaluate_embeddings(

@@ -28,14 +28,12 @@ from hybridret.serving.inputs import checked, count, numbers
 from hybridret.serving.reindex import drop_others, embed, reindex
 from hybridret.serving.state import GraphSettings
 from hybridret.serving.store import DATABASE
-from hybridret.serving.words import Words
+from hybridret.serving.words import MODES, Mode, Words
 
 _CHUNK = 4096  # documents embedded and added at a time
 Known = Literal["refuse", "skip", "replace"]
 """What is done about documents whose id is in the index: an error; those with the same content are
 passed over, others an error; they are replaced."""
-Mode = Literal["dense", "words", "hybrid"]
-MODES: tuple[Mode, ...] = ("dense", "words", "hybrid")
 Reranker = Callable[[str, list[Hit]], Any]
 """A query and its hits -> one score for each hit, higher is better."""
 

@@ -19,12 +19,15 @@ import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache, lru_cache
+from typing import Literal
 
 import numpy as np
 
 from hybridret._types import Floats, Ints
 from hybridret.encoder.tokenization import Tokenizer
 
+Mode = Literal["dense", "words", "hybrid"]
+MODES: tuple[Mode, ...] = ("dense", "words", "hybrid")
 POSTINGS = 10_000
 """Documents of its terms that a query looks at, the rarest term first. At 100,000 documents all
 terms of a question have 16,000; leaving out the rest cost no nDCG and a third of the time."""
