@@ -257,6 +257,7 @@ class Index:
     def _add(
         self, documents: Sequence[Document], vectors: Vectors, threads: int, *, replacing: bool
     ) -> int:
+        self._refresh()  # whether its encoder is still in the store
         documents = checked(documents)
         names = [f"document {d.document_id!r}" for d in documents]
         rows = prepared(numbers(vectors), names, self.dimension, self.similarity)

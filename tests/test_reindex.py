@@ -1,0 +1,390 @@
+"""Change of the encoder beside live traffic, and back."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import TEXTS
+
+pytest.importorskip("torch")
+pytest.importorskip("onnxscript")
+
+from hybridret.cli import main
+from hybridret.data.table import Document
+from hybridret.encoder.exporting import export
+from hybridret.encoder.manifest import read_manifest
+from hybridret.encoder.onnx import OnnxEncoder
+from hybridret.encoder.torch_encoder import TorchEncoder
+from hybridret.errors import DataError, IndexFileError, ModelError
+from hybridret.serving import reindex as module
+from hybridret.serving.index import Index
+from hybridret.serving.retriever import Retriever
+from hybridret.serving.store import Store
+
+NAMES = TEXTS[:6]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Two exported encoders, of other dimensions."""
+    folder = tmp_path_factory.mktemp("encoders")
+    for name, dimension in (("old", 24), ("new", 16)):
+        encoder = TorchEncoder.new_static(TEXTS, dimension=dimension, vocabulary_size=300)
+        export(encoder, folder / name)
+    return folder
+
+
+@pytest.fixture
+def folders(made, tmp_path):
+    shutil.copytree(made, tmp_path / "encoders")
+    return tmp_path / "encoders" / "old", tmp_path / "encoders" / "new"
+
+
+def documents(count: int, start: int = 0) -> list[Document]:
+    return [
+        Document(f"d{n}", f"{NAMES[n % 6]} {'Paris ' * (n % 7)}{'river ' * (n // 7 % 11)}{n}", "en")
+        for n in range(start, start + count)
+    ]
+
+
+def check(retriever: Retriever, expected: list[Document]) -> None:
+    """The store has these documents, each with its own vector of the encoder, and its words."""
+    assert {d.document_id: d.text for d in retriever.documents()} == {
+        d.document_id: d.text for d in expected
+    }
+    retriever.index.verify()
+    vectors = retriever.encoder.encode_queries([d.text for d in expected])
+    found = retriever.index.search(vectors, 1, exact=True)
+    assert [hits[0].score for hits in found] == pytest.approx([1] * len(expected), abs=1e-5)
+    close = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    ids = [d.document_id for d in expected]
+    for n, hits in enumerate(found):  # itself, or one with the same vector
+        assert close[n] @ close[ids.index(hits[0].document_id)] == pytest.approx(1, abs=1e-5)
+
+
+def test_another_encoder_and_back(folders):
+    old, new = folders
+    docs = documents(60)
+    retriever = Retriever.create(old)
+    retriever.add(docs)
+    other = Retriever.load(old)  # as another process
+    before = retriever.search("Paris", k=5)
+    assert retriever.reindex(new) == 60
+    assert (retriever.index.dimension, other.index.dimension) == (16, 24)
+    check(retriever, docs)
+    fresh = Retriever.create(new)
+    fresh.add(docs)
+    expected = [(h.document_id, h.score) for h in fresh.search("Paris", k=5)]
+    for mode in ("dense", "words", "hybrid"):
+        assert retriever.search("Paris", k=5, mode=mode) == fresh.search("Paris", k=5, mode=mode)
+    wait_for(lambda: other.search("Paris", k=5)[0].score == expected[0][1])
+    assert [(h.document_id, h.score) for h in other.search("Paris", k=5)] == expected
+    assert retriever.index.stats()["other encoders"] == {other_fingerprint(old): 60}
+    # What comes now is embedded with both: the way back embeds nothing.
+    other.add(documents(5, 60))
+    other.delete(["d0"])
+    other.upsert([Document("d1", "Belgrade", "en")])
+    assert other.reindex(old) == 0
+    changed = [Document("d1", "Belgrade", "en"), *documents(63, 2)]
+    check(other, changed)
+    wait_for(lambda: (retriever.search("x"), retriever.index.dimension)[1] == 24)
+    check(retriever, changed)
+    assert retriever.search("Paris", k=5)[0].score == pytest.approx(before[0].score)
+    retriever.reindex(new, drop=True)
+    assert retriever.index.stats()["other encoders"] == {}
+    other.search("Paris")  # its encoder's vectors are gone
+    assert other.index.dimension == 16
+    again = Retriever.load(old)  # the folder of the former encoder
+    assert again.index.dimension == 16
+    check(again, changed)
+    check(Retriever.load(old / "index"), changed)  # the store alone
+    left = sorted(f.name.split("-")[0] for f in (old / "index").iterdir() if f.name[0] != ".")
+    assert [name for name in left if not name.startswith("store")] == [
+        "encoder",
+        "vectors",
+        "writer",
+    ]
+
+
+def other_fingerprint(folder: Path) -> str:
+    return str(read_manifest(folder)["fingerprint"])
+
+
+def wait_for(condition, seconds: float = 20) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_documents_that_come_and_go_meanwhile(folders, monkeypatch):
+    """Between reading a chunk of documents and writing its vectors."""
+    old, new = folders
+    monkeypatch.setattr(module, "_CHUNK", 8)
+    monkeypatch.setattr(module, "_LAST", 2)
+    retriever = Retriever.create(old)
+    retriever.add(documents(50))
+    embed, steps = module.embed, iter(range(100))
+    service = Retriever.load(old)
+
+    def interrupted(encoder, generation, docs, **options):
+        found = embed(encoder, generation, docs, **options)
+        step = next(steps)
+        if len(docs) > 2 and step < 8:
+            service.add([Document(f"new{step}", f"river {step} Paris")])
+            service.delete([docs[0].document_id, docs[-1].document_id])
+            service.upsert([Document(docs[1].document_id, f"Belgrade {step}")])
+        if step == 3:
+            service.index.compact()
+        return found
+
+    monkeypatch.setattr(module, "embed", interrupted)
+    retriever.reindex(new)
+    assert retriever.index.dimension == 16
+    check(retriever, list(retriever.documents()))
+    with_words = Index.open(old / "index")
+    rows = with_words.store.news(with_words._state.generation, 0, 0, 0).rows
+    assert (np.diff(rows) > 0).all()  # each document once, in order
+
+
+def test_an_interrupted_change_goes_on(folders, monkeypatch):
+    old, new = folders
+    monkeypatch.setattr(module, "_CHUNK", 8)
+    retriever = Retriever.create(old)
+    retriever.add(documents(50))
+    embed, steps = module.embed, iter(range(100))
+
+    def interrupted(*arguments, **options):
+        if next(steps) == 3:
+            raise KeyboardInterrupt
+        return embed(*arguments, **options)
+
+    monkeypatch.setattr(module, "embed", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        retriever.reindex(new)
+    assert retriever.search("Paris")
+    assert Retriever.load(old).index.dimension == 24
+    retriever.delete(["d20", "d23", "d49"])
+    assert Retriever.load(old).reindex(new) == 50 - 24 - 1  # of those left, d49 was deleted
+    check(
+        Retriever.load(old),
+        [d for d in documents(50) if d.document_id not in {"d20", "d23", "d49"}],
+    )
+
+
+def test_one_change_at_a_time(folders, made, tmp_path, monkeypatch):
+    old, new = folders
+    retriever = Retriever.create(old)
+    retriever.add(documents(5))
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "embed", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            retriever.reindex(new)
+    third = TorchEncoder.new_static(TEXTS, dimension=8, vocabulary_size=300)
+    export(third, tmp_path / "third")
+    with pytest.raises(IndexFileError, match=r"being embedded with another encoder .* --drop"):
+        retriever.reindex(tmp_path / "third")
+    assert module.drop_others(retriever.index.store) == [other_fingerprint(new)]
+    assert retriever.reindex(tmp_path / "third") == 5
+    assert retriever.reindex(new) == 5  # once more, after it was dropped
+    check(retriever, documents(5))
+    assert len(retriever.index.store.generations()) == 3
+
+
+def test_mistakes_change_nothing(folders, tmp_path):
+    old, new = folders
+    retriever = Retriever.create(old)
+    retriever.add(documents(3))
+    with pytest.raises(ModelError, match="not an exported encoder"):
+        retriever.reindex(tmp_path)
+    retriever.reindex(new)
+    index = Index.open(old / "index")
+    with pytest.raises(IndexFileError, match=r"embedded with 2 encoders .* add with a Retriever"):
+        index.add([Document("x", "x")], np.ones((1, 16), np.float32))
+    assert "x" not in retriever
+    former = Index.open(old / "index", encoder=other_fingerprint(old))
+    assert former.dimension == 24
+    module.drop_others(retriever.index.store)
+    with pytest.raises(IndexFileError, match="were dropped; open the store again"):
+        former.search(np.ones(24, np.float32))
+    with pytest.raises(IndexFileError, match="were dropped; open the store again"):
+        former.add([Document("x", "x")], np.ones((1, 24), np.float32))
+    with pytest.raises(IndexFileError, match="made with another encoder"):
+        Index.open(old / "index", encoder=other_fingerprint(old))
+    assert len(retriever) == 3
+
+
+def test_a_text_that_the_other_encoder_cannot_embed(made, tmp_path, monkeypatch):
+    """It is named, and the encoder in use stays."""
+    old = shutil.copytree(made / "old", tmp_path / "old")
+    retriever = Retriever.create(old)
+    retriever.add(documents(5))
+
+    def zero(encoder, texts, **_):
+        return np.zeros((len(texts), encoder.dimension), np.float32)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(OnnxEncoder, "encode_documents", zero)
+        with pytest.raises(DataError, match="'d0' is zero: the encoder's vocabulary has none"):
+            retriever.reindex(made / "new")
+    assert retriever.search(documents(1)[0].text, k=1)[0].score == pytest.approx(1, abs=1e-5)
+    assert retriever.index.dimension == 24
+
+
+def test_an_encoder_that_cannot_be_loaded_is_not_used(folders):
+    """A running process goes on with the one that it has, and says so."""
+    old, new = folders
+    retriever = Retriever.create(old)
+    retriever.add(documents(5))
+    other = Retriever.load(old)
+    retriever.reindex(new)
+    kept = old / "index" / f"encoder-{other_fingerprint(new)}" / "onnx" / "model.onnx"
+    kept.unlink()
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        other.search("Paris")
+        wait_for(lambda: said)
+        assert other.search("Paris", k=1)
+    assert "the old encoder stays in use" in str(said[0].message)
+    assert other.index.dimension == 24
+    with pytest.raises(ModelError, match=r"model\.onnx"):
+        other.add(documents(1, 10))
+    assert "d10" not in other
+    with pytest.raises(ModelError, match=r"model\.onnx"):
+        retriever.index.verify()
+
+
+SERVICE = """
+import sys, threading, time
+sys.path[:0] = [{tests!r}]
+from test_reindex import *
+retriever = Retriever.load({folder!r}, threads=1)
+docs = documents(40)
+end = time.monotonic() + 60
+seen, wrong = set(), []
+stop = threading.Event()
+
+def ask(seed):
+    rng = random.Random(seed)
+    while not stop.is_set():
+        document = rng.choice(docs)
+        try:
+            hits = retriever.search(document.text, k=3)
+            good = len(hits) == 3 and abs(hits[0].score - 1) < 1e-4
+            if not good:
+                wrong.append(str(hits))
+        except Exception as error:
+            wrong.append(repr(error))
+
+threads = [threading.Thread(target=ask, args=(n,)) for n in range(4)]
+for t in threads: t.start()
+print("ready", flush=True)
+for line in sys.stdin:
+    if line.strip() == "dimension":
+        print(retriever.index.dimension, flush=True)
+stop.set()
+for t in threads: t.join()
+print(len(wrong), wrong[:3], flush=True)
+"""
+
+
+def test_no_query_fails_or_is_mixed_across_a_change(folders):
+    """A service of another process is asked by four threads for what it has: a query of one encoder
+    in the vectors of the other would not be found with a cosine of 1."""
+    old, new = folders
+    retriever = Retriever.create(old)
+    retriever.add(documents(40))
+    code = SERVICE.format(tests=str(Path(__file__).parent), folder=str(old))
+    service = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert service.stdin is not None
+    assert service.stdout is not None
+
+    def dimension() -> int:
+        service.stdin.write("dimension\n")
+        service.stdin.flush()
+        return int(service.stdout.readline())
+
+    assert service.stdout.readline() == "ready\n"
+    for n, (target, expected) in enumerate(((new, 16), (old, 24), (new, 16))):
+        retriever.add(documents(3, 100 * (n + 1)))
+        retriever.reindex(target)
+        wait_for(lambda expected=expected: dimension() == expected, 60)
+    module.drop_others(retriever.index.store)
+    retriever.add(documents(3, 1000))
+    time.sleep(0.3)
+    service.stdin.close()
+    assert service.stdout.read() == "0 []\n"
+    assert service.wait() == 0
+
+
+KILLED = """
+import sys
+sys.path[:0] = [{tests!r}]
+from test_reindex import *
+module._CHUNK, module._LAST = 8, 2
+retriever = Retriever.load({folder!r})
+print("ready", flush=True)
+turns = [{new!r}, {old!r}]
+if retriever.index.dimension == 16:
+    turns.reverse()
+while True:
+    for turn in turns:
+        retriever.reindex(turn, drop=random.random() < 0.7)
+        retriever.add(documents(1, random.randrange(10**6, 10**9)))
+"""
+
+
+def test_killed_at_random_moments(folders):
+    kills = int(os.environ.get("HYBRIDRET_KILLS", "6"))
+    old, new = folders
+    Retriever.create(old).add(documents(50))
+    code = KILLED.format(
+        tests=str(Path(__file__).parent), folder=str(old), old=str(old), new=str(new)
+    )
+    rng = random.Random(kills)
+    for _ in range(kills):
+        process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        time.sleep(rng.uniform(0.0, 0.5))
+        process.kill()
+        process.communicate()
+        survivor = Retriever.load(old)
+        there = list(survivor.documents())
+        assert {d.document_id for d in documents(50)} <= {d.document_id for d in there}
+        check(survivor, there)
+
+
+def test_the_command(folders, made, tmp_path, capsys):
+    old, _ = folders
+    Retriever.create(old).add(documents(6))
+    model = tmp_path / "model"
+    model.mkdir()
+    TorchEncoder.new_static(TEXTS, dimension=8, vocabulary_size=300).save(model)
+    assert main(["reindex", str(old), "--encoder", str(model)]) == 0
+    said = capsys.readouterr().out
+    assert "6 documents embedded; 6 are searched with" in said
+    assert main(["reindex", str(old), "--encoder", str(old)]) == 0
+    assert "0 documents embedded" in capsys.readouterr().out
+    assert main(["search", str(old / "index"), "Paris", "--mode", "hybrid", "-k", "1"]) == 0
+    assert capsys.readouterr().out.startswith("0.0")
+    assert main(["reindex", str(old), "--drop"]) == 0
+    assert "1 other encoders dropped" in capsys.readouterr().out
+    assert main(["reindex", str(old)]) == 1
+    assert "nothing to do: give --encoder, --drop, or both" in capsys.readouterr().err
+    assert Store(old / "index").generations()[0].state == "ready"
