@@ -3,8 +3,8 @@
     python examples/rerank.py ENCODER CROSS_ENCODER "Wie entsteht Regen?"
 
 ENCODER is an exported encoder with an index, or a store. CROSS_ENCODER is a folder with
-``tokenizer.json`` and ``onnx/model.onnx``, as several multilingual ones on the Hugging Face hub have
-them, such as ``cross-encoder/mmarco-mMiniLMv2-L12-H384-v1``. It reads the query and a document
+``tokenizer.json`` and ``onnx/model.onnx``, as several multilingual ones on the Hugging Face hub
+have them, such as ``cross-encoder/mmarco-mMiniLMv2-L12-H384-v1``. It reads the query and a document
 together: slower than comparing vectors, and better at telling good hits from the best.
 """
 

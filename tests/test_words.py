@@ -46,12 +46,10 @@ def folder(exported, tmp_path):
     return shutil.copytree(exported, tmp_path / "encoder")
 
 
+LANGUAGES = ("en", "de", "ru", "zh", "ar", "en", "en", "ru", "ja", "es", "en", "ru")
 DOCUMENTS = [
     Document(f"d{n}", text, language, metadata={"n": n})
-    for n, (text, language) in enumerate(
-        [*zip(TEXTS[:6], ("en", "de", "ru", "zh", "ar", "en"), strict=True)]
-        + [*zip(MORE, ("en", "ru", "ja", "es", "en", "ru"), strict=True)]
-    )
+    for n, (text, language) in enumerate(zip([*TEXTS[:6], *MORE], LANGUAGES, strict=True))
 ]
 
 
