@@ -138,3 +138,39 @@ def test_metadata_are_json():
     for bad in (3, [1], {1: 2}, {"a": {1, 2}}, {"a": "\ud83d"}, {"a": float("inf")}):
         with pytest.raises(DataError, match=r"^x: metadata"):
             check_metadata(bad, "x")
+
+
+def test_a_kept_filter_follows_what_comes(tmp_path):
+    """It is worked out for new documents alone; the answers are those of an index opened anew."""
+    rng = np.random.default_rng(3)
+    index = Index.create(tmp_path / "index", dimension=8)
+    asked = [
+        {"languages": "de"},
+        {"where": {"year": {"gte": 2010}}},
+        {"where": {"tags": {"ne": "b"}}, "languages": ["de", "fr"]},
+        {"where": {"late": {"exists": True}}},
+    ]
+    query = rng.standard_normal(8, dtype=np.float32)
+    for step in range(12):
+        documents = [
+            Document(
+                f"{step}-{n}",
+                "text",
+                ("de", "fr", "de-CH")[(step + n) % 3],
+                metadata={
+                    "year": 2000 + 3 * step + n,
+                    "tags": ["a", "b"][: n % 3],
+                    **({"late": step} if step > 5 else {}),
+                },
+            )
+            for n in range(5)
+        ]
+        index.add(documents, rng.standard_normal((5, 8), dtype=np.float32))
+        if step % 3 == 2:
+            index.delete([f"{step - 1}-{n}" for n in range(2)])
+        fresh = Index.open(tmp_path / "index")
+        for options in asked[: 4 if step > 5 else 3]:
+            if step > 3 or "where" not in options:
+                found = index.search(query, 100, **options)
+                assert found == fresh.search(query, 100, **options)
+                assert found

@@ -55,8 +55,9 @@ def check(index: Index, expected: dict[str, int]) -> None:
     assert found == expected
     assert len(index) == len(expected)
     index.verify()
-    for name, version in expected.items():
-        hit = index.search(vector(name, version), 1, exact=True)[0]
+    vectors = np.stack([vector(name, version) for name, version in expected.items()])
+    found_by_vector = index.search(vectors, 1, exact=True)
+    for (name, version), (hit,) in zip(expected.items(), found_by_vector, strict=True):
         assert (hit.document_id, hit.text) == (name, f"{name} {version}")
         assert hit.score == pytest.approx(1, abs=1e-5)
 

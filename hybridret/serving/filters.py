@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybridret.errors import DataError, did_you_mean
+from hybridret.serving.arrays import Growing
 
 Admitted = NDArray[np.bool_]
 Scalar = str | int | float | bool | None
@@ -142,13 +143,14 @@ class Columns:
                     self._fields.setdefault(name, _Column()).add(place, value)
         self.size += len(metadata)
 
-    def admitted(self, conditions: Sequence[tuple[str, str, Any]]) -> Admitted:
-        """bool [size]: the places for which all conditions of :func:`parsed` hold.
+    def admitted(self, conditions: Sequence[tuple[str, str, Any]], start: int = 0) -> Admitted:
+        """bool [size - start]: the places from ``start`` for which all conditions of :func:`parsed`
+        hold.
 
         Raises:
             DataError: a field that no document has.
         """
-        admitted = np.ones(self.size, dtype=bool)
+        admitted = np.ones(self.size - start, dtype=bool)
         for name, test, operand in conditions:
             column = self._fields.get(name)
             if column is None:
@@ -157,7 +159,7 @@ class Columns:
                     f"where: no document has a field {name!r}"
                     f"{did_you_mean(name, self.fields)}; there are {known}"
                 )
-            admitted &= column.matches(test, operand, self.size)
+            admitted &= column.matches(test, operand, start, self.size)
         return admitted
 
 
@@ -167,33 +169,31 @@ class _Column:
     def __init__(self) -> None:
         self._numbers: dict[tuple[bool, Scalar], int] = {}  # bools are apart: True == 1
         self._values: list[Scalar] = []
-        self._places: list[int] = []  # of each entry
-        self._codes: list[int] = []
-        self._arrays: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None
+        self._places: Growing[np.int64] = Growing(np.int64)  # of each entry, ascending
+        self._codes: Growing[np.int64] = Growing(np.int64)
+        self._new: list[tuple[int, int]] = []  # entries that are not in the arrays yet
 
     def add(self, place: int, value: Scalar) -> None:
         key = isinstance(value, bool), value
         number = self._numbers.setdefault(key, len(self._values))
         if number == len(self._values):
             self._values.append(value)
-        self._places.append(place)
-        self._codes.append(number)
-        self._arrays = None
+        self._new.append((place, number))
 
-    def matches(self, test: str, operand: Any, size: int) -> Admitted:
-        """bool [size]"""
+    def matches(self, test: str, operand: Any, start: int, size: int) -> Admitted:
+        """bool [size - start]"""
         if test == "exists":
-            there = self._having(np.ones(len(self._values), dtype=bool), size)
+            there = self._having(np.ones(len(self._values), dtype=bool), start, size)
             return there if operand else ~there
         if test == "ne":
-            return ~self.matches("eq", operand, size)
+            return ~self.matches("eq", operand, start, size)
         if test in ("eq", "in"):
             accepted = np.zeros(len(self._values), dtype=bool)
             for value in operand if test == "in" else [operand]:
                 number = self._numbers.get((isinstance(value, bool), value))
                 if number is not None:
                     accepted[number] = True
-            return self._having(accepted, size)
+            return self._having(accepted, start, size)
         holds = _ORDERS[test]
         comparable = str if isinstance(operand, str) else int | float
         accepted = np.fromiter(
@@ -207,15 +207,19 @@ class _Column:
             dtype=bool,
             count=len(self._values),
         )
-        return self._having(accepted, size)
+        return self._having(accepted, start, size)
 
-    def _having(self, accepted: Admitted, size: int) -> Admitted:
-        """The places that have an accepted value."""
-        if self._arrays is None:
-            self._arrays = np.array(self._places, np.int64), np.array(self._codes, np.int64)
-        places, codes = self._arrays
-        found = np.zeros(size, dtype=bool)
-        found[places[accepted[codes]]] = True
+    def _having(self, accepted: Admitted, start: int, size: int) -> Admitted:
+        """The places from ``start`` that have an accepted value."""
+        if self._new:
+            new = np.array(self._new, dtype=np.int64)
+            self._places.extend(new[:, 0])
+            self._codes.extend(new[:, 1])
+            self._new = []
+        first = int(np.searchsorted(self._places.values, start))
+        places, codes = self._places.values[first:], self._codes.values[first:]
+        found = np.zeros(size - start, dtype=bool)
+        found[places[accepted[codes]] - start] = True
         return found
 
 

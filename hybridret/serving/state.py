@@ -18,6 +18,7 @@ from hybridret._types import Floats, Ints, Vectors
 from hybridret.data.languages import matches_language
 from hybridret.errors import DataError, IndexFileError
 from hybridret.serving import words
+from hybridret.serving.arrays import Growing
 from hybridret.serving.change import Generation, Head
 from hybridret.serving.filters import Columns
 from hybridret.serving.store import DATABASE, News, Store
@@ -55,6 +56,14 @@ class GraphSettings:
                 )
 
 
+class _Filter:
+    """The places for which a filter holds, as far as it has been worked out."""
+
+    def __init__(self) -> None:
+        self.admitted: Growing[np.uint8] = Growing(np.uint8)  # of each place
+        self.places: Growing[np.uint32] = Growing(np.uint32)
+
+
 class State:
     """What of a generation's file is in memory; it grows, see :meth:`advance`."""
 
@@ -67,9 +76,9 @@ class State:
         self.graph: _native.Graph | None = None
         self.damaged = ""  # what is wrong with the published graph
         self.size = 0
-        self._rows = np.empty(0, dtype=np.int64)
-        self._languages = np.empty(0, dtype=np.int32)
-        self._alive = np.empty(0, dtype=bool)
+        self._rows: Growing[np.int64] = Growing(np.int64)
+        self._languages: Growing[np.int32] = Growing(np.int32)
+        self._alive: Growing[np.bool_] = Growing(bool)
         self._numbers: dict[str, int] = {}  # of languages
         self._counts = np.zeros(0, dtype=np.int64)  # live documents by the language's number
         self._language_of: dict[int, int] = {}  # number by row, of documents without a place yet
@@ -77,9 +86,7 @@ class State:
         self._builder: _native.Graph | None = None
         self._counts_of_terms = words.Counts(self.generation.number)
         self._columns: Columns | None = None
-        self._filters: OrderedDict[str, tuple[NDArray[np.uint8], NDArray[np.uint32]]] = (
-            OrderedDict()
-        )
+        self._filters: OrderedDict[str, _Filter] = OrderedDict()
         self.broken = False
         self.unlock()
 
@@ -116,20 +123,21 @@ class State:
         if len(news.rows):
             numbers = [self._language_of.pop(row, -1) for row in news.rows.tolist()]
             # Before the table has them: searches look up what it finds.
-            self._rows = np.concatenate([self._rows, news.rows])
-            self._languages = np.concatenate([self._languages, np.array(numbers, np.int32)])
-            self._alive = np.concatenate([self._alive, np.ones(len(numbers), dtype=bool)])
+            self._rows.extend(news.rows)
+            self._languages.extend(numbers)
+            self._alive.extend(np.ones(len(numbers), dtype=bool))
             self.table.extend(vectors)
             self.size = len(self._rows)
         places, there = self._places(news.deleted, self.size)
+        alive, languages = self._alive.values, self._languages.values
         gone = places[there]
-        gone = gone[self._alive[gone]]
-        self._alive[gone] = False
+        gone = gone[alive[gone]]
+        alive[gone] = False
         self.table.remove(gone.astype(np.uint32))
         counts = np.zeros(len(self._numbers), dtype=np.int64)
         counts[: len(self._counts)] = self._counts
-        np.add.at(counts, self._languages[self.size - len(news.rows) :], 1)
-        np.subtract.at(counts, self._languages[gone], 1)
+        np.add.at(counts, languages[self.size - len(news.rows) :], 1)
+        np.subtract.at(counts, languages[gone], 1)
         self._counts = counts
         old = self.generation
         same = (new.graph, new.graph_checksum) == (old.graph, old.graph_checksum)
@@ -143,7 +151,7 @@ class State:
 
         Rows ascend from place to place.
         """
-        known = self._rows[:size]
+        known = self._rows.values[:size]
         at = np.searchsorted(known, rows)
         there = at < size
         there[there] = known[at[there]] == rows[there]
@@ -186,7 +194,7 @@ class State:
         else:
             ef = self.settings.ef_search
             places, scores = graph.search(queries, k, ef=ef, **options)
-        rows = np.where(places < 0, -1, self._rows[places]) if places.size else places
+        rows = np.where(places < 0, -1, self._rows.values[places]) if places.size else places
         return rows, scores
 
     def search_words(
@@ -197,7 +205,7 @@ class State:
         conditions: Sequence[tuple[str, str, Any]],
     ) -> tuple[Ints, Floats]:
         """Rows [<= k] of the documents that have one of the terms, best first, and their BM25."""
-        admitted = self._alive[: self.size].view(np.uint8)
+        admitted = self._alive.values.view(np.uint8)
         if languages is not None or conditions:
             admitted, _ = self._subset(languages, conditions)
         rows, scores = [np.empty(0, dtype=np.int64)], [np.empty(0)]
@@ -218,23 +226,26 @@ class State:
     def _subset(
         self, languages: Sequence[str] | None, conditions: Sequence[tuple[str, str, Any]]
     ) -> tuple[NDArray[np.uint8], NDArray[np.uint32]]:
-        """A byte for each place, and the places; kept until there are more."""
+        """A byte for each place, and the places that are admitted."""
         key = json.dumps([languages, conditions])
         with self._filtering:
-            found = self._filters.get(key)
-            size = self.size
-            if found is None or len(found[0]) != size:
-                admitted = np.ones(size, dtype=bool)
+            known = self._filters.get(key)
+            found = known or _Filter()
+            start, size = len(found.admitted), self.size
+            if start < size or known is None:
+                new = np.ones(size - start, dtype=bool)
                 if languages is not None:
-                    admitted &= np.isin(self._languages[:size], self._language_numbers(languages))
+                    numbers = self._language_numbers(languages)
+                    new &= np.isin(self._languages.values[start:size], numbers)
                 if conditions:
-                    admitted &= self._metadata(size).admitted(conditions)[:size]
-                found = admitted.view(np.uint8), np.flatnonzero(admitted).astype(np.uint32)
-                self._filters[key] = found
+                    new &= self._metadata(size).admitted(conditions, start)[: size - start]
+                found.admitted.extend(new)
+                found.places.extend(start + np.flatnonzero(new))
+            self._filters[key] = found
             self._filters.move_to_end(key)
             while len(self._filters) > _FILTERS:
                 self._filters.popitem(last=False)
-        return found
+            return found.admitted.values, found.places.values
 
     @property
     def languages(self) -> dict[str, int]:
@@ -265,7 +276,7 @@ class State:
         """The columns, up to a number of places."""
         columns = self._columns = self._columns or Columns()
         if columns.size < size:
-            rows = self._rows[columns.size : size]
+            rows = self._rows.values[columns.size : size]
             texts = dict(self.store.metadata(int(rows.min()) - 1))
             columns.extend(
                 [json.loads(text) if (text := texts.get(row)) else None for row in rows.tolist()]
