@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hybridret.data.table import Document
 from hybridret.errors import DataError
 from hybridret.serving.filters import Columns, check_metadata, parsed
+from hybridret.serving.index import Index
 
 scalars = st.one_of(
     st.none(),
