@@ -11,6 +11,7 @@ import pytest
 from hybridret.data.table import Document
 from hybridret.errors import DataError, IndexFileError
 from hybridret.serving.index import Index
+from hybridret.serving.recall import EFS, ef_for
 from hybridret.serving.state import GraphSettings
 
 LANGUAGES = ("ar", "de", "en", "zh-CN")
@@ -75,6 +76,40 @@ def test_the_graph_finds_what_the_exact_search_finds(tmp_path):
         assert {len(hits) for hits in graph} == {10}
         found = sum(len({*ids(a)} & {*ids(b)}) for a, b in zip(exact, graph, strict=True))
         assert found / 500 > 0.97
+
+
+def test_recall_is_measured(tmp_path):
+    """When a graph is made, on vectors that it does not have yet, or on queries that are given."""
+    index, vectors = made(tmp_path / "index", 6000, dimension=32)
+    found = {int(ef): r for ef, r in index.stats()["recall@10 by ef"].items()}
+    assert sorted(found) == [ef for ef in EFS if ef <= max(found)]
+    queries = np.random.default_rng(2).standard_normal((100, 32), dtype=np.float32)
+
+    def recall(**options) -> float:
+        exact = index.search(queries, 10, exact=True)
+        graph = index.search(queries, 10, **options)
+        return sum(len({*ids(a)} & {*ids(b)}) for a, b in zip(exact, graph, strict=True)) / 1000
+
+    on_queries = index.measure(queries)
+    assert [found[ef] for ef in (16, 32, 64)] == pytest.approx(
+        [on_queries[ef] for ef in (16, 32, 64)], abs=0.05
+    )
+    assert Index.open(tmp_path / "index").stats()["recall@10 by ef"] == {
+        str(ef): round(r, 4) for ef, r in on_queries.items()
+    }
+    for wanted in (0.5, 0.9, 0.97):
+        least = min(ef for ef, r in on_queries.items() if r >= wanted)
+        assert recall(recall=wanted) == pytest.approx(on_queries[least], abs=1e-9)
+    assert ef_for({16: 0.9, 32: 0.99}, 0.99, 30) == 96
+    assert ef_for({16: 0.9, 32: 0.99}, 0.999, 10) is None
+    best = index.search(vectors[5], 3, exact=True)
+    assert index.search(vectors[5], 3, recall=1.0) == best  # no ef has it: exact
+    for bad in (0, 1.1, True):
+        with pytest.raises(DataError, match="recall must be above 0 and at most 1"):
+            index.search(vectors[0], recall=bad)
+    small, vectors = made(tmp_path / "small", 10)
+    assert small.measure(vectors) == {}
+    assert small.search(vectors[3], 1, recall=0.99)[0].document_id == "d3"
 
 
 def test_opened_again(tmp_path):

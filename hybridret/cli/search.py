@@ -41,6 +41,13 @@ def add(commands: Any) -> None:
         "script alone), or both rankings fused",
     )
     p.add_argument(
+        "--recall",
+        type=float,
+        metavar="SHARE",
+        help="of the best documents that the HNSW graph has to find, as measured on the index's "
+        "own vectors, such as .99 (default: the index's ef_search)",
+    )
+    p.add_argument(
         "--exact",
         action="store_true",
         help="compare the query with every document instead of searching the HNSW graph",
@@ -58,7 +65,13 @@ def run(o: argparse.Namespace) -> None:
         except ValueError as error:
             raise DataError(f"--where: not JSON: {error}") from None
     hits = Retriever.load(o.folder, store=o.store).search(
-        o.query, o.k, languages=o.languages, where=where, exact=o.exact, mode=o.mode
+        o.query,
+        o.k,
+        languages=o.languages,
+        where=where,
+        recall=o.recall,
+        exact=o.exact,
+        mode=o.mode,
     )
     if o.json:
         print(json.dumps([asdict(hit) for hit in hits], ensure_ascii=False))

@@ -43,6 +43,7 @@ class Generation:
         places: vectors that are committed.
         graph, graph_places, graph_checksum: the file of the graph, if one is published, how many
             places it links, and its SHA-256.
+        graph_recall: JSON of what :func:`hybridret.serving.recall.measured` has found.
     """
 
     number: int
@@ -56,6 +57,7 @@ class Generation:
     graph: str | None
     graph_places: int
     graph_checksum: str | None
+    graph_recall: str | None
 
     @property
     def folder(self) -> str:
@@ -178,13 +180,15 @@ class Change:
         """Those that are not dropped, in order."""
         return generations_of(self.connection)
 
-    def publish(self, generation: Generation, graph: str, places: int, checksum: str) -> None:
+    def publish(
+        self, generation: Generation, graph: str, places: int, checksum: str, recall: str
+    ) -> None:
         """Names the graph of a generation's first places, unless its file is another by now."""
         with self.store.naming():
             self.connection.execute(
-                "UPDATE generations SET graph = ?, graph_places = ?, graph_checksum = ? "
-                "WHERE number = ? AND file = ? AND graph_places <= ?",
-                (graph, places, checksum, generation.number, generation.file, places),
+                "UPDATE generations SET graph = ?, graph_places = ?, graph_checksum = ?, "
+                "graph_recall = ? WHERE number = ? AND file = ? AND graph_places <= ?",
+                (graph, places, checksum, recall, generation.number, generation.file, places),
             )
 
     def compact(self) -> None:
@@ -212,7 +216,7 @@ class Change:
         self.connection.execute("DELETE FROM blocks WHERE generation = ?", (generation.number,))
         self.connection.execute(
             "UPDATE generations SET file = ?, places = 0, graph = NULL, graph_places = 0, "
-            "graph_checksum = NULL WHERE number = ?",
+            "graph_checksum = NULL, graph_recall = NULL WHERE number = ?",
             (file, generation.number),
         )
         rows = np.frombuffer(b"".join(blob for _, blob in blocks), dtype="<i8")
@@ -337,7 +341,7 @@ class Change:
             self.connection.execute("DELETE FROM blocks WHERE generation = ?", (number,))
             self.connection.execute(
                 "UPDATE generations SET state = 'dropped', words = 0, places = 0, graph = NULL, "
-                "graph_places = 0, graph_checksum = NULL WHERE number = ?",
+                "graph_places = 0, graph_checksum = NULL, graph_recall = NULL WHERE number = ?",
                 (number,),
             )
 

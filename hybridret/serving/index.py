@@ -8,6 +8,7 @@ are all of them where a filter leaves few. The graph is made again where it is m
 
 from __future__ import annotations
 
+import json
 import shutil
 import threading
 import warnings
@@ -16,6 +17,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from hybridret._files import put, sha256, temporary_file
 from hybridret._types import Ints, Similarity, Vectors
@@ -28,6 +31,7 @@ from hybridret.serving.change import Change, Embedded, GenerationGone
 from hybridret.serving.connections import TIMEOUT, after_fork
 from hybridret.serving.filters import parsed
 from hybridret.serving.inputs import checked, count, ids_of, numbers, prepared, tags_of
+from hybridret.serving.recall import KEPT_BACK, SAMPLE, measured
 from hybridret.serving.state import GraphSettings, State
 from hybridret.serving.store import DATABASE, Store
 from hybridret.serving.words import Words, fuse
@@ -221,6 +225,9 @@ class Index:
             "documents": state.head.live,
             "deleted": state.size - state.head.live,
             "in the graph": state.linked,
+            "recall@10 by ef": {
+                str(ef): round(found, 4) for ef, found in sorted(state.measured.items())
+            },
             "languages": self.languages,
             "fields": state.fields,
             "dimension": self.dimension,
@@ -353,9 +360,16 @@ class Index:
             size = state.size
             if size <= _UNLINKED or size - state.linked <= waiting * size:
                 return
-            graph = state.builder
-            while graph.size < size:
-                graph.build(min(size, graph.size + _TOGETHER), threads=threads)
+            graph, found = state.builder, state.measured
+            kept_back = size - min(KEPT_BACK, size // 20)
+            for end in (kept_back, size):
+                while graph.size < end:
+                    graph.build(min(end, graph.size + _TOGETHER), threads=threads)
+                if graph.size == kept_back:
+                    rng = np.random.default_rng(self.settings.seed)
+                    some = rng.permutation(np.arange(kept_back, size))[:SAMPLE]
+                    rows = np.array(self.store.vectors(state.generation)[np.sort(some)])
+                    found = measured(state.table, graph, rows, own=True, threads=threads)
             folder, number = self.store.folder, state.generation.file.split("-")[1].split(".")[0]
             try:
                 with temporary_file(folder / "graph") as temporary:
@@ -366,9 +380,40 @@ class Index:
             except (OSError, RuntimeError) as error:
                 raise IndexFileError(f"{folder}: the graph could not be written: {error}") from None
             with self._change() as change:
-                change.publish(state.generation, name, size, checksum)
+                change.publish(state.generation, name, size, checksum, json.dumps(found))
             self.store.tidy()
         self._refresh(always=True)
+
+    def measure(self, queries: Any, *, threads: int = 0) -> dict[int, float]:
+        """Measures the graph's recall@10 for values of ``ef``, for ``search(recall=...)``.
+
+        It is measured when a graph is made, too, on vectors of the index before they are linked;
+        those of your users' queries tell more.
+
+        Args:
+            queries: float32 [Q, dimension].
+
+        Raises:
+            DataError: the vectors are invalid, see :meth:`add`.
+            IndexFileError: another process is writing.
+        """
+        given = numbers(queries)
+        names = [f"query {n}" for n in range(len(given))]
+        rows = prepared(given, names, self.dimension, self.similarity)
+        state = self._refresh()
+        generation = state.generation
+        if state.graph is None or generation.graph is None or generation.graph_checksum is None:
+            return {}
+        found = measured(state.table, state.graph, rows, own=False, threads=threads)
+        with self._change() as change:
+            change.publish(
+                generation,
+                generation.graph,
+                generation.graph_places,
+                generation.graph_checksum,
+                json.dumps(found),
+            )
+        return found
 
     def verify(self) -> None:
         """Reads the whole store.
@@ -395,6 +440,7 @@ class Index:
         words: str | Sequence[str] | None = None,
         languages: Sequence[str] | str | None = None,
         where: Mapping[str, Any] | None = None,
+        recall: float | None = None,
         exact: bool = False,
         threads: int = 1,
     ) -> list[Any]:
@@ -409,15 +455,19 @@ class Index:
                 for all.
             where: return only documents whose metadata are so, see
                 :mod:`hybridret.serving.filters`.
+            recall: share of the best documents that the graph has to find, 0 to 1, as measured on
+                the index's own vectors (:meth:`measure`); None: ``ef_search`` of its settings.
             exact: compare the query with all of them instead of searching the graph.
             threads: for several queries.
 
         Raises:
-            DataError: k is below 1, no document has a language or field, the vector is invalid
-                (see :meth:`add`), or the index has no words.
+            DataError: k is below 1, recall is not from 0 to 1, no document has a language or field,
+                the vector is invalid (see :meth:`add`), or the index has no words.
         """
         k = min(count("k", k), 2**31)
         threads = count("threads", threads)
+        if recall is not None and (isinstance(recall, bool) or not 0 < recall <= 1):
+            raise DataError(f"recall must be above 0 and at most 1, got {recall!r}")
         queries, single = self._queries(vectors, words)
         terms = None if words is None else self._terms([words] if isinstance(words, str) else words)
         if queries is not None and terms is not None and len(queries) != len(terms):
@@ -430,7 +480,9 @@ class Index:
 
         def rank(state: State) -> list[tuple[Ints, Any]]:
             if queries is not None:
-                rows, scores = state.search(queries, depth, exact=exact, threads=threads, **options)
+                rows, scores = state.search(
+                    queries, depth, recall=recall, exact=exact, threads=threads, **options
+                )
                 near = [(r[r >= 0], s[r >= 0]) for r, s in zip(rows, scores, strict=True)]
             if terms is None:
                 return near

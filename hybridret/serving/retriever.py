@@ -263,6 +263,7 @@ class Retriever:
         *,
         languages: Sequence[str] | str | None = None,
         where: Mapping[str, Any] | None = None,
+        recall: float | None = None,
         exact: bool = False,
         mode: Mode = "dense",
         rerank: Reranker | None = None,
@@ -274,6 +275,8 @@ class Retriever:
             query: a text, or several: then a list of lists of :class:`Hit`.
             where: only documents whose metadata are so, such as ``{"year": {"gte": 2024}}``, see
                 :mod:`hybridret.serving.filters`.
+            recall: share of the best documents that the HNSW graph has to find, as measured on the
+                index, such as .99; None: the settings' ``ef_search``.
             exact: compare the query with all documents instead of searching the HNSW graph.
             mode: ``dense``: closest in meaning; ``words``: with the query's words, see
                 :mod:`hybridret.serving.words`; ``hybrid``: both rankings, fused.
@@ -308,6 +311,7 @@ class Retriever:
                     words=None if mode == "dense" else list(texts),
                     languages=languages,
                     where=where,
+                    recall=recall,
                     exact=exact,
                     threads=len(texts),
                 )

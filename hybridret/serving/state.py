@@ -21,6 +21,7 @@ from hybridret.serving import words
 from hybridret.serving.arrays import Growing
 from hybridret.serving.change import Generation, Head
 from hybridret.serving.filters import Columns
+from hybridret.serving.recall import ef_for
 from hybridret.serving.store import DATABASE, News, Store
 
 _FILTERS = 64  # that are kept
@@ -98,6 +99,12 @@ class State:
     def linked(self) -> int:
         """Places in the graph that searches use."""
         return self.graph.size if self.graph else 0
+
+    @property
+    def measured(self) -> dict[int, float]:
+        """Recall of the published graph by ``ef``."""
+        found = self.generation.graph_recall
+        return {int(ef): value for ef, value in json.loads(found).items()} if found else {}
 
     @property
     def builder(self) -> _native.Graph:
@@ -181,6 +188,7 @@ class State:
         languages: Sequence[str] | None,
         conditions: Sequence[tuple[str, str, Any]],
         *,
+        recall: float | None,
         exact: bool,
         threads: int,
     ) -> tuple[Ints, Vectors]:
@@ -189,10 +197,10 @@ class State:
         if languages is not None or conditions:
             options["admitted"], options["rows"] = self._subset(languages, conditions)
         graph = None if exact else self.graph
-        if graph is None:
+        ef = self.settings.ef_search if recall is None else ef_for(self.measured, recall, k)
+        if graph is None or ef is None:
             places, scores = self.table.search(queries, k, **options)
         else:
-            ef = self.settings.ef_search
             places, scores = graph.search(queries, k, ef=ef, **options)
         rows = np.where(places < 0, -1, self._rows.values[places]) if places.size else places
         return rows, scores

@@ -88,7 +88,8 @@ CREATE TABLE generations (
     places INTEGER NOT NULL,
     graph TEXT,
     graph_places INTEGER NOT NULL DEFAULT 0,
-    graph_checksum TEXT
+    graph_checksum TEXT,
+    graph_recall TEXT
 );
 CREATE TABLE blocks (
     generation INTEGER NOT NULL,
@@ -177,17 +178,18 @@ class Store:
         folder = Path(folder)
         with_words = encoder_folder is not None and words.available()
         first = Generation(
-            1,
-            encoder,
-            dimension,
-            similarity,
-            "ready",
-            with_words,
-            "vectors-1.f32",
-            0,
-            None,
-            0,
-            None,
+            number=1,
+            encoder=encoder,
+            dimension=dimension,
+            similarity=similarity,
+            state="ready",
+            words=with_words,
+            file="vectors-1.f32",
+            places=0,
+            graph=None,
+            graph_places=0,
+            graph_checksum=None,
+            graph_recall=None,
         )
         try:
             with atomic_folder(folder, replace=False) as made:
