@@ -139,6 +139,25 @@ def test_the_graph_finds_what_a_scan_finds():
     assert (rows % 2 == 1).all()
 
 
+def test_filters_that_disagree_with_the_query():
+    """A quarter of the clusters is admitted: most queries have none of their own near them."""
+    rng = np.random.default_rng(6)
+    centres, cluster = unit(rng, 80, 32), rng.integers(0, 80, 25_000)
+    topics = unit(rng, 300, 32)  # as languages and topics: parallel documents in every cluster
+    vectors = centres[cluster] + topics[rng.integers(0, 300, 25_000)] + 0.3 * unit(rng, 25_000, 32)
+    vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    queries = (centres[rng.integers(0, 80, 100)] + topics[rng.integers(0, 300, 100)]).astype(
+        np.float32
+    )
+    table = table_of(vectors)
+    graph = graph_of(table)
+    for share in (2, 4, 8):
+        assert recall(graph, table, queries, **subset(cluster % share == 0)) > 0.97
+    table.remove(np.flatnonzero(rng.random(25_000) < 0.4).astype(np.uint32))
+    assert recall(graph, table, queries) > 0.98
+    assert recall(graph, table, queries, **subset(cluster % 4 == 1)) > 0.97
+
+
 def test_many_at_once_are_each_alone():
     rng = np.random.default_rng(2)
     vectors, queries = clustered(rng, 6000, 24), clustered(rng, 30, 24)

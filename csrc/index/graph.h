@@ -5,8 +5,8 @@
 // table. Equal vectors would link to nothing but each other; the other rows are found through the
 // table's chains.
 //
-// The walk reads 8-bit codes, fetches the codes of neighbours ahead, and decides among the best in
-// float32. Rows that are removed or not in the subset are walked through and not returned.
+// A walk reads 8-bit codes, fetches the codes of neighbours ahead, and decides among the best in
+// float32. Rows that are removed or not in the subset are gone through, not compared.
 //
 // Not handled here: hnswlib draws levels from one generator without a lock, so a graph built by
 // several threads differs from run to run.
@@ -48,6 +48,7 @@ class Graph {
  private:
   struct Links;
   struct Visited;
+  class Walk;
   std::unique_ptr<Links> empty(int64_t capacity) const;
   std::unique_ptr<Visited> take_visited() const;
   void give_visited(std::unique_ptr<Visited> visited) const;

@@ -88,7 +88,7 @@ void Table::extend(const float* vectors, int64_t count, int threads) {
   codes_.resize(rows * static_cast<size_t>(stride_));
   steps_.resize(rows);
   lengths_.resize(rows);
-  alive_.resize(rows, 1);
+  states_.resize(rows, kAlive);
   first_.resize(rows);
   last_.resize(rows);
   next_.resize(rows, -1);
@@ -117,6 +117,7 @@ void Table::extend(const float* vectors, int64_t count, int threads) {
       by_hash_.emplace(hash, number);
     } else {
       next_[last_[first]] = row;
+      states_[last_[first]] |= kChained;
       last_[first] = number;
     }
   }
@@ -128,8 +129,8 @@ void Table::remove(const uint32_t* rows, int64_t count) {
       throw std::invalid_argument("no row " + std::to_string(rows[i]) + " in a table of " +
                                   std::to_string(size()));
   for (int64_t i = 0; i < count; ++i) {
-    live_ -= alive_[rows[i]];
-    alive_[rows[i]] = 0;
+    live_ -= alive(rows[i]);
+    states_[rows[i]] &= static_cast<uint8_t>(~kAlive);
   }
 }
 
@@ -155,8 +156,8 @@ std::vector<Hit> Table::scan(const Query& query, int64_t k, const Subset* subset
   const int64_t end = listed ? subset->count : size();
   for (int64_t i = begin; i < end; ++i) {
     if (listed && i + kAhead < end) {
-      const int8_t* later = code(listed[i + kAhead]);
-      for (int64_t line = 0; line < stride_; line += kLine) __builtin_prefetch(later + line);
+      fetch(listed[i + kAhead]);
+      __builtin_prefetch(&lengths_[listed[i + kAhead]]);
     }
     const int64_t row = listed ? listed[i] : i;
     if (!alive(row)) continue;

@@ -62,7 +62,9 @@ class Table {
   int64_t depth() const { return depth_; }
   int64_t size() const { return static_cast<int64_t>(steps_.size()); }
   int64_t live() const { return live_; }
-  bool alive(int64_t row) const { return alive_[static_cast<size_t>(row)] != 0; }
+  bool alive(int64_t row) const { return (states_[static_cast<size_t>(row)] & kAlive) != 0; }
+  // Whether a later row has the same vector, see next().
+  bool chained(int64_t row) const { return (states_[static_cast<size_t>(row)] & kChained) != 0; }
   const float* vector(int64_t row) const { return vectors_ + row * depth_; }
   const int8_t* code(int64_t row) const { return codes_.data() + row * stride_; }
 
@@ -73,6 +75,12 @@ class Table {
   // About the inner product: the codes' product times query.scale * step(row); and in float32.
   float step(int64_t row) const { return steps_[static_cast<size_t>(row)]; }
   float score(const Query& query, int64_t row) const;
+  // Brings what an estimate reads into the cache.
+  void fetch(int64_t row) const {
+    const int8_t* codes = code(row);
+    __builtin_prefetch(&steps_[static_cast<size_t>(row)]);
+    for (int64_t at = 0; at < depth_; at += 64) __builtin_prefetch(codes + at);
+  }
 
   // The k best live rows from row `from` on, of the subset if there is one; exact.
   std::vector<Hit> scan(const Query& query, int64_t k, const Subset* subset, int64_t from) const;
@@ -88,7 +96,8 @@ class Table {
   std::vector<int8_t> codes_;
   std::vector<float> steps_;  // of the codes
   std::vector<Lengths> lengths_;
-  std::vector<uint8_t> alive_;
+  static constexpr uint8_t kAlive = 1, kChained = 2;
+  std::vector<uint8_t> states_;
   std::vector<uint32_t> first_, last_;  // last: of the rows with the vector of a first row
   std::vector<int64_t> next_;
   std::unordered_multimap<uint64_t, uint32_t> by_hash_;  // first rows
