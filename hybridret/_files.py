@@ -129,13 +129,10 @@ def atomic_folder(path: str | Path, *, replace: bool = True) -> Iterator[Path]:
 
 
 def use_umask(folder: Path) -> None:
-    """Gives a folder of ours and its contents default permissions: safetensors writes 0600.
-
-    A file that another folder has, too, keeps its own.
-    """
+    """Gives a folder of ours and its contents default permissions: safetensors writes 0600."""
     folder.chmod(0o777 & ~UMASK)
     for entry in folder.rglob("*"):
-        if not entry.is_symlink() and (entry.is_dir() or entry.stat().st_nlink == 1):
+        if not entry.is_symlink():
             entry.chmod((0o777 if entry.is_dir() else 0o666) & ~UMASK)
 
 

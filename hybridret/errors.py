@@ -14,6 +14,14 @@ class DataError(HybridretError, ValueError):
     """A file, line, field, table or setting that cannot be used."""
 
 
+class KnownDocumentError(DataError):
+    """A document whose id is in the index already."""
+
+
+class UnknownDocumentError(DataError):
+    """A document id that is not in the index."""
+
+
 class ModelError(HybridretError, ValueError):
     """A model folder or encoder that cannot be loaded, exported or used."""
 

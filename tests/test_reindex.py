@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
 import subprocess
 import sys
+import threading
 import time
 import warnings
 from pathlib import Path
@@ -27,8 +29,9 @@ from hybridret.encoder.torch_encoder import TorchEncoder
 from hybridret.errors import DataError, IndexFileError, ModelError
 from hybridret.serving import reindex as module
 from hybridret.serving.index import Index
-from hybridret.serving.retriever import Retriever
+from hybridret.serving.retriever import Retriever, has_index
 from hybridret.serving.store import Store
+from hybridret.serving.words import drop
 
 NAMES = TEXTS[:6]
 
@@ -88,7 +91,7 @@ def test_another_encoder_and_back(folders):
         assert retriever.search("Paris", k=5, mode=mode) == fresh.search("Paris", k=5, mode=mode)
     wait_for(lambda: other.search("Paris", k=5)[0].score == expected[0][1])
     assert [(h.document_id, h.score) for h in other.search("Paris", k=5)] == expected
-    assert retriever.index.stats()["other encoders"] == {other_fingerprint(old): 60}
+    assert retriever.index.stats()["other encoders"] == {f"{other_fingerprint(old)} (ready)": 60}
     # What comes now is embedded with both: the way back embeds nothing.
     other.add(documents(5, 60))
     other.delete(["d0"])
@@ -265,6 +268,174 @@ def test_an_encoder_that_cannot_be_loaded_is_not_used(folders):
     assert "d10" not in other
     with pytest.raises(ModelError, match=r"model\.onnx"):
         retriever.index.verify()
+
+
+def test_a_generation_that_was_dropped_is_not_brought_back(folders, monkeypatch):
+    """Between the linking of a ready one and its activation."""
+    old, new = folders
+    retriever = Retriever.create(old)
+    retriever.add(documents(20))
+    retriever.reindex(new)
+    retriever.reindex(old)
+    link, dropped = Index.link, []
+
+    def slow(index, **options):
+        if not dropped:
+            dropped.extend(module.drop_others(index.store))
+        return link(index, **options)
+
+    monkeypatch.setattr(Index, "link", slow)
+    assert retriever.reindex(new) == 20  # embedded again
+    assert dropped
+    check(retriever, documents(20))
+    with retriever.index.store.change() as change:
+        change.connection.execute("DELETE FROM blocks")
+        change.connection.execute("UPDATE generations SET places = 0")
+    with pytest.raises(IndexFileError, match="20 documents have no vector of the encoder"):
+        retriever.index.verify()
+
+
+def test_adding_across_a_drop(folders, monkeypatch):
+    """Another process changes the encoder and drops the former one while a chunk is embedded."""
+    old, new = folders
+    service, other = Retriever.create(old), None
+    service.add(documents(10))
+    other = Retriever.load(old)
+    encode, turns = OnnxEncoder.encode_documents, []
+
+    def slow(encoder, texts, **options):
+        found = encode(encoder, texts, **options)
+        if len(texts) == 3 and not turns:
+            turns.append(1)
+            other.reindex(new, drop=True)
+        return found
+
+    monkeypatch.setattr(OnnxEncoder, "encode_documents", slow)
+    service.add(documents(3, 10))
+    check(service, documents(13))
+    assert service.index.dimension == 16
+
+
+def test_changes_of_the_encoder_at_once(folders):
+    """Two threads change it to and fro, dropping the other one, beside a writer and a searcher."""
+    old, new = folders
+    Retriever.create(old).add(documents(20))
+    stop, wrong, added = threading.Event(), [], []
+
+    def change(seed: int) -> None:
+        rng = random.Random(seed)
+        own = Retriever.load(old)
+        while not stop.is_set():
+            try:
+                own.reindex(rng.choice([old, new]), drop=rng.random() < 0.5)
+            except IndexFileError as error:
+                if "another encoder" not in str(error):
+                    wrong.append(repr(error))
+
+    def write() -> None:
+        own = Retriever.load(old)
+        for n in range(20, 50):
+            try:
+                own.add(documents(1, n))
+                added.append(n)
+            except Exception as error:
+                wrong.append(repr(error))
+            time.sleep(0.05)
+
+    def ask() -> None:
+        own = Retriever.load(old)
+        while not stop.is_set():
+            try:
+                (hit,) = own.search(documents(1, 7)[0].text, k=1)
+                if hit.score < 0.9999:
+                    wrong.append(str(hit))
+            except Exception as error:
+                wrong.append(repr(error))
+
+    threads = [threading.Thread(target=change, args=(n,)) for n in range(2)]
+    threads += [threading.Thread(target=ask), threading.Thread(target=write)]
+    for thread in threads:
+        thread.start()
+    threads[-1].join()
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+    check(Retriever.load(old), documents(20 + len(added)))
+
+
+def test_an_encoder_that_is_written_over_is_noticed(folders):
+    """In the folder that it came from, and in the store's own."""
+    old, new = folders
+    retriever = Retriever.create(old)
+    retriever.add(documents(5))
+    for file in ("hybridret.json", "tokenizer.json", "onnx/model.onnx"):  # cp new/* old
+        (old / file).write_bytes((new / file).read_bytes())
+    check(Retriever.load(old / "index"), documents(5))  # the store has its own
+    with pytest.raises(IndexFileError, match="made with another encoder"):
+        Retriever.load(old)
+    assert main(["reindex", str(old / "index"), "--encoder", str(new), "--drop"]) == 0
+    check(Retriever.load(old), documents(5))
+    kept = next((old / "index").glob("encoder-*"))
+    manifest = json.loads((kept / "hybridret.json").read_text())
+    tokenizer = kept / "tokenizer.json"
+    tokenizer.write_text(tokenizer.read_text() + " ")
+    manifest.pop("files")
+    (kept / "hybridret.json").write_text(json.dumps(manifest))
+    with pytest.raises(ModelError, match="was changed after the export"):
+        Retriever.load(old / "index")
+    with pytest.raises(ModelError, match="was changed after the export"):
+        retriever.index.store and Index.open(old / "index").verify()
+    shutil.rmtree(kept)
+    with pytest.raises(IndexFileError, match="the encoder's folder is missing"):
+        Index.open(old / "index").verify()
+
+
+def test_vectors_of_ones_own_get_an_encoder(folders, tmp_path):
+    index = Index.create(tmp_path / "index", dimension=3)
+    index.add(documents(4), np.eye(4, 3, dtype=np.float32) + 1)
+    old, _ = folders
+    assert main(["reindex", str(tmp_path / "index"), "--encoder", str(old)]) == 1
+    assert main(["reindex", str(tmp_path / "index"), "--encoder", str(old), "--drop"]) == 0
+    check(Retriever.load(tmp_path / "index"), documents(4))
+
+
+def test_a_store_of_the_former_version_gets_words(folders, tmp_path):
+    """And is opened by its own folder."""
+    data = Path(__file__).parent / "data" / "index-0.1"
+    shutil.copytree(data, tmp_path / "index")
+    assert has_index(tmp_path / "index")
+    old, _ = folders
+    assert main(["reindex", str(tmp_path / "index"), "--encoder", str(old), "--drop"]) == 0
+    retriever = Retriever.load(tmp_path / "index")
+    document = next(retriever.documents())
+    words = retriever.search(document.text, mode="words")
+    with retriever.index.store.change() as change:
+        drop(change.connection, retriever.index.number)
+        change.connection.execute("UPDATE generations SET words = 0")
+    again = Retriever.load(tmp_path / "index")
+    with pytest.raises(DataError, match="'hybridret reindex' with its encoder makes them"):
+        again.search("Paris", mode="words")
+    assert again.reindex(old) == 0
+    again = Retriever.load(tmp_path / "index")
+    assert again.search(document.text, mode="words") == words
+    again.index.verify()
+
+
+def test_encoders_that_are_not_used_any_more_are_let_go(folders):
+    old, new = folders
+    retriever = Retriever.create(old)
+    retriever.add(documents(3))
+    for folder in (new, old, new):
+        retriever.reindex(folder, drop=True)
+    assert len(retriever._encoders) == 1
+    with pytest.raises(DataError, match="batch_size must be an integer of at least 1, got 0"):
+        retriever.reindex(old, batch_size=0)
+    assert len(retriever.index.store.generations()) == 1
+    index = retriever.index
+    retriever.reindex(old)
+    retriever.add(documents(2, 3))
+    assert len(index) == 5  # the one from before sees what this thread has added
 
 
 SERVICE = """

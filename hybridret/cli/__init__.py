@@ -16,6 +16,7 @@ from hybridret.cli import (
     info,
     quickstart,
     search,
+    serve,
     store,
     study,
     train,
@@ -23,7 +24,20 @@ from hybridret.cli import (
 from hybridret.cli.common import Parser
 from hybridret.errors import DataError, HybridretError
 
-COMMANDS = (quickstart, train, distill, debias, evaluate, study, export, index, search, store, info)
+COMMANDS = (
+    quickstart,
+    train,
+    distill,
+    debias,
+    evaluate,
+    study,
+    export,
+    index,
+    search,
+    serve,
+    store,
+    info,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -90,8 +90,8 @@ def run_stats(o: argparse.Namespace) -> None:
 
 def run_reindex(o: argparse.Namespace) -> None:
     from hybridret.encoder.manifest import is_exported
-    from hybridret.serving.reindex import drop_others
-    from hybridret.serving.retriever import Retriever
+    from hybridret.encoder.onnx import OnnxEncoder
+    from hybridret.serving.reindex import drop_others, reindex
 
     if o.encoder is None:
         if not o.drop:
@@ -100,7 +100,7 @@ def run_reindex(o: argparse.Namespace) -> None:
         dropped = drop_others(index.store)
         print(f"{index.store.folder}: {len(dropped)} other encoders dropped")
         return
-    retriever = Retriever.load(o.folder, store=o.store)
+    index = _index(o)
     with tempfile.TemporaryDirectory() as folder:
         source = Path(o.encoder)
         if not is_exported(source):
@@ -108,12 +108,17 @@ def run_reindex(o: argparse.Namespace) -> None:
             from hybridret.encoder.exporting import export
 
             source = export(o.encoder, Path(folder) / "encoder").folder
-        count = retriever.reindex(
-            source, drop=o.drop, batch_size=o.batch_size, progress=interactive()
+        done = reindex(
+            index.store,
+            OnnxEncoder(source),
+            drop=o.drop,
+            batch_size=o.batch_size,
+            progress=interactive(),
         )
+    live = index.store.head().live
     print(
-        f"{retriever.index.store.folder}: {count:,} documents embedded; {len(retriever):,} are "
-        f"searched with {o.encoder} (fingerprint {retriever.encoder.fingerprint})"
+        f"{index.store.folder}: {done.documents:,} documents embedded; {live:,} are searched with "
+        f"{o.encoder}"
     )
 
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
 
-from hybridret._files import check_files, checksums, read_json, sha256, sync
+from hybridret._files import check_files, checksums, read_json, sha256
 from hybridret.encoder.tokenization import TOKENIZER_FILE
 from hybridret.errors import ModelError
 
@@ -83,22 +82,18 @@ def read_manifest(folder: Path, *, check: bool = True) -> dict[str, Any]:
 
 
 def copy_encoder(source: Path, target: Path) -> None:
-    """An exported encoder in another folder, which must not exist: links to its files, or copies
-    where the file system cannot link them."""
+    """Copies the files of an exported encoder into an empty folder.
+
+    Not as links: who writes into one of the folders in place would change both.
+    """
     listed = read_manifest(source, check=False).get("files")
     if listed is None:  # written by hybridret 0.1
         model = sorted(file for file in (source / ONNX_FILE).parent.iterdir() if file.is_file())
         listed = [TOKENIZER_FILE, *(file.relative_to(source).as_posix() for file in model)]
     for name in (MANIFEST_FILE, *listed):
-        file, copy = (source / name).resolve(), target / name
+        copy = target / name
         copy.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            os.link(file, copy)
-        except OSError:
-            shutil.copyfile(file, copy)
-            sync(copy)
-    for folder in {(target / name).parent for name in (MANIFEST_FILE, *listed)}:
-        sync(folder)
+        shutil.copyfile(source / name, copy)
 
 
 def _fingerprint(files: dict[str, dict[str, Any]], encoder: dict[str, Any]) -> str:

@@ -7,6 +7,7 @@ set here. Imports neither torch nor transformers.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -93,7 +94,8 @@ class Tokenizer:
     def subwords(self, texts: Sequence[str]) -> list[list[tuple[int, str]]]:
         """Token ids of each text, each with the part of the text that it stands for.
 
-        Of the whole text, however long, and without special tokens.
+        Of the whole text, however long; without special tokens, the one for what is not in the
+        vocabulary, and marks of spaces that stand alone.
         """
         found = []
         encodings = self.backend.encode_batch(list(texts), add_special_tokens=False)
@@ -103,9 +105,19 @@ class Tokenizer:
                     (token, text[start:end])
                     for encoding in (first, *first.overflowing)
                     for token, (start, end) in zip(encoding.ids, encoding.offsets, strict=True)
+                    if token not in self._no_subwords
                 ]
             )
         return found
+
+    @cached_property
+    def _no_subwords(self) -> set[int]:
+        backend = self.backend
+        unknown = getattr(backend.model, "unk_token", None) or "<unk>"
+        names = (unknown, "<unk>", "[UNK]", "\u2581", "\u0120", "##")
+        special = {n for n, t in backend.get_added_tokens_decoder().items() if t.special}
+        numbers = [backend.token_to_id(name) for name in names]
+        return special | {number for number in numbers if number is not None}
 
     def pad(self, ids: Sequence[NDArray[np.int32]]) -> tuple[Ints, Ints]:
         """(input_ids, attention_mask), int64 [B, S]; S is the longest length, at least 1."""

@@ -104,8 +104,8 @@ class Evaluation:
         """
         if self.ties != "by-id" or self.convention.ignore_identical_ids:
             raise DataError(
-                "a search by words breaks ties by id and keeps documents with the query's id: it "
-                "cannot be evaluated with other ties or the convention beir"
+                "a search by words is evaluated with ties by id, and keeps documents with the "
+                "query's id: not with other ties or the convention beir"
             )
         return mode_ranks(
             mode,
@@ -217,7 +217,9 @@ def evaluate(
         ties=ties,
         mix_at=mix_at,
     )
-    vectors = embed(encoder, dataset, batch_size=batch_size, progress=progress, folder=folder)
+    vectors: tuple[Any, Any] = (None, None)
+    if mode != "words":
+        vectors = embed(encoder, dataset, batch_size=batch_size, progress=progress, folder=folder)
     similarity = encoder.config.similarity
     if mode == "dense":
         ranks = evaluation.rank(*vectors, similarity)

@@ -1,7 +1,8 @@
-"""The ranks of a search by words and of a hybrid one, as :mod:`hybridret.serving.words` has them.
+"""The ranks of a search by words and of a hybrid one, as a retriever makes them.
 
-A retriever fuses the first documents of two rankings; here both are whole, so that every document
-has a rank.
+Of a hybrid search the first hundred of each ranking are fused; documents in neither follow by their
+similarity, as they would if more were asked for. Of a search by words those that have none of the
+query's words come last.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from hybridret.encoder.tokenization import Tokenizer
 from hybridret.errors import DataError
 from hybridret.evaluation.ranking import Pool, Ranks
 from hybridret.serving import words
-from hybridret.serving.words import FUSION, Mode
+from hybridret.serving.words import DEPTH, FUSION, Mode
 
 _TEXTS = 10_000  # that are made terms at a time
 
@@ -50,34 +51,61 @@ def mode_ranks(
         raise DataError("this Python's SQLite has no FTS5, which a search by words needs")
     dataset = pool.dataset
     finder = _Finder(tokenizer, [d.full_text for d in dataset.documents])
-    ranks = Ranks(np.zeros(len(pool.targets), np.int64), np.zeros(len(pool.targets), np.int64))
+    in_all, in_language = np.zeros((2, len(pool.targets)), dtype=np.int64)
     count = min(best, len(dataset.documents))
     top = np.zeros((len(dataset.queries), count), dtype=np.int64)
     top_scores = np.zeros((len(dataset.queries), count))
+    everything = np.arange(len(dataset.documents))
     by_language = [np.flatnonzero(pool.document_language == n) for n in range(len(pool.languages))]
-    if mode == "hybrid":
-        queries = np.asarray(query_embeddings, dtype=np.float32)
-        documents = _prepared(document_embeddings, similarity)
+    near = _Similarities(query_embeddings, document_embeddings, similarity, hybrid=mode == "hybrid")
     with progress_bar(len(dataset.queries), f"Searching ({mode})", enabled=progress) as bar:
         for q, query in enumerate(dataset.queries):
-            bm25 = finder.scores(query.text)
-            near = documents @ queries[q] if mode == "hybrid" else None
+            found, similar = finder.search(query.text), near.of(q)
             span = slice(pool.target_begin[q], pool.target_begin[q + 1])
             targets = pool.targets[span]
-            scores = _scores(bm25, near, pool.tie_order)
-            whole = _ranks(scores, pool.tie_order)
-            ranks.in_all[span] = whole[targets]
+            whole, scores = _ranked(found.among(everything), similar, pool.tie_order)
+            in_all[span] = whole[targets]
             top[q] = np.argsort(whole)[:count]
             top_scores[q] = scores[top[q]]
             for language in set(pool.document_language[targets].tolist()):
                 members = by_language[language]
-                ties = pool.tie_order[members]
-                scores = _scores(bm25[members], None if near is None else near[members], ties)
+                within, _ = _ranked(
+                    found.among(members),
+                    None if similar is None else similar[members],
+                    pool.tie_order[members],
+                )
                 own = np.flatnonzero(pool.document_language[targets] == language)
-                places = np.searchsorted(members, targets[own])
-                ranks.in_language[span.start + own] = _ranks(scores, ties)[places]
+                in_language[span.start + own] = within[np.searchsorted(members, targets[own])]
             bar.update(1)
-    return Ranks(ranks.in_language, ranks.in_all, None, top, top_scores)
+    return Ranks(in_language, in_all, None, top, top_scores)
+
+
+class _Similarities:
+    """Of the documents with each query, if it is a hybrid search."""
+
+    def __init__(
+        self, queries: Any, documents: Any, similarity: Similarity, *, hybrid: bool
+    ) -> None:
+        self._lengths: Any = 1.0
+        self._hybrid = hybrid
+        if not hybrid:
+            return
+        self._queries = np.asarray(queries)
+        self._documents = np.asarray(documents)
+        if similarity == "cosine":
+            lengths = [
+                np.linalg.norm(self._documents[start : start + _TEXTS].astype(np.float64), axis=1)
+                for start in range(0, len(self._documents), _TEXTS)
+            ]
+            self._lengths = np.concatenate(lengths)
+            if not self._lengths.all():
+                row = int(np.argmin(self._lengths))
+                raise DataError(f"document embedding in row {row} is zero")
+
+    def of(self, query: int) -> Any:
+        if not self._hybrid:
+            return None
+        return (self._documents @ self._queries[query]) / self._lengths
 
 
 class _Finder:
@@ -95,32 +123,45 @@ class _Finder:
         self.connection.execute("COMMIT")
         self.counts = words.Counts(1)
 
-    def scores(self, query: str) -> Floats:
-        """BM25 of each text, 0 for those without one of the words."""
-        found = np.zeros(self.size)
+    def search(self, query: str) -> _Found:
         counts = self.counts.of(self.connection, self.words.query(query), self.size)
-        for rows, scores in words.ranked(self.connection, 1, words.chosen(counts)):
+        return _Found(self, words.turns(counts))
+
+    def scores(self, terms: list[str]) -> Floats:
+        """BM25 of each text, 0 for those without one of the terms."""
+        found = np.zeros(self.size)
+        for rows, scores in words.ranked(self.connection, 1, terms):
             found[rows] = scores
         return found
 
 
-def _prepared(embeddings: Any, similarity: Similarity) -> Any:
-    """Document embeddings whose products with a query are in the order of the similarities."""
-    rows = np.asarray(embeddings)
-    if similarity == "dot":
-        return rows
-    norms = np.linalg.norm(rows.astype(np.float64), axis=1, keepdims=True)
-    if not norms.all():
-        raise DataError(f"document embedding in row {int(np.argmin(norms))} is zero")
-    return (rows / norms).astype(np.float32)
+class _Found:
+    """What a query finds: the terms of a turn are looked for where those before found nothing."""
+
+    def __init__(self, finder: _Finder, turns: list[list[str]]) -> None:
+        self._finder = finder
+        self._turns = turns
+        self._scores: list[Floats] = []
+
+    def among(self, members: Ints) -> Floats:
+        """BM25 of some of the texts."""
+        for turn, terms in enumerate(self._turns):
+            if turn == len(self._scores):
+                self._scores.append(self._finder.scores(terms))
+            if (found := self._scores[turn][members]).any():
+                return found
+        return np.zeros(len(members))
 
 
-def _scores(bm25: Floats, near: Any, tie_order: Ints) -> Floats:
-    """Of a search by words, or with ``near``, the similarities, of a hybrid one."""
-    if near is None:
-        return bm25
-    found = 1 / (FUSION + _ranks(near, tie_order))
-    return np.asarray(found + (bm25 > 0) / (FUSION + _ranks(bm25, tie_order)))
+def _ranked(bm25: Floats, similar: Any, tie_order: Ints) -> tuple[Ints, Floats]:
+    """Rank of each document from 1, and its score: BM25, or the fused one if there are
+    similarities."""
+    if similar is None:
+        return _ranks(bm25, tie_order), bm25
+    near, lexical = _ranks(similar, tie_order), _ranks(bm25, tie_order)
+    fused = np.where(near <= DEPTH, 1 / (FUSION + near), 0.0)
+    fused += np.where((lexical <= DEPTH) & (bm25 > 0), 1 / (FUSION + lexical), 0.0)
+    return _ranks(fused, near), fused
 
 
 def _ranks(scores: Any, tie_order: Ints) -> Ints:

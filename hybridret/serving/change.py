@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,6 @@ import numpy as np
 from hybridret._files import sync
 from hybridret._types import Ints, Similarity, Vectors
 from hybridret.data.table import Document
-from hybridret.encoder.manifest import copy_encoder
 from hybridret.errors import IndexFileError
 from hybridret.serving import words
 from hybridret.serving.connections import Connection
@@ -242,15 +240,10 @@ class Change:
     # ------------------------------------------------------------------------- other encoders
 
     def begin(
-        self,
-        encoder: Path,
-        fingerprint: str,
-        dimension: int,
-        similarity: Similarity,
-        *,
-        with_words: bool,
-    ) -> Generation:
-        """The generation of an encoder; an empty one, with a copy of its folder, if it is new.
+        self, fingerprint: str, dimension: int, similarity: Similarity, *, with_words: bool
+    ) -> Generation | None:
+        """The generation of an encoder; an empty one if it is new. None if the encoder's folder is
+        not in the store.
 
         Raises:
             IndexFileError: another one is being built.
@@ -264,6 +257,8 @@ class Change:
                     f"(fingerprint {known.encoder}); go on with that, or drop it first "
                     f"('hybridret reindex --drop')"
                 )
+        if not (self.store.folder / f"encoder-{fingerprint}").is_dir():
+            return None
         with self.store.naming():
             file = self._next_file()
             (self.store.folder / file).write_bytes(b"")
@@ -276,17 +271,20 @@ class Change:
             assert number is not None
             if with_words:
                 words.create(self.connection, number)
-            new = self._generation(number)
-            self.keep(new, encoder)
-            return new
+            return self._generation(number)
 
-    def keep(self, generation: Generation, encoder: Path) -> None:
-        """Copies the folder of a generation's encoder into the store."""
+    def add_words(self, number: int, terms: Mapping[int, str]) -> list[int]:
+        """Gives a generation words that has none; returns rows whose terms are missing, if any,
+        and then nothing has changed."""
+        live = self.connection.execute("SELECT row FROM documents WHERE deleted IS NULL")
+        rows = [row for (row,) in live]
+        if missing := [row for row in rows if row not in terms]:
+            return missing
         with self.store.naming():
-            folder = self.store.folder / generation.folder
-            shutil.rmtree(folder, ignore_errors=True)  # a killed process may have left a part of it
-            copy_encoder(encoder, folder)
-            sync(self.store.folder)
+            words.create(self.connection, number)
+            words.add(self.connection, number, rows, [terms[row] for row in rows])
+            self.connection.execute("UPDATE generations SET words = 1 WHERE number = ?", (number,))
+        return []
 
     def embed(self, number: int, rows: Sequence[int], embedded: Embedded) -> None:
         """Vectors of documents that are there already, for a generation that is being built.
@@ -300,13 +298,14 @@ class Change:
             raise gone(self.store.folder, generation)
         if generation.state != "building" or not rows or rows[0] <= self.last_row(number):
             return
-        marked = marks(rows)
-        live = {
-            row
-            for (row,) in self.connection.execute(
-                f"SELECT row FROM documents WHERE deleted IS NULL AND row IN ({marked})", rows
+        live: set[int] = set()
+        for start in range(0, len(rows), CHUNK):
+            some_rows = rows[start : start + CHUNK]
+            found = self.connection.execute(
+                f"SELECT row FROM documents WHERE deleted IS NULL AND row IN ({marks(some_rows)})",
+                some_rows,
             )
-        }
+            live.update(row for (row,) in found)
         kept = [n for n, row in enumerate(rows) if row in live]
         if not kept:
             return
@@ -324,7 +323,14 @@ class Change:
         return int(np.frombuffer(found[0], dtype="<i8")[-1]) if found else 0
 
     def activate(self, number: int) -> None:
-        """Has a generation searched, which must have all documents by now."""
+        """Has a generation searched, which must have all documents by now.
+
+        Raises:
+            GenerationGone: it was dropped.
+        """
+        generation = self._generation(number)
+        if generation.state == "dropped":
+            raise gone(self.store.folder, generation)
         with self.store.naming():
             self.connection.execute(
                 "UPDATE generations SET state = 'ready' WHERE number = ?", (number,)
@@ -434,7 +440,7 @@ def unnamed(connection: Connection, folder: Path) -> list[Path]:
     for path in folder.iterdir():
         if path.name in named:
             continue
-        if re.fullmatch(r"vectors-\d+\.f32|encoder-[0-9a-f]*", path.name):
+        if re.fullmatch(r"vectors-\d+\.f32|encoder-[0-9a-f]{32}", path.name):
             found.append(path)
         elif match := re.fullmatch(r"graph-(\d+)-(\d+)-[0-9a-f]+\.hnsw", path.name):
             places = linked.get(f"vectors-{match[1]}.f32")

@@ -25,20 +25,32 @@ from hybridret._types import Ints, Similarity, Vectors
 from hybridret.data.table import Document
 from hybridret.encoder.manifest import read_manifest
 from hybridret.encoder.tokenization import TOKENIZER_FILE, Tokenizer
-from hybridret.errors import DataError, IndexFileError
+from hybridret.errors import (
+    DataError,
+    IndexFileError,
+    KnownDocumentError,
+    UnknownDocumentError,
+)
 from hybridret.serving import version1
 from hybridret.serving.change import Change, Embedded, GenerationGone
 from hybridret.serving.connections import TIMEOUT, after_fork
 from hybridret.serving.filters import parsed
-from hybridret.serving.inputs import checked, count, ids_of, numbers, prepared, tags_of
+from hybridret.serving.inputs import (
+    checked,
+    count,
+    ids_of,
+    numbers,
+    prepared,
+    queries_of,
+    tags_of,
+)
 from hybridret.serving.recall import KEPT_BACK, SAMPLE, measured
 from hybridret.serving.state import GraphSettings, State
 from hybridret.serving.store import DATABASE, Store
-from hybridret.serving.words import Words, fuse
+from hybridret.serving.words import DEPTH, Words, fuse
 
 _UNLINKED = 4096  # places that are not worth a graph: comparing them takes as long as a walk
 _GROWTH = 0.1  # share of the places that may wait for the next graph
-_DEPTH = 100  # documents of each ranking that are fused
 _TOGETHER = 512  # places that are linked at a time: searches wait for no longer
 _DEAD, _DEAD_SHARE = 1000, 0.3  # deleted documents from which a store compacts itself
 
@@ -183,10 +195,17 @@ class Index:
         return self._refresh().head.active
 
     @property
+    def has_words(self) -> bool:
+        """Whether documents can be searched by words."""
+        return bool(self._state.generation.words)
+
+    @property
     def words(self) -> Words | None:
         """What the words of a text are; None: the index has none."""
         generation = self._state.generation
-        if generation.words and self._words is None:
+        if not self.has_words:
+            return None
+        if self._words is None:
             file = self.store.folder / generation.folder / TOKENIZER_FILE
             self._words = Words(Tokenizer.from_file(file, max_length=1 << 20))
         return self._words
@@ -234,9 +253,11 @@ class Index:
             "similarity": self.similarity,
             "encoder": self.encoder,
             "other encoders": {
-                g.encoder: g.places for g in self.store.generations() if g.number != self.number
+                f"{g.encoder} ({g.state})": g.places
+                for g in self.store.generations()
+                if g.number != self.number
             },
-            "words": bool(state.generation.words),
+            "words": "yes" if self.has_words else "no",
             "bytes": self.store.bytes(),
             "damaged": state.damaged or "nothing",
         }
@@ -269,7 +290,7 @@ class Index:
         names = [f"document {d.document_id!r}" for d in documents]
         rows = prepared(numbers(vectors), names, self.dimension, self.similarity)
         words = self.words
-        terms = words.documents(d.full_text for d in documents) if words else None
+        terms = words.documents([d.full_text for d in documents]) if words else None
         embedded = {self.number: Embedded(rows, terms)}
         return self.write(documents, embedded, replacing=replacing, threads=threads)
 
@@ -291,7 +312,7 @@ class Index:
         with self._change() as change:
             known = change.rows_of([d.document_id for d in documents])
             if known and not replacing:
-                raise DataError(_known(next(iter(known))))
+                raise KnownDocumentError(_known(next(iter(known))))
             change.delete(known.values())
             change.add(documents, embedded)
         self._upkeep(threads)
@@ -301,7 +322,7 @@ class Index:
         """Raises DataError if one of these documents is in the index."""
         known = self.store.by_id(document_ids)
         if known:
-            raise DataError(_known(next(iter(known))))
+            raise KnownDocumentError(_known(next(iter(known))))
 
     def delete(self, document_ids: Iterable[str]) -> None:
         """Deletes documents; later searches no longer return them.
@@ -314,7 +335,7 @@ class Index:
             known = change.rows_of(ids)
             for document_id in ids:
                 if document_id not in known:
-                    raise DataError(f"no document {document_id!r} in the index")
+                    raise UnknownDocumentError(f"no document {document_id!r} in the index")
             change.delete(known.values())
         self._upkeep(0)
 
@@ -424,8 +445,13 @@ class Index:
         self.store.verify()
         for generation in self.store.generations():
             encoder = self.store.folder / generation.folder
-            if encoder.is_dir():
-                read_manifest(encoder)
+            if not encoder.is_dir():
+                if generation.words:
+                    raise IndexFileError(f"{encoder}: damaged: the encoder's folder is missing")
+                continue
+            found = read_manifest(encoder)["fingerprint"]
+            if found != generation.encoder:
+                raise other_encoder(encoder, found)
         state = self._refresh()
         if state.damaged:
             raise IndexFileError(f"{state.damaged}; 'hybridret compact' makes the graph again")
@@ -468,15 +494,21 @@ class Index:
         threads = count("threads", threads)
         if recall is not None and (isinstance(recall, bool) or not 0 < recall <= 1):
             raise DataError(f"recall must be above 0 and at most 1, got {recall!r}")
-        queries, single = self._queries(vectors, words)
-        terms = None if words is None else self._terms([words] if isinstance(words, str) else words)
+        if vectors is None and words is None:
+            raise DataError("nothing to search for: give vectors, words, or both")
+        queries = terms = None
+        if words is not None:
+            texts, single = queries_of(words)
+            terms = self._terms(texts)
+        if vectors is not None:
+            queries, single = self._queries(vectors)
         if queries is not None and terms is not None and len(queries) != len(terms):
             raise DataError(f"{len(queries)} vectors, but words of {len(terms)} queries")
         options: dict[str, Any] = {
             "languages": None if languages is None else tags_of(languages),
             "conditions": [] if where is None else parsed(where),
         }
-        depth = k if terms is None else max(k, _DEPTH)
+        depth = k if terms is None else max(k, DEPTH)
 
         def rank(state: State) -> list[tuple[Ints, Any]]:
             if queries is not None:
@@ -494,12 +526,8 @@ class Index:
         hits = self._hits(rank)
         return hits[0] if single else hits
 
-    def _queries(self, vectors: Any, words: Any) -> tuple[Vectors | None, bool]:
+    def _queries(self, vectors: Any) -> tuple[Vectors, bool]:
         """Checked vectors [Q, dimension], and whether there is one query, not several."""
-        if vectors is None:
-            if words is None:
-                raise DataError("nothing to search for: give vectors, words, or both")
-            return None, isinstance(words, str)
         given = numbers(vectors)
         if given.ndim not in (1, 2):
             raise DataError(
@@ -512,14 +540,12 @@ class Index:
         return prepared(rows, names, self.dimension, self.similarity), single
 
     def _terms(self, texts: Sequence[str]) -> list[list[str]]:
-        for text in texts:
-            if not isinstance(text, str):
-                raise DataError(f"words must be the texts of queries, got {text!r:.60}")
         words = self.words
         if words is None:
             raise DataError(
                 f"{self.store.folder} has no words to search for: it was made for vectors alone, "
-                f"by version 0.1, or where Python's SQLite has no FTS5"
+                f"or where Python's SQLite has no FTS5, or by version 0.1 (then 'hybridret "
+                f"reindex' with its encoder makes them)"
             )
         return [words.query(text) for text in texts]
 
@@ -597,6 +623,14 @@ def made_with_another(folder: Path, encoder: str, found: str) -> IndexFileError:
     return IndexFileError(
         f"{folder}: this index was made with another encoder (fingerprint {found or 'none'}, this "
         f"encoder has {encoder}); change it with 'hybridret reindex'"
+    )
+
+
+def other_encoder(folder: Path, found: str) -> IndexFileError:
+    """The error of a store whose encoder's folder was written over."""
+    return IndexFileError(
+        f"{folder}: damaged: this is another encoder now (fingerprint {found}): put the former one "
+        f"back, or embed all documents with another ('hybridret reindex --drop')"
     )
 
 

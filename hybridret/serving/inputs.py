@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -73,6 +73,24 @@ def checked(documents: Iterable[Document]) -> list[Document]:
     return found
 
 
+def queries_of(given: Any) -> tuple[list[str], bool]:
+    """The texts of queries, and whether there is one, not several; DataError otherwise."""
+    texts = [given] if isinstance(given, str) else given
+    if isinstance(texts, bytes | Mapping) or not isinstance(texts, Sequence):
+        raise DataError(f"the query must be a non-empty string, got {given!r:.60}")
+    for text in texts:
+        if not isinstance(text, str) or not text.strip():
+            raise DataError(f"the query must be a non-empty string, got {text!r:.60}")
+        if not valid(text):
+            raise DataError(f"the query {text!r:.60} has a lone surrogate, which is no character")
+    return list(texts), isinstance(given, str)
+
+
+def valid(text: str) -> bool:
+    """Whether a text can be written as UTF-8."""
+    return not any("\ud800" <= c <= "\udfff" for c in text)
+
+
 def count(name: str, value: Any) -> int:
     """An integer of at least 1; DataError otherwise."""
     try:
@@ -114,7 +132,7 @@ def ids_of(given: Any) -> list[str]:
     for name in names:
         if not isinstance(name, str):
             raise DataError(f"a document id must be a string, got {name!r:.60}")
-        if any("\ud800" <= c <= "\udfff" for c in name):
+        if not valid(name):
             raise DataError(f"no document {name!r:.60} in the index: it is not valid text")
     return names
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -19,18 +20,19 @@ from hybridret.data.jsonl import read_documents
 from hybridret.data.table import Document
 from hybridret.encoder.manifest import INDEX_FOLDER, read_manifest
 from hybridret.encoder.onnx import OnnxEncoder
-from hybridret.errors import DataError, HybridretError, IndexFileError
+from hybridret.errors import DataError, IndexFileError, ModelError
 from hybridret.serving import version1
 from hybridret.serving.change import Embedded, Generation, GenerationGone, NotEmbedded
-from hybridret.serving.connections import TIMEOUT
-from hybridret.serving.index import Hit, Index, made_with_another
-from hybridret.serving.inputs import checked, count, numbers
-from hybridret.serving.reindex import drop_others, embed, reindex
+from hybridret.serving.connections import TIMEOUT, after_fork
+from hybridret.serving.index import Hit, Index, made_with_another, other_encoder
+from hybridret.serving.inputs import checked, count, numbers, queries_of
+from hybridret.serving.reindex import embed, name_the_encoder, reindex
 from hybridret.serving.state import GraphSettings
 from hybridret.serving.store import DATABASE
 from hybridret.serving.words import MODES, Mode, Words
 
 _CHUNK = 4096  # documents embedded and added at a time
+_RETRY = 60.0  # seconds until an encoder is loaded again that could not be loaded
 Known = Literal["refuse", "skip", "replace"]
 """What is done about documents whose id is in the index: an error; those with the same content are
 passed over, others an error; they are replaced."""
@@ -52,9 +54,14 @@ class Retriever:
     def __init__(self, encoder: OnnxEncoder, index: Index, *, threads: int = 0) -> None:
         self._threads = threads
         self._encoders = {encoder.fingerprint: encoder}
-        self._loading = threading.Lock()
-        self._failed: int | None = None  # generation whose encoder could not be loaded
+        self._failed = (0, 0.0)  # generation whose encoder could not be loaded, and when
         self._pair = self._paired(encoder, index)
+        self._forked()
+        after_fork(self._forked)
+
+    def _forked(self) -> None:
+        """In a child: another thread may have held the lock."""
+        self._loading = threading.Lock()
 
     @property
     def encoder(self) -> OnnxEncoder:
@@ -89,14 +96,23 @@ class Retriever:
         """
         folder, path = Path(folder), store_folder(folder, store)
         own = "" if path == folder else read_manifest(folder, check=False)["fingerprint"]
-        index = Index.open(path, timeout=timeout)
-        if own and own not in index.store.encoders():
-            raise made_with_another(path, own, index.encoder)
-        generation = index.store.head(index.number).generation
-        source = folder if own == index.encoder else path / generation.folder
-        encoder = OnnxEncoder(source, threads=threads)
-        _keep(index, encoder)
-        return cls(encoder, index, threads=threads)
+        while True:
+            index = Index.open(path, timeout=timeout)
+            if own and own not in index.store.encoders():
+                raise made_with_another(path, own, index.encoder)
+            generation = index.store.head(index.number).generation
+            source = folder if own == index.encoder else path / generation.folder
+            try:
+                encoder = OnnxEncoder(source, threads=threads)
+            except (ModelError, OSError):
+                if index.store.head().active != generation.number:
+                    continue  # the encoder was changed meanwhile
+                raise
+            if encoder.fingerprint != generation.encoder:
+                raise other_encoder(source, encoder.fingerprint)
+            with suppress(IndexFileError):  # of an index that was converted, or that is read-only
+                index.store.keep(encoder.folder, encoder.fingerprint)
+            return cls(encoder, index, threads=threads)
 
     @classmethod
     def create(
@@ -127,7 +143,7 @@ class Retriever:
         return cls(encoder, index, threads=threads)
 
     def __len__(self) -> int:
-        return len(self._current()[1])
+        return len(self.current()[1])
 
     def __contains__(self, document_id: object) -> bool:
         return document_id in self.index
@@ -190,17 +206,28 @@ class Retriever:
         """Adds documents with their vectors of every encoder of the store."""
         embedded: dict[int, Embedded] = {}
         while True:
-            for generation in self.index.store.generations():
-                if generation.state == "ready" and generation.number not in embedded:
-                    encoder = self._encoder(generation)
-                    embedded[generation.number] = embed(
-                        encoder, generation, documents, batch_size=batch_size
-                    )
             try:
-                self._current()[1].write(documents, embedded, replacing=replacing)
+                index = self.current()[1]
+                for generation in index.store.generations():
+                    if generation.state == "ready" and generation.number not in embedded:
+                        embedded[generation.number] = self._embedded(
+                            generation, documents, batch_size, active=index.active
+                        )
+                index.write(documents, embedded, replacing=replacing)
                 return
-            except NotEmbedded:
-                continue  # another process has begun to use another encoder
+            except (NotEmbedded, GenerationGone):
+                continue  # encoders have come or gone meanwhile
+
+    def _embedded(
+        self, generation: Generation, documents: list[Document], batch_size: int, *, active: int
+    ) -> Embedded:
+        encoder = self._encoder(generation)
+        try:
+            return embed(encoder, generation, documents, batch_size=batch_size)
+        except DataError as error:
+            if generation.number == active:
+                raise
+            raise name_the_encoder(error, generation) from None
 
     def upsert(
         self, documents: Iterable[Document], *, batch_size: int = 32, progress: bool = False
@@ -214,7 +241,7 @@ class Retriever:
         if known == "replace":
             return documents
         if known == "refuse":
-            self._current()[1].check_new(ids)
+            self.current()[1].check_new(ids)
             return documents
         there = self.index.store.by_id(ids)
         for document in documents:
@@ -292,32 +319,25 @@ class Retriever:
         if rerank is not None:
             depth = max(count("k", k), count("depth", depth))
 
-        single = isinstance(query, str)
-        texts = [query] if isinstance(query, str) else query
-        if isinstance(texts, bytes | Mapping) or not isinstance(texts, Sequence):
-            raise DataError(f"the query must be a non-empty string, got {query!r:.60}")
-        for text in texts:
-            if not isinstance(text, str) or not text.strip():
-                raise DataError(f"the query must be a non-empty string, got {text!r:.60}")
+        texts, single = queries_of(query)
         if not texts:
             return []
         while True:
-            encoder, index = self._current()
-            vectors = encoder.encode_queries(list(texts)) if mode != "words" else None
             try:
+                encoder, index = self.current()
                 found = index.search(
-                    vectors,
+                    None if mode == "words" else encoder.encode_queries(texts),
                     k if rerank is None else depth,
-                    words=None if mode == "dense" else list(texts),
+                    words=None if mode == "dense" else texts,
                     languages=languages,
                     where=where,
                     recall=recall,
                     exact=exact,
                     threads=len(texts),
                 )
+                break
             except GenerationGone:
-                continue  # dropped meanwhile
-            break
+                continue  # its encoder was dropped meanwhile
         if rerank is not None:
             found = [reranked(rerank, q, hits)[:k] for q, hits in zip(texts, found, strict=True)]
         return found[0] if single else found
@@ -347,31 +367,35 @@ class Retriever:
             DataError: the encoder's vocabulary has none of a text's tokens.
         """
         encoder = OnnxEncoder(folder, threads=self._threads)
-        store = self.index.store
-        count = reindex(store, encoder, batch_size=batch_size, progress=progress)
-        self._load(store.head().active, encoder)
-        if drop:
-            drop_others(store)
-        return count
+        done = reindex(
+            self.index.store, encoder, drop=drop, batch_size=batch_size, progress=progress
+        )
+        with suppress(GenerationGone):  # by another process that has changed it again
+            self._load(done.generation, encoder)
+        return done.documents
 
     # ----------------------------------------------------------------- the encoder in use
 
     def _paired(self, encoder: OnnxEncoder, index: Index) -> tuple[OnnxEncoder, Index]:
-        if index.words is not None:
+        if index.has_words:
             index.words = Words(encoder.tokenizer)
         return encoder, index
 
-    def _current(self) -> tuple[OnnxEncoder, Index]:
-        """The encoder to use and its index. Of a change of the encoder the new one is loaded
-        meanwhile."""
+    def current(self) -> tuple[OnnxEncoder, Index]:
+        """The encoder to embed queries with, and the index to search with their vectors.
+
+        They belong together: take both for each query. After a change of the encoder the former
+        ones are given until the new one is loaded, if they were not dropped.
+        """
         index = self._pair[1]
         try:
             active = index.active
         except GenerationGone:
             self._load(index.store.head().active)
             return self._pair
-        new = active not in (index.number, self._failed)
-        if new and self._loading.acquire(blocking=False):
+        number, at = self._failed
+        failed = active == number and time.monotonic() < at + _RETRY
+        if active != index.number and not failed and self._loading.acquire(blocking=False):
             self._loading.release()
             threading.Thread(target=self._load_beside, args=(active,), daemon=True).start()
         return self._pair
@@ -379,8 +403,8 @@ class Retriever:
     def _load_beside(self, number: int) -> None:
         try:
             self._load(number)
-        except HybridretError as error:
-            self._failed = number
+        except Exception as error:
+            self._failed = number, time.monotonic()
             warnings.warn(f"the old encoder stays in use: {error}", stacklevel=2)
 
     def _load(self, number: int, encoder: OnnxEncoder | None = None) -> None:
@@ -389,18 +413,33 @@ class Retriever:
             if self._pair[1].number == number:
                 return
             store = self._pair[1].store
-            encoder = encoder or self._encoder(store.head(number).generation)
-            self._encoders[encoder.fingerprint] = encoder
+            generation = store.head(number).generation
+            encoder = encoder or self._encoder(generation)
             self._pair = self._paired(encoder, Index(store, number))
+            there = {g.encoder for g in store.generations()} | {generation.encoder}
+            self._encoders[generation.encoder] = encoder
+            self._encoders = {f: e for f, e in self._encoders.items() if f in there}
 
     def _encoder(self, generation: Generation) -> OnnxEncoder:
-        """Of a generation; loaded once."""
+        """Of a generation; loaded once.
+
+        Raises:
+            GenerationGone: it was dropped.
+        """
         known = self._encoders.get(generation.encoder)
-        if known is None:
-            folder = self.index.store.folder / generation.folder
-            known = OnnxEncoder(folder, threads=self._threads)
-            self._encoders[generation.encoder] = known
-        return known
+        if known is not None:
+            return known
+        store = self.index.store
+        folder = store.folder / generation.folder
+        try:
+            encoder = OnnxEncoder(folder, threads=self._threads)
+        except (ModelError, OSError):
+            store.head(generation.number)  # whether it is still there
+            raise
+        if encoder.fingerprint != generation.encoder:
+            raise other_encoder(folder, encoder.fingerprint)
+        self._encoders[generation.encoder] = encoder
+        return encoder
 
     def save(self) -> None:
         """Does nothing: every change is on disk when its method returns."""
@@ -430,14 +469,6 @@ def reranked(rerank: Reranker, query: str, hits: list[Hit]) -> list[Hit]:
     return [replace(hits[n], score=float(scores[n])) for n in order]
 
 
-def _keep(index: Index, encoder: OnnxEncoder) -> None:
-    """Copies an encoder into the store of an index that was converted from version 0.1."""
-    store, generation = index.store, index.store.head(index.number).generation
-    if not (store.folder / generation.folder).is_dir():
-        with suppress(IndexFileError), store.change() as change:
-            change.keep(generation, encoder.folder)
-
-
 def store_folder(folder: str | Path, store: str | Path | None = None) -> Path:
     """The folder of an index.
 
@@ -448,7 +479,8 @@ def store_folder(folder: str | Path, store: str | Path | None = None) -> Path:
     if store is not None:
         return Path(store)
     folder = Path(folder)
-    return folder if (folder / DATABASE).is_file() else folder / INDEX_FOLDER
+    is_store = (folder / DATABASE).is_file() or version1.is_index(folder)
+    return folder if is_store else folder / INDEX_FOLDER
 
 
 def has_index(folder: str | Path, store: str | Path | None = None) -> bool:

@@ -217,17 +217,20 @@ class State:
         if languages is not None or conditions:
             admitted, _ = self._subset(languages, conditions)
         rows, scores = [np.empty(0, dtype=np.int64)], [np.empty(0)]
+        number, found = self.generation.number, 0
         with self.store.snapshot() as connection:
-            head = self.store.head(self.generation.number)
+            head = self.store.head(number)
             counts = self._counts_of_terms.of(connection, terms, head.live)
-            number, found = self.generation.number, 0
-            for some, bm25 in words.ranked(connection, number, words.chosen(counts)):
-                places, there = self._places(some, admitted.size)
-                kept = there & (admitted[places] != 0)
-                rows.append(some[kept])
-                scores.append(bm25[kept])
-                found += int(kept.sum())
-                if found >= k:
+            for turn in words.turns(counts) if admitted.size else []:
+                for some, bm25 in words.ranked(connection, number, turn):
+                    places, there = self._places(some, admitted.size)
+                    kept = there & (admitted[places] != 0)
+                    rows.append(some[kept])
+                    scores.append(bm25[kept])
+                    found += int(kept.sum())
+                    if found >= k:
+                        break
+                if found:
                     break
         return np.concatenate(rows)[:k], np.concatenate(scores)[:k]
 

@@ -59,6 +59,7 @@ DATABASE = "store.db"
 SCHEMA = 2
 _APPLICATION = 0x48524554  # of SQLite's header: this is a store
 _COUNTERS = ("change", "live", "active")  # of the settings: they change
+_FREED = 2000  # pages of the database that are given back at a time
 _REMOTE = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "ceph", "fuse.sshfs", "fuse.glusterfs")
 
 _TABLES = f"""
@@ -150,6 +151,7 @@ class Store:
     def _forked(self) -> None:
         """In a child: another thread may have held the lock."""
         self._writer = threading.Lock()
+        self._commits = 0  # by this process, of this store
         self._transaction = threading.local()  # whether this thread is in one
 
     @classmethod
@@ -212,6 +214,7 @@ class Store:
                     connection.close()
                 (made / first.file).touch()
                 if encoder_folder is not None:
+                    (made / first.folder).mkdir()
                     copy_encoder(encoder_folder, made / first.folder)
                 (made / "writer").touch()
         except FileExistsError:
@@ -230,12 +233,12 @@ class Store:
             found = dict(connection.execute("SELECT name, value FROM settings"))
         return {k: json.loads(v) for k, v in found.items() if k not in _COUNTERS}
 
-    def version(self) -> tuple[int, int]:
-        """Another value after every commit of another connection than this thread's; a few
-        microseconds."""
+    def version(self) -> tuple[int, int, int]:
+        """Another value after every commit; a few microseconds."""
         with self._reading() as connection:
+            # Which is silent about commits of this connection.
             (number,) = connection.execute("PRAGMA data_version").fetchone()
-            return connection.serial, int(number)
+            return connection.serial, int(number), self._commits
 
     @contextmanager
     def snapshot(self) -> Iterator[Connection]:
@@ -360,8 +363,16 @@ class Store:
                 (after_row,),
             ).fetchall()
 
+    def keep(self, encoder: Path, fingerprint: str) -> None:
+        """Copies the folder of an exported encoder into the store, where it appears whole."""
+        folder = self.folder / f"encoder-{fingerprint}"
+        if folder.is_dir():
+            return
+        with self.naming(), atomic_folder(folder) as made:
+            copy_encoder(encoder, made)
+
     def bytes(self) -> int:
-        """Of all files."""
+        """Of all files but those of the encoders."""
         total = 0
         for file in self.folder.iterdir():
             with suppress(FileNotFoundError):  # removed meanwhile
@@ -383,7 +394,8 @@ class Store:
                 else:
                     with suppress(OSError):
                         path.unlink()
-            connection.execute("VACUUM" if pack else "PRAGMA incremental_vacuum").fetchall()
+            how = "VACUUM" if pack else f"PRAGMA incremental_vacuum({_FREED})"
+            connection.execute(how).fetchall()
             how = "TRUNCATE" if pack else "PASSIVE"
             connection.execute(f"PRAGMA wal_checkpoint({how})").fetchall()
 
@@ -419,15 +431,21 @@ class Store:
                             f"{live}"
                         )
             blocks = connection.execute(
-                "SELECT generation, first, places, checksum, length(rows) FROM blocks "
+                "SELECT generation, first, places, checksum, rows FROM blocks "
                 "ORDER BY generation, first"
             ).fetchall()
+            live_rows = {
+                row
+                for (row,) in connection.execute("SELECT row FROM documents WHERE deleted IS NULL")
+            }
         for generation in generations:
             own = [block[1:] for block in blocks if block[0] == generation.number]
             mapped, end = self.vectors(generation), 0
-            for first, places, checksum, size in own:
-                if first != end or size != 8 * places:
+            missing = set(live_rows) if generation.state == "ready" else set()
+            for first, places, checksum, rows in own:
+                if first != end or len(rows) != 8 * places:
                     raise IndexFileError(f"{self.folder / DATABASE}: damaged: blocks do not follow")
+                missing.difference_update(np.frombuffer(rows, dtype="<i8").tolist())
                 end = first + places
                 if zlib.crc32(mapped[first:end].tobytes()) != checksum:
                     raise IndexFileError(
@@ -436,6 +454,11 @@ class Store:
                     )
             if end != generation.places:
                 raise IndexFileError(f"{self.folder / DATABASE}: damaged: {end} places in blocks")
+            if missing:
+                raise IndexFileError(
+                    f"{self.folder / DATABASE}: damaged: {len(missing)} documents have no vector "
+                    f"of the encoder with fingerprint {generation.encoder or 'none'}"
+                )
 
     # ------------------------------------------------------------------------------- writing
 
@@ -458,6 +481,7 @@ class Store:
                 with self.naming():
                     change.finish()
                     connection.execute("COMMIT")
+                    self._commits += 1
             finally:
                 self._transaction.open = False
                 connection.end("ROLLBACK")  # unless it was committed
