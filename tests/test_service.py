@@ -119,7 +119,7 @@ def test_a_search_is_that_of_the_library(server, retriever, mode):
         {},
         {"k": 3},
         {"k": 1000},
-        {"languages": ["de", "zh-CN"]},
+        {"languages": ["de", "zh"]},
         {"where": {"year": {"gte": 2030}}, "languages": None},
     ):
         hits = retriever.search("Paris river", mode=mode, **options)
@@ -139,8 +139,8 @@ def test_embeddings(server, retriever):
     client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="any")
     texts = [d.text for d in DOCUMENTS]
     own = retriever.encoder.encode_documents(texts)
-    for form in ("base64", "float"):
-        found = client.embeddings.create(model="mine", input=texts, encoding_format=form)
+    for form in ({}, {"encoding_format": "float"}):  # by itself the client asks for base64
+        found = client.embeddings.create(model="mine", input=texts, **form)
         assert found.model == "mine"
         vectors = np.array([d.embedding for d in found.data])
         np.testing.assert_allclose(vectors, own, atol=1e-6)
@@ -181,7 +181,8 @@ def test_documents(server, retriever):
     assert client.post("/documents/delete", json={"ids": ["n2"]}).json() == {"deleted": 1}
     assert len(retriever) == 60
     stats = client.get("/stats").json()
-    assert (stats["documents"], stats["fields"]) == (60, ["year"])
+    assert stats["documents"] == 60
+    assert "year" in stats["fields"]
     assert stats["modes"] == ["dense", "words", "hybrid"]
 
 
@@ -343,7 +344,7 @@ def test_keys(encoder_folder, tmp_path, capsys):
         for header, status in (
             (None, 401),
             ("Bearer wrong", 401),
-            ("Bearer ", 401),
+            ("Bearer", 401),
             ("Basic first-key", 401),
             ("Bearer first-key", 200),
             ("bearer second-key", 200),
@@ -427,7 +428,7 @@ def test_a_change_of_the_encoder_beside_requests(encoder_folder, tmp_path):
         with httpx.Client(base_url=server.url, timeout=60) as client:
             while not stop.is_set():
                 document = DOCUMENTS[rng.integers(60)]
-                answer = client.post("/search", json={"query": document.text, "k": 1})
+                answer = client.post("/search", json={"query": document.full_text, "k": 1})
                 good = answer.status_code == 200 and answer.json()["hits"][0]["score"] > 0.9999
                 if not good:
                     wrong.append(answer.text)
