@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from conftest import TEXTS
+from conftest import ROOT, TEXTS
 
 pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
@@ -450,3 +450,24 @@ def test_a_change_of_the_encoder_beside_requests(encoder_folder, tmp_path):
             thread.join()
         assert server.stop()[0] == 0
     assert wrong == []
+
+
+def test_the_example_of_the_readme(encoder_folder, server, tmp_path, monkeypatch):
+    """A service of one's own, as README has it."""
+    pytest.importorskip("fastapi")
+    from starlette.testclient import TestClient
+
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"with FastAPI.*?```python\n(.*?)```", text, re.S)
+    (tmp_path / "encoder").symlink_to(encoder_folder)
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    exec(compile(code, "README.md", "exec"), names)
+    with TestClient(names["app"]) as client:
+        found = client.get("/search", params={"q": "Paris", "k": 2, "mode": "hybrid"}).json()
+        own = server.client.post(
+            "/search", json={"query": "Paris", "k": 2, "mode": "hybrid"}
+        ).json()
+        assert [hit["id"] for hit in found] == [hit["id"] for hit in own["hits"]]
+        answer = client.get("/search", params={"q": "Paris", "mode": "bm25"})
+        assert (answer.status_code, "mode must be" in answer.text) == (400, True)
