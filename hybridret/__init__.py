@@ -15,8 +15,10 @@ from hybridret.errors import (
     DataError,
     HybridretError,
     IndexFileError,
+    KnownDocumentError,
     MissingExtraError,
     ModelError,
+    UnknownDocumentError,
 )
 
 if TYPE_CHECKING:
@@ -102,6 +104,7 @@ __all__ = [
     "IndexFileError",
     "InfoNCELoss",
     "InfoNCEStatistics",
+    "KnownDocumentError",
     "LanguageComponents",
     "LanguageDirections",
     "MissingExtraError",
