@@ -122,6 +122,7 @@ __all__ = [
     "TrainerBatches",
     "TrainingConfig",
     "TrainingData",
+    "UnknownDocumentError",
     "__version__",
     "compare",
     "debias",
