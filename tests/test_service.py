@@ -198,6 +198,7 @@ def test_one_sentence_for_each_mistake(server):
         ("/search", {"query": "a", "k": 1.5}, 400, "k must be integer, got 1.5"),
         ("/search", {"query": "a", "k": 10**9}, 400, "k must be smaller than or equal to 1000"),
         ("/search", {"query": "a", "mode": "bm25"}, 400, "mode must be one of"),
+        ("/search", {"queries": ["a"] * 21, "k": 1000}, 400, "queries times k must be at most"),
         ("/search", {"query": "a", "languages": ["fr"]}, 400, "no document in language 'fr'"),
         ("/search", {"query": "a", "languages": "xx-!"}, 400, "languages"),
         ("/search", {"query": "a", "where": {"yaer": 1}}, 400, "did you mean year"),
@@ -282,6 +283,31 @@ def test_four_hundred_at_once_are_each_alone(server, retriever):
             await asyncio.gather(*(one(n) for n in range(400)))
 
     asyncio.run(ask())
+
+
+def test_a_request_that_does_not_come_to_its_end(encoder_folder):
+    """It is given up; so are requests that have more bytes together than a service holds."""
+    server = Server(encoder_folder, "--timeout", 1)
+    head = (
+        "POST /search HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        "Content-Length: {}\r\n\r\n"
+    )
+    try:
+        with socket.create_connection(("127.0.0.1", server.port)) as connection:
+            connection.sendall(head.format(500).encode() + b'{"query": ')
+            assert b" 408 " in connection.recv(1000)
+        connections = []
+        for _ in range(20):
+            connection = socket.create_connection(("127.0.0.1", server.port))
+            connection.sendall(head.format(16 << 20).encode() + b" " * (15 << 20))
+            connections.append(connection)
+        found = [connection.recv(1000).partition(b"\r\n")[0] for connection in connections]
+        assert b"HTTP/1.1 429 Too Many Requests" in found
+        for connection in connections:
+            connection.close()
+        assert server.client.post("/search", json={"query": "Paris"}).status_code == 200
+    finally:
+        assert server.stop()[0] == 0
 
 
 def test_metrics_pages_and_description(server):

@@ -55,6 +55,8 @@ class Limits:
 
     Attributes:
         body: bytes of a request.
+        bodies: bytes of all requests that are being read or answered; others get 429.
+        hits: documents that the queries of a request may ask for together.
         waiting: requests, or pieces of large ones, that may wait; others are answered with 429.
         changes: changes of documents that may wait.
         batch: characters of queries that are embedded together.
@@ -63,6 +65,8 @@ class Limits:
     """
 
     body: int = 16 << 20
+    bodies: int = 256 << 20
+    hits: int = 20_000
     waiting: int = 512
     changes: int = 16
     batch: int = 8000
@@ -105,6 +109,7 @@ class Service:
         self.ready = False
         self.metrics = _Metrics()
         self._changes = 0  # that wait or run
+        self._bytes = 0  # of requests
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="hybridret-changes")
         self._reader = ThreadPoolExecutor(2, thread_name_prefix="hybridret-reads")
         self.batcher = Batcher(
@@ -156,7 +161,10 @@ class Service:
 
         async def answer(request: Request) -> Response:
             began = time.perf_counter()
-            response = await self._response(path, handler, request)
+            try:
+                response = await self._response(path, handler, request)
+            finally:
+                self._bytes -= getattr(request.state, "bytes", 0)
             seconds = time.perf_counter() - began
             self.metrics.requests.labels(path, response.status_code).inc()
             self.metrics.seconds.labels(path).observe(seconds)
@@ -228,10 +236,20 @@ class Service:
         length = request.headers.get("content-length", "")
         if length.isdecimal() and int(length) > most:
             raise too_large
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > most:
-                raise too_large
+        request.state.bytes = 0
+        try:
+            async with asyncio.timeout(self.limits.timeout / 2):
+                async for chunk in request.stream():
+                    body += chunk
+                    self._bytes += len(chunk)
+                    request.state.bytes += len(chunk)
+                    if len(body) > most:
+                        raise too_large
+                    if self._bytes > self.limits.bodies:
+                        raise Busy
+        except TimeoutError:
+            seconds = self.limits.timeout / 2
+            raise Problem(408, f"the request did not come to its end in {seconds:g} s") from None
         try:
             value = json.loads(bytes(body).decode(), parse_constant=_no_constant)
         except RecursionError:
@@ -251,6 +269,8 @@ class Service:
     async def search(self, request: Request) -> Response:
         asked = await self._body(request, "SearchRequest")
         texts, single = queries_of(asked.get("queries") or asked["query"])
+        if len(texts) * asked.get("k", 10) > self.limits.hits:
+            raise Problem(400, f"queries times k must be at most {self.limits.hits:,}")
         mode = asked.get("mode", "dense")
         options = {
             "k": asked.get("k", 10),

@@ -1,0 +1,1 @@
+"""The retriever in other libraries: :mod:`.langchain`, :mod:`.mteb`."""
