@@ -321,7 +321,7 @@ def test_evaluate_embeddings_of_xquad_r(capsys, real_data, tmp_path):
                 "--ties",
                 "optimistic",
             ],
-            "baselines always break ties by id",
+            "they always break ties by id",
         ),
         (["evaluate", "m", "--data", "facts-evaluation", "--seeds"], "needs at least two models"),
         (

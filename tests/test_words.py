@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 import sqlite3
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
 
+from hybridret.cli import main
 from hybridret.data.table import Dataset, Document, Query
 from hybridret.encoder.exporting import export
 from hybridret.encoder.tokenization import Tokenizer
@@ -389,3 +391,23 @@ def test_modes_that_cannot_be_evaluated(folder):
         evaluate(encoder, dataset(), mode="words", ties="optimistic")
     with pytest.raises(DataError, match="mode must be words or hybrid, got 'bm25'"):
         evaluate(encoder, dataset(), mode="bm25")
+
+
+def test_the_command_judges_the_modes(exported, tmp_path, capsys):
+    lines = [
+        {"query": d.text, "positive": d.text, "language": d.language, "group": f"g{n}"}
+        for n, d in enumerate(DOCUMENTS)
+    ]
+    data = tmp_path / "data.jsonl"
+    data.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    out = tmp_path / "scores.json"
+    command = ["evaluate", str(exported), "--data", str(data), "--json", str(out)]
+    assert main([*command, "--modes", "words", "hybrid"]) == 0
+    printed = capsys.readouterr().out
+    assert "encoder words" in printed
+    assert "encoder hybrid" in printed
+    others = json.loads(out.read_text())["others"]
+    assert [report["name"] for report in others] == ["encoder words", "encoder hybrid"]
+    assert others[0]["summary"]["mono"]["AP"] > 0.5
+    assert main(["evaluate", "--data", str(data), "--baselines", "random", "--modes", "words"]) == 1
+    assert "--modes needs a model" in capsys.readouterr().err

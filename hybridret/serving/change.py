@@ -26,6 +26,12 @@ if TYPE_CHECKING:
 CHUNK = 500
 """Values of a statement."""
 _ROWS = 65_536  # places that are copied at a time
+_HEAD = """
+SELECT change.value, live.value, active.value, generations.*
+FROM settings AS change, settings AS live, settings AS active, generations
+WHERE change.name = 'change' AND live.name = 'live' AND active.name = 'active'
+    AND generations.number = coalesce(?, active.value)
+"""  # one statement: between two, another thread may take its turn
 
 
 @dataclass(frozen=True)
@@ -403,15 +409,11 @@ def head_of(connection: Connection, number: int | None, folder: Path) -> Head:
     Raises:
         GenerationGone: it was dropped.
     """
-    values = dict(connection.execute("SELECT name, value FROM settings"))
-    active = int(values["active"])
-    found = connection.execute(
-        "SELECT * FROM generations WHERE number = ?", (active if number is None else number,)
-    ).fetchone()
-    generation = Generation(*found)
+    change, live, active, *columns = connection.execute(_HEAD, (number,)).fetchone()
+    generation = Generation(*columns)
     if generation.state == "dropped":
         raise gone(folder, generation)
-    return Head(int(values["change"]), int(values["live"]), active, generation)
+    return Head(int(change), int(live), int(active), generation)
 
 
 def gone(folder: Path, generation: Generation) -> GenerationGone:
