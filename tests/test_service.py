@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -49,17 +50,16 @@ class Server:
 
     def __init__(self, folder, *options: object) -> None:
         command = [sys.executable, "-m", "hybridret.cli", "serve", folder, "--port", 0, *options]
+        # A pipe that nobody reads would be full of log lines, and the service would wait.
+        self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115
         self.process = subprocess.Popen(
-            [str(part) for part in command],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
+            [str(part) for part in command], stdout=subprocess.PIPE, stderr=self.log, text=True
         )
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         found = re.match(r"(http://127\.0\.0\.1:(\d+))/", line)
         if not found:
-            raise AssertionError(self.process.communicate())
+            raise AssertionError(line)
         self.url, self.port = found[1], int(found[2])
         self.client = httpx.Client(base_url=self.url, timeout=60)
         while True:
@@ -73,9 +73,11 @@ class Server:
     def stop(self) -> tuple[int, str]:
         """Exit status and log."""
         self.process.send_signal(signal.SIGTERM)
-        _, log = self.process.communicate(timeout=60)
+        self.process.communicate(timeout=60)
         self.client.close()
-        return self.process.returncode, log
+        self.log.seek(0)
+        with self.log as log:
+            return self.process.returncode, log.read()
 
 
 @pytest.fixture(scope="module")
@@ -287,7 +289,7 @@ def test_four_hundred_at_once_are_each_alone(server, retriever):
 
 def test_a_request_that_does_not_come_to_its_end(encoder_folder):
     """It is given up; so are requests that have more bytes together than a service holds."""
-    server = Server(encoder_folder, "--timeout", 1)
+    server = Server(encoder_folder, "--timeout", 6)
     head = (
         "POST /search HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
         "Content-Length: {}\r\n\r\n"

@@ -148,37 +148,46 @@ struct Near {
   uint32_t node, row;
 };
 
-// The best nodes that a walk has come to, sorted, and which of them it has not gone on from yet.
+// The best nodes that a walk has come to, and those that it has not gone on from yet.
 class Best {
  public:
-  explicit Best(size_t most) : most_(most) { nodes_.reserve(most + 1); }
+  explicit Best(size_t most) : most_(most) {
+    nodes_.reserve(most + 1);
+    open_.reserve(4 * most);
+  }
 
   bool full() const { return nodes_.size() == most_; }
-  bool takes(float score) const { return !full() || score > nodes_.back().near.score; }
+  bool takes(float score) const { return !full() || score > nodes_.front().score; }
   void add(const Near& near) {
-    const auto worse = [](const Near& a, const Node& b) { return a.score > b.near.score; };
-    const auto at = std::upper_bound(nodes_.begin(), nodes_.end(), near, worse);
-    next_ = std::min(next_, static_cast<size_t>(at - nodes_.begin()));
-    nodes_.insert(at, Node{near, false});
-    if (nodes_.size() > most_) nodes_.pop_back();
+    open_.push_back(near);
+    std::push_heap(open_.begin(), open_.end(), lower);
+    nodes_.push_back(near);
+    std::push_heap(nodes_.begin(), nodes_.end(), higher);
+    if (nodes_.size() <= most_) return;
+    std::pop_heap(nodes_.begin(), nodes_.end(), higher);
+    nodes_.pop_back();
   }
-  // The best one to go on from, or null.
-  const Near* next() const { return next_ < nodes_.size() ? &nodes_[next_].near : nullptr; }
+  // The best one to go on from, or null if none is among the best.
+  const Near* next() const {
+    if (open_.empty() || (full() && open_.front().score < nodes_.front().score)) return nullptr;
+    return &open_.front();
+  }
   void leave() {
-    nodes_[next_].left = true;
-    while (next_ < nodes_.size() && nodes_[next_].left) ++next_;
+    std::pop_heap(open_.begin(), open_.end(), lower);
+    open_.pop_back();
   }
-  size_t size() const { return nodes_.size(); }
-  const Near& operator[](size_t i) const { return nodes_[i].near; }
+  // In order, the best first; nothing is added after that.
+  const std::vector<Near>& sorted() {
+    std::sort_heap(nodes_.begin(), nodes_.end(), higher);
+    return nodes_;
+  }
 
  private:
-  struct Node {
-    Near near;
-    bool left;
-  };
+  static bool lower(const Near& a, const Near& b) { return a.score < b.score; }
+  static bool higher(const Near& a, const Near& b) { return a.score > b.score; }
   const size_t most_;
-  size_t next_ = 0;
-  std::vector<Node> nodes_;
+  std::vector<Near> nodes_;  // heap, the worst in front
+  std::vector<Near> open_;   // heap, the best in front
 };
 
 }  // namespace
@@ -236,7 +245,7 @@ class Graph::Walk {
 
   // From some nodes on, comparing those alone that are returned; returns whether it was done before
   // `left` nodes were looked at.
-  bool through_admitted(const Best& starts, int64_t left, Best& best) {
+  bool through_admitted(const std::vector<Near>& starts, int64_t left, Best& best) {
     visited_.begin(links_.hnsw.max_elements_);
     std::vector<uint32_t> seeds;  // best last
     for (size_t i = starts.size(); i-- > 0;) {
@@ -357,19 +366,20 @@ std::vector<Hit> Graph::search(const Table& table, const Query& query, int64_t k
     Best starts(subset ? kStarts : 1);
     walk.through_all(walk.entry(), starts);
     const int64_t left = subset ? subset->count / kWalkedShare : rows_;
-    complete = walk.through_admitted(starts, left, best) && (!subset || best.full());
+    complete = walk.through_admitted(starts.sorted(), left, best) && (!subset || best.full());
   }
   give_visited(std::move(visited));
   if (!complete) return {};
 
-  const size_t decided = std::min<size_t>(best.size(), static_cast<size_t>(std::max(k, kDecided)));
+  const std::vector<Near>& nodes = best.sorted();
+  const size_t decided = std::min<size_t>(nodes.size(), static_cast<size_t>(std::max(k, kDecided)));
   std::vector<Hit> hits;
   for (size_t i = 0; i < decided; ++i) {
     if (i + 2 < decided)
       for (int64_t value = 0; value < table.depth(); value += 16)
-        __builtin_prefetch(table.vector(best[i + 2].row) + value);
-    const float score = table.score(query, best[i].row);
-    for (int64_t row = best[i].row; row >= 0; row = table.next(row))
+        __builtin_prefetch(table.vector(nodes[i + 2].row) + value);
+    const float score = table.score(query, nodes[i].row);
+    for (int64_t row = nodes[i].row; row >= 0; row = table.next(row))
       if (row < rows_ && walk.returned(row)) hits.push_back({row, score});
   }
   const auto last = hits.begin() + std::min<int64_t>(k, static_cast<int64_t>(hits.size()));

@@ -156,8 +156,10 @@ std::vector<Hit> Table::scan(const Query& query, int64_t k, const Subset* subset
   const int64_t end = listed ? subset->count : size();
   for (int64_t i = begin; i < end; ++i) {
     if (listed && i + kAhead < end) {
-      fetch(listed[i + kAhead]);
-      __builtin_prefetch(&lengths_[listed[i + kAhead]]);
+      const uint32_t later = listed[i + kAhead];
+      fetch(later);
+      __builtin_prefetch(&lengths_[later]);
+      __builtin_prefetch(&steps_[later]);
     }
     const int64_t row = listed ? listed[i] : i;
     if (!alive(row)) continue;

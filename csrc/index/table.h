@@ -17,6 +17,8 @@
 #include <unordered_map>
 #include <vector>
 
+#include "index/pages.h"
+
 namespace hybridret::index {
 
 struct Hit {
@@ -75,10 +77,9 @@ class Table {
   // About the inner product: the codes' product times query.scale * step(row); and in float32.
   float step(int64_t row) const { return steps_[static_cast<size_t>(row)]; }
   float score(const Query& query, int64_t row) const;
-  // Brings what an estimate reads into the cache.
+  // Brings a row's codes into the cache.
   void fetch(int64_t row) const {
     const int8_t* codes = code(row);
-    __builtin_prefetch(&steps_[static_cast<size_t>(row)]);
     for (int64_t at = 0; at < depth_; at += 64) __builtin_prefetch(codes + at);
   }
 
@@ -93,7 +94,7 @@ class Table {
 
   const int64_t depth_, stride_;  // stride: bytes from code to code, a multiple of 64
   const float* vectors_ = nullptr;
-  std::vector<int8_t> codes_;
+  std::vector<int8_t, HugePages<int8_t>> codes_;
   std::vector<float> steps_;  // of the codes
   std::vector<Lengths> lengths_;
   static constexpr uint8_t kAlive = 1, kChained = 2;

@@ -44,9 +44,9 @@ def serve(
         MissingExtraError: starlette or uvicorn is not installed.
         HybridretError: see :meth:`hybridret.Retriever.load`.
     """
-    for name in ("starlette", "uvicorn", "fastjsonschema", "prometheus_client"):
-        uvicorn: Any = require(name, "service", "hybridret serve")
-    uvicorn = require("uvicorn", "service", "hybridret serve")
+    for name in ("starlette", "fastjsonschema", "prometheus_client"):
+        require(name, "service", "hybridret serve")
+    uvicorn: Any = require("uvicorn", "service", "hybridret serve")
     from hybridret.serving.http.app import Limits, create_app
 
     _check(port=port, threads=threads, timeout=timeout, max_waiting=max_waiting, max_body=max_body)
@@ -58,7 +58,6 @@ def serve(
     each = max(1, len(os.sched_getaffinity(0)) // threads)
     retriever = Retriever.load(folder, store=store, threads=each)
     limits = Limits(body=max_body, waiting=max_waiting, timeout=timeout, threads=threads)
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)
     config = uvicorn.Config(
         create_app(retriever, keys=keys, limits=limits),
         log_config=None,
@@ -66,12 +65,10 @@ def serve(
         server_header=False,
         timeout_keep_alive=_KEEP,
         timeout_graceful_shutdown=_STOP,
-        limit_concurrency=None,
-        h11_max_incomplete_event_size=64 << 10,
         lifespan="on",
     )
-    listening = _listen(host, port)
-    with listening:
+    with _listen(host, port) as listening:
+        logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)
         address = listening.getsockname()
         shown = f"[{address[0]}]" if ":" in address[0] else address[0]
         print(f"http://{shown}:{address[1]}/  ({len(retriever):,} documents)", flush=True)
