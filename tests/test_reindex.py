@@ -521,7 +521,7 @@ while True:
 
 
 def test_killed_at_random_moments(folders):
-    kills = int(os.environ.get("HYBRIDRET_KILLS", "6"))
+    kills = int(os.environ.get("HYBRIDRET_KILLS", "4"))
     old, new = folders
     Retriever.create(old).add(documents(50))
     code = KILLED.format(
