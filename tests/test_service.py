@@ -30,6 +30,7 @@ from hybridret.cli import main
 from hybridret.data.table import Document
 from hybridret.encoder.exporting import export
 from hybridret.encoder.torch_encoder import TorchEncoder
+from hybridret.serving import words
 from hybridret.serving.retriever import Retriever
 
 LANGUAGES = ("en", "de", "ru", "zh", "ar", "en")
@@ -361,6 +362,19 @@ def test_what_is_described_is_what_is_done(server):
             )
 
         holds()
+
+
+def test_without_words_meaning_alone_is_offered(encoder_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(words, "available", lambda: False)
+    Retriever.create(encoder_folder, store=tmp_path / "store").add(DOCUMENTS[:3])
+    server = Server(encoder_folder, "--store", tmp_path / "store")
+    try:
+        assert server.client.get("/stats").json()["modes"] == ["dense"]
+        answer = server.client.post("/search", json={"query": "Paris", "mode": "words"})
+        assert answer.status_code == 400
+        assert str(tmp_path) not in answer.text
+    finally:
+        assert server.stop()[0] == 0
 
 
 def test_keys(encoder_folder, tmp_path, capsys):

@@ -70,9 +70,6 @@ class TextEncoder(ABC):
     tokenizer: Tokenizer
     config: EncoderConfig
     dimension: int
-    batch_tokens: int | None = None
-    """Tokens of a batch at most, padding included: memory grows with these, not with texts. None:
-    as many as ``batch_size`` texts have."""
 
     @abstractmethod
     def embed_tokens(self, input_ids: Ints, attention_mask: Ints) -> Vectors:
@@ -129,12 +126,8 @@ class TextEncoder(ABC):
                 ids = self.tokenizer.ids([prompt + text for text in chunk])
                 # Texts of similar length share a batch: this reduces padding.
                 order = np.argsort([len(i) for i in ids], kind="stable")[::-1]
-                start = 0
-                while start < len(ids):
-                    longest = max(1, len(ids[order[start]]))
-                    most = (self.batch_tokens or batch_size * longest) // longest
-                    rows = order[start : start + max(1, min(batch_size, most))]
-                    start += len(rows)
+                for start in range(0, len(ids), batch_size):
+                    rows = order[start : start + batch_size]
                     batch = self.tokenizer.pad([ids[r] for r in rows])
                     out[done + rows] = self.embed_tokens(*batch)
                     bar.update(len(rows))

@@ -1,7 +1,6 @@
 """mteb: the search of an exported encoder, as it is served, on mteb's retrieval tasks.
 
 >>> model = MtebSearch("encoder", mode="hybrid")  # doctest: +SKIP
->>> mteb.evaluate(model, mteb.get_tasks(["XQuADRetrieval"]))  # doctest: +SKIP
 """
 
 from __future__ import annotations

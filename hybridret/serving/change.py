@@ -281,7 +281,9 @@ class Change:
 
     def add_words(self, number: int, terms: Mapping[int, str]) -> list[int]:
         """Gives a generation words that has none; returns rows whose terms are missing, if any,
-        and then nothing has changed."""
+        and then nothing has changed. Another process may have been first."""
+        if self._generation(number).words:
+            return []
         live = self.connection.execute("SELECT row FROM documents WHERE deleted IS NULL")
         rows = [row for (row,) in live]
         if missing := [row for row in rows if row not in terms]:

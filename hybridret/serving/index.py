@@ -543,9 +543,9 @@ class Index:
         words = self.words
         if words is None:
             raise DataError(
-                f"{self.store.folder} has no words to search for: it was made for vectors alone, "
-                f"or where Python's SQLite has no FTS5, or by version 0.1 (then 'hybridret "
-                f"reindex' with its encoder makes them)"
+                "the index has no words to search for: it was made for vectors alone, or where "
+                "Python's SQLite has no FTS5, or by version 0.1 (then 'hybridret reindex' with its "
+                "encoder makes them)"
             )
         return [words.query(text) for text in texts]
 

@@ -113,9 +113,7 @@ def _reindex(store: Store, encoder: OnnxEncoder, batch_size: int, progress: bool
     if generation.state == "ready":
         if not generation.words and words.available():
             _add_words(store, number, encoder)
-        index = Index(store, number)
-        index.words = Words(encoder.tokenizer)
-        index.link()
+        Index(store, number).link()
         with store.change() as change:
             change.activate(number)
         return Reindexed(number, 0)

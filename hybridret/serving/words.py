@@ -103,8 +103,7 @@ def _scripts(text: str) -> list[str]:
     sample = text[:: 1 + len(text) // _SAMPLE]
     letters = Counter(_script(c) for c in sample if c.isalpha())
     least = _SHARE * letters.total()
-    found = [script for script, count in letters.most_common() if script and count >= least]
-    return found
+    return [script for script, count in letters.most_common() if script and count >= least]
 
 
 @lru_cache(65_536)

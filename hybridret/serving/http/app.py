@@ -381,7 +381,7 @@ class Service:
                 "documents": stats["documents"],
                 "languages": stats["languages"],
                 "fields": stats["fields"],
-                "modes": list(MODES) if stats["words"] else ["dense"],
+                "modes": list(MODES) if index.has_words else ["dense"],
                 "dimension": stats["dimension"],
                 "encoder": stats["encoder"],
             }

@@ -14,7 +14,7 @@ from hybridret._extras import require
 from hybridret.errors import DataError
 from hybridret.serving.retriever import Retriever
 
-_KEEP = 5  # seconds that a connection stays open between requests
+_KEEP = 75  # seconds that a connection stays open between requests: longer than clients keep theirs
 _STOP = 30  # seconds that requests have to come to their end
 
 
