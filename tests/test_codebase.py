@@ -75,7 +75,16 @@ LAYERS: dict[str, set[str]] = {
 # Of packages that have both: the modules that run torch. All others work where it is not installed.
 TORCH = {
     "losses": {"_cuda", "_ops", "gathering", "sentence_transformers"},
-    "encoder": {"distillation", "exporting", "model", "model_folder", "torch_encoder", "weights"},
+    "encoder": {
+        "distillation",
+        "exporting",
+        "model",
+        "model_folder",
+        "onnx_graph",
+        "torch_encoder",
+        "vocabulary",
+        "weights",
+    },
     "training": {
         "bags",
         "checkpoints",

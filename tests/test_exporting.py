@@ -80,7 +80,7 @@ def test_the_fingerprint_changes_with_whatever_changes_a_vector(bert_folder, tmp
 
 
 def test_a_result_that_differs_is_refused(bert_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(exporting, "PARITY_BOUND", -1.0)
+    monkeypatch.setitem(exporting.PARITY_BOUNDS, "float32", -1.0)
     with pytest.raises(ModelError, match="differs from torch"):
         exporting.export(bert_folder, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []

@@ -6,8 +6,9 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any
@@ -21,6 +22,10 @@ from hybridret.errors import DataError, ModelError
 
 CHUNK = 65_536
 """Number of texts that are tokenised and sorted by length together."""
+BATCH_TOKENS = 2048
+"""Tokens of a batch, padding included: they decide what it takes in memory, and a processor is no
+faster with more."""
+_log = logging.getLogger("hybridret")
 
 
 @dataclass(frozen=True)
@@ -65,11 +70,20 @@ class EncoderConfig:
 
 
 class TextEncoder(ABC):
-    """Maps queries and documents to vectors in one space."""
+    """Maps queries and documents to vectors in one space.
+
+    Attributes:
+        batch_tokens: a batch has at most so many tokens, padding included, unless it is a single
+            text: long texts are embedded in smaller batches than ``batch_size`` says.
+        cut: how many texts have been longer than ``config.max_length`` tokens so far; what follows
+            is not embedded. The first time it is logged.
+    """
 
     tokenizer: Tokenizer
     config: EncoderConfig
     dimension: int
+    batch_tokens: int = BATCH_TOKENS
+    cut: int = 0
 
     @abstractmethod
     def embed_tokens(self, input_ids: Ints, attention_mask: Ints) -> Vectors:
@@ -123,11 +137,10 @@ class TextEncoder(ABC):
             while chunk := list(islice(stream, CHUNK)):
                 if done + len(chunk) > len(out):
                     raise DataError(f"more {what} than the {len(out)} rows of the output array")
-                ids = self.tokenizer.ids([prompt + text for text in chunk])
-                # Texts of similar length share a batch: this reduces padding.
-                order = np.argsort([len(i) for i in ids], kind="stable")[::-1]
-                for start in range(0, len(ids), batch_size):
-                    rows = order[start : start + batch_size]
+                ids, cut = self.tokenizer.ids_and_cut([prompt + text for text in chunk])
+                if cut:
+                    self._count_cut(cut, len(chunk), what)
+                for rows in self._batches([len(i) for i in ids], batch_size):
                     batch = self.tokenizer.pad([ids[r] for r in rows])
                     out[done + rows] = self.embed_tokens(*batch)
                     bar.update(len(rows))
@@ -135,3 +148,24 @@ class TextEncoder(ABC):
         if done < len(out):
             raise DataError(f"{done} {what}, but the output array has {len(out)} rows")
         return out
+
+    def _batches(self, lengths: Sequence[int], batch_size: int) -> Iterator[Ints]:
+        """Rows of each batch: texts of similar length share one, which reduces padding."""
+        order = np.argsort(lengths, kind="stable")[::-1]
+        start = 0
+        while start < len(order):
+            longest = max(1, lengths[order[start]])
+            size = min(batch_size, max(1, self.batch_tokens // longest))
+            yield order[start : start + size]
+            start += size
+
+    def _count_cut(self, cut: int, texts: int, what: str) -> None:
+        if not self.cut:
+            _log.warning(
+                "%d of %d %s have more than %d tokens: what follows is not embedded",
+                cut,
+                texts,
+                what,
+                self.config.max_length,
+            )
+        self.cut += cut

@@ -2,7 +2,8 @@
 
 The folder is in the sentence-transformers layout without the torch weights::
 
-    hybridret.json      the manifest: prompts, lengths, similarity, checksums, fingerprint, parity
+    hybridret.json      the manifest: prompts, lengths, similarity, checksums, fingerprint, parity,
+                        and for a smaller graph what it costs in retrieval
     tokenizer.json
     onnx/model.onnx     input_ids, attention_mask -> last_hidden_state, sentence_embedding
     config.json, modules.json, 1_Pooling/, ...   for other programs that read this layout
@@ -10,21 +11,19 @@ The folder is in the sentence-transformers layout without the torch weights::
 
 from __future__ import annotations
 
-import logging
-import warnings
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
 from hybridret import _native
 from hybridret._extras import require
 from hybridret._files import atomic_folder, read_json, write_json
 from hybridret.encoder import model_folder
+from hybridret.encoder.base import TextEncoder
 from hybridret.encoder.manifest import (
     INDEX_FOLDER,
     MANIFEST_FILE,
@@ -32,14 +31,23 @@ from hybridret.encoder.manifest import (
     is_exported,
     seal,
 )
-from hybridret.encoder.model import EncoderModel
 from hybridret.encoder.onnx import OnnxEncoder
+from hybridret.encoder.onnx_graph import OPSET, write_graph
+from hybridret.encoder.quantization import PRECISIONS, Precision, quantize
 from hybridret.encoder.torch_encoder import TorchEncoder
 from hybridret.errors import ModelError
 
-OPSET = 18
-PARITY_BOUND = 1e-4
-"""Largest difference allowed between ONNX and torch, relative to the largest value."""
+PARITY_BOUNDS: dict[Precision, float] = {"float32": 1e-4, "float16": 0.02, "int8": 0.5}
+"""Largest difference allowed between ONNX and torch, relative to the largest value.
+
+Of 8 bits it only says that the graph is not broken: the rest says the loss in retrieval.
+"""
+
+Gate = Callable[[TextEncoder, TextEncoder], dict[str, Any]]
+"""Compares the encoder as it was and as it is exported: what it measured, for the manifest.
+
+It raises ModelError if the loss is too large, see :class:`hybridret.evaluation.gate.RetrievalGate`.
+"""
 
 # Parity is checked on these texts: several scripts and lengths, and an empty text.
 PROBE_TEXTS = (
@@ -55,23 +63,22 @@ PROBE_TEXTS = (
 
 @dataclass(frozen=True)
 class ExportResult:
-    """The exported encoder; ``parity``: largest relative difference from torch on probe texts."""
+    """An exported encoder.
+
+    Attributes:
+        parity: largest difference from torch on probe texts, relative to the largest value.
+        fused: how many nodes of ONNX Runtime's own the graph has, by kind.
+        quality: what the gate measured; empty if there was none.
+    """
 
     folder: Path
     dimension: int
     fingerprint: str
     parity: float
     megabytes: float
-
-
-class _Graph(nn.Module):
-    def __init__(self, model: EncoderModel) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
-        tokens = self.model.tokens(input_ids, attention_mask)
-        return tokens, self.model.pool(tokens, attention_mask)
+    precision: Precision = "float32"
+    fused: dict[str, int] = field(default_factory=dict)
+    quality: dict[str, Any] = field(default_factory=dict)
 
 
 def export(
@@ -80,6 +87,11 @@ def export(
     *,
     overwrite: bool = False,
     source: str | None = None,
+    precision: Precision = "float32",
+    gate: Gate | None = None,
+    original: TorchEncoder | None = None,
+    unmeasured: bool = False,
+    fuse: bool = True,
 ) -> ExportResult:
     """Writes ``encoder`` (or the model of a folder or hub name) to the folder ``output``.
 
@@ -87,15 +99,33 @@ def export(
         overwrite: replace an encoder that was exported to ``output``. If it has an index,
             nothing is replaced: it stays if the new encoder has the same fingerprint.
         source: the model's origin, for the manifest.
+        precision: ``int8`` is a quarter of the size and two to three times as fast on a processor;
+            ``float16`` half of the size, for GPUs. Both need a ``gate``.
+        gate: measures what the export costs in retrieval, and refuses too much.
+        original: what the gate compares with; default: ``encoder``. The encoder before its
+            vocabulary was trimmed, for example.
+        unmeasured: export without a gate where one is needed; the manifest says so.
+        fuse: use nodes of ONNX Runtime's own, see :mod:`hybridret.encoder.onnx_graph`. Without them
+            other runtimes can run the graph.
 
     Raises:
         ModelError: the model cannot be loaded or exported; ONNX and torch differ by more than
-            ``PARITY_BOUND``; ``output`` exists and ``overwrite`` is not set; or ``output`` has an
-            index made with another encoder. Nothing is written then.
+            ``PARITY_BOUNDS``; the gate refuses or is missing; ``output`` exists and ``overwrite``
+            is not set; or ``output`` has an index made with another encoder. Nothing is written
+            then.
         MissingExtraError: onnx, onnxscript or onnxruntime is not installed.
     """
     for module in ("onnx", "onnxscript", "onnxruntime"):
         require(module, "export", "exporting an encoder")
+    if precision not in PRECISIONS:
+        raise ModelError(f"unknown precision {precision!r}; expected {', '.join(PRECISIONS)}")
+    reduced = precision != "float32" or original is not None
+    if reduced and gate is None and not unmeasured:
+        raise ModelError(
+            "a smaller encoder may find less, and how much depends on the language: give data to "
+            "measure it on (--evaluate DATA; gate=RetrievalGate(dataset)), or export it unmeasured "
+            "(--force; unmeasured=True)"
+        )
     output = Path(output)
     check_output(output, encoder, overwrite)
     if not isinstance(encoder, TorchEncoder):
@@ -103,10 +133,42 @@ def export(
         encoder = TorchEncoder.load(encoder)
     with suppress(_Unchanged), atomic_folder(output) as folder:
         model_folder.write_description(folder, encoder.model, encoder.tokenizer, encoder.config)
-        model = folder / ONNX_FILE
-        model.parent.mkdir()
-        _write_onnx(encoder.model, model)
-        manifest = {
+        (folder / ONNX_FILE).parent.mkdir()
+        fused, manifest = _write(encoder, folder, precision, fuse, source)
+        exported = OnnxEncoder(folder)
+        quality = gate(original or encoder, exported) if gate is not None else {}
+        if reduced:
+            manifest["quality"] = quality or "not measured"
+        write_json(folder / MANIFEST_FILE, manifest)
+        size = sum(f.stat().st_size for f in (folder / ONNX_FILE).parent.iterdir()) / 1e6
+        _check_index(output, str(manifest["fingerprint"]))
+    return ExportResult(
+        output,
+        encoder.dimension,
+        str(manifest["fingerprint"]),
+        manifest["parity"],
+        size,
+        precision,
+        fused,
+        quality,
+    )
+
+
+def _write(
+    encoder: TorchEncoder, folder: Path, precision: Precision, fuse: bool, source: str | None
+) -> tuple[dict[str, int], dict[str, Any]]:
+    """Writes graph and manifest, and checks that they do what torch does.
+
+    Fusing is a matter of speed: if it went wrong, the graph is written without.
+    """
+    half, max_length = precision == "float16", encoder.tokenizer.max_length
+    try:
+        fused = write_graph(
+            encoder.model, folder / ONNX_FILE, fuse=fuse, half=half, max_length=max_length
+        )
+        if precision == "int8":
+            quantize(folder / ONNX_FILE)
+        manifest: dict[str, Any] = {
             "schema": 1,
             "hybridret": _native.__version__,
             "source": source or "a model in memory",
@@ -115,19 +177,25 @@ def export(
             "pooling": encoder.model.pooling,
             "normalize": encoder.model.normalize,
             "opset": OPSET,
+            "precision": precision,
+            "fused": fused,
             **seal(folder, encoder.config.to_dict()),
         }
         write_json(folder / MANIFEST_FILE, manifest)
         parity = _parity(encoder, OnnxEncoder(folder))
-        if not parity <= PARITY_BOUND:
+        if not parity <= PARITY_BOUNDS[precision]:
             raise ModelError(
                 f"the ONNX model differs from torch by {parity:.2e} of the largest value "
-                f"(at most {PARITY_BOUND:g} is allowed); nothing was written"
+                f"(at most {PARITY_BOUNDS[precision]:g} is allowed); nothing was written"
             )
-        write_json(folder / MANIFEST_FILE, manifest | {"parity": parity})
-        size = sum(f.stat().st_size for f in model.parent.iterdir()) / 1e6
-        _check_index(output, str(manifest["fingerprint"]))
-    return ExportResult(output, encoder.dimension, str(manifest["fingerprint"]), parity, size)
+    except ModelError:
+        if not fuse:
+            raise
+        for file in (folder / ONNX_FILE).parent.iterdir():
+            file.unlink()
+        (folder / MANIFEST_FILE).unlink(missing_ok=True)
+        return _write(encoder, folder, precision, False, source)
+    return fused, manifest | {"parity": parity}
 
 
 def check_output(output: Path, encoder: TorchEncoder | str | Path, overwrite: bool) -> None:
@@ -176,58 +244,11 @@ def _check_index(old: Path, fingerprint: str) -> None:
     raise _Unchanged
 
 
-def _write_onnx(model: EncoderModel, path: Path) -> None:
-    training = model.training
-    model.eval()
-    graph = _Graph(model)
-    # Several texts and tokens: the exporter would treat an axis of length 1 as a constant.
-    example = (torch.ones(2, 7, dtype=torch.long), torch.ones(2, 7, dtype=torch.long))
-    axes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("sequence")}
-    for name in ("onnxscript", "torch.onnx"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            program: Any = torch.onnx.export(
-                graph,
-                example,
-                dynamo=True,
-                opset_version=OPSET,
-                input_names=["input_ids", "attention_mask"],
-                output_names=["last_hidden_state", "sentence_embedding"],
-                dynamic_shapes=(axes, axes),
-                verbose=False,
-            )
-        # One file, unless it would exceed protobuf's limit of 2 GiB.
-        weights = sum(p.numel() * p.element_size() for p in model.parameters())
-        _strip_metadata(program.model)
-        program.save(str(path), external_data=weights > 1.8e9)
-    except (RuntimeError, torch.onnx.OnnxExporterError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise ModelError(f"torch cannot export this model to ONNX: {reason}") from error
-    finally:
-        model.train(training)
-
-
-def _strip_metadata(model: Any) -> None:
-    """Removes the exporter's stack traces: paths of this machine, in which equal models differ."""
-    for graph in (model.graph, *model.functions.values()):
-        graph.metadata_props.clear()
-        for node in graph.all_nodes():
-            node.metadata_props.clear()
-            for value in node.outputs:
-                value.metadata_props.clear()
-        for value in (*graph.inputs, *graph.outputs):
-            value.metadata_props.clear()
-    for value in model.graph.initializers.values():
-        value.metadata_props.clear()
-    model.metadata_props.clear()
-
-
 def _parity(encoder: TorchEncoder, exported: OnnxEncoder) -> float:
     worst = 0.0
     for texts in (list(PROBE_TEXTS), *([text] for text in PROBE_TEXTS)):
-        expected = encoder.encode_documents(texts)
-        difference = np.abs(exported.encode_documents(texts) - expected).max()
+        tokens = encoder.tokenizer(texts)
+        expected = encoder.embed_tokens(*tokens)
+        difference = np.abs(exported.embed_tokens(*tokens) - expected).max()
         worst = max(worst, float(difference / max(np.abs(expected).max(), 1e-30)))
     return worst

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from threading import BoundedSemaphore
+from typing import Any, Literal
 
 import numpy as np
 
@@ -13,21 +16,40 @@ from hybridret.encoder.manifest import MANIFEST_FILE, ONNX_FILE, read_manifest
 from hybridret.encoder.tokenization import TOKENIZER_FILE, Tokenizer
 from hybridret.errors import ModelError
 
+Device = Literal["auto", "cpu", "cuda"]
+_CUDA, _CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
+
 
 class OnnxEncoder(TextEncoder):
     """An encoder written by :func:`hybridret.export`, run by ONNX Runtime.
 
+    It may be used by any number of threads: calls beyond ``permits`` wait, so that memory does not
+    grow with the threads.
+
     Args:
         folder: contains ``hybridret.json``, ``tokenizer.json`` and ``onnx/model.onnx``.
         threads: per call; 0 for ONNX Runtime's default (all cores).
+        permits: calls of the model at the same time; 0: as many as use all cores, at least 2.
+        device: ``auto``: ``cuda`` where onnxruntime-gpu and a GPU are there, else ``cpu``.
 
     Raises:
-        ModelError: a file is missing or damaged, or the folder was not written by export.
+        ModelError: a file is missing or damaged, the folder was not written by export, or the
+            device is not there.
         MissingExtraError: onnxruntime or tokenizers is not installed.
     """
 
-    def __init__(self, folder: str | Path, *, threads: int = 0) -> None:
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        threads: int = 0,
+        permits: int = 0,
+        device: Device = "auto",
+    ) -> None:
         folder = Path(folder)
+        for name, value in (("threads", threads), ("permits", permits)):
+            if value < 0:
+                raise ModelError(f"{name} must be at least 0, got {value}")
         manifest = read_manifest(folder)
         self.folder = folder
         self.config = EncoderConfig.from_dict(manifest["encoder"], str(folder / MANIFEST_FILE))
@@ -39,17 +61,11 @@ class OnnxEncoder(TextEncoder):
             pad_id=self.config.pad_id,
             special_tokens=self.config.special_tokens,
         )
-        runtime = require("onnxruntime", "serve", "running an exported encoder")
-        options = runtime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 3
-        wanted = ("CUDAExecutionProvider", "CPUExecutionProvider")
-        providers = [p for p in wanted if p in runtime.get_available_providers()]
-        model = folder / ONNX_FILE
-        try:
-            self.session = runtime.InferenceSession(str(model), options, providers=providers)
-        except Exception as error:  # onnxruntime raises its own pybind exceptions
-            raise ModelError(f"{model}: onnxruntime cannot load it: {error}") from None
+        self.session = _session(folder / ONNX_FILE, threads, device)
+        self.device = "cuda" if _CUDA in self.session.get_providers() else "cpu"
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        self.permits = permits or max(2, (cores or 1) // (threads or cores or 1))
+        self._permits = BoundedSemaphore(self.permits)
         for output in self.session.get_outputs():
             if output.name == "sentence_embedding" and output.shape[-1] != self.dimension:
                 raise ModelError(
@@ -59,5 +75,33 @@ class OnnxEncoder(TextEncoder):
 
     def embed_tokens(self, input_ids: Ints, attention_mask: Ints) -> Vectors:
         feed = {"input_ids": input_ids, "attention_mask": attention_mask}
-        (vectors,) = self.session.run(["sentence_embedding"], feed)
+        with self._permits:
+            (vectors,) = self.session.run(["sentence_embedding"], feed)
         return np.asarray(vectors, dtype=np.float32)
+
+
+def _session(model: Path, threads: int, device: Device) -> Any:
+    runtime = require("onnxruntime", "serve", "running an exported encoder")
+    available = runtime.get_available_providers()
+    if device not in ("auto", "cpu", "cuda"):
+        raise ModelError(f"unknown device {device!r}; expected auto, cpu or cuda")
+    if device == "cuda" and _CUDA not in available:
+        raise ModelError(
+            "device is 'cuda', but this onnxruntime is for processors alone: install "
+            "onnxruntime-gpu in its place (pip install 'hybridret[serve-gpu]')"
+        )
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    # Patterns are kept for every shape of input that ever came: texts have hundreds.
+    options.enable_mem_pattern = False
+    use_cuda = device != "cpu" and _CUDA in available
+    try:
+        session = runtime.InferenceSession(
+            str(model), options, providers=[_CUDA, _CPU] if use_cuda else [_CPU]
+        )
+    except Exception as error:  # onnxruntime raises its own pybind exceptions
+        raise ModelError(f"{model}: onnxruntime cannot load it: {error}") from None
+    if device == "cuda" and _CUDA not in session.get_providers():
+        raise ModelError("device is 'cuda', but onnxruntime finds no GPU that it can use")
+    return session

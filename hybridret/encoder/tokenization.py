@@ -88,8 +88,14 @@ class Tokenizer:
 
     def ids(self, texts: Sequence[str]) -> list[NDArray[np.int32]]:
         """Token ids of each text, int32 [length], unpadded."""
+        return self.ids_and_cut(texts)[0]
+
+    def ids_and_cut(self, texts: Sequence[str]) -> tuple[list[NDArray[np.int32]], int]:
+        """Token ids of each text, and how many texts were cut off at ``max_length``."""
         encodings = self.backend.encode_batch(list(texts), add_special_tokens=self.special_tokens)
-        return [np.array(e.ids, dtype=np.int32) for e in encodings]
+        ids = [np.array(e.ids, dtype=np.int32) for e in encodings]
+        full = (e for e, i in zip(encodings, ids, strict=True) if len(i) >= self.max_length)
+        return ids, sum(bool(e.overflowing) for e in full)
 
     def subwords(self, texts: Sequence[str]) -> list[list[tuple[int, str]]]:
         """Token ids of each text, each with the part of the text that it stands for.

@@ -12,12 +12,13 @@ import torch
 
 from hybridret._types import Floats, Ints, Vectors
 from hybridret.encoder import model_folder
-from hybridret.encoder.base import EncoderConfig, TextEncoder
+from hybridret.encoder.base import BATCH_TOKENS, EncoderConfig, TextEncoder
 from hybridret.encoder.model import POOLINGS, Dense, EncoderModel, Pooling, StaticEmbeddings
 from hybridret.encoder.tokenization import Tokenizer
 from hybridret.errors import ModelError
 
 _VOCABULARY_CHARACTERS = 20_000_000
+_GPU_TOKENS = 65_536  # of a batch: a GPU wants more at a time than a processor
 
 
 class TorchEncoder(TextEncoder):
@@ -33,6 +34,12 @@ class TorchEncoder(TextEncoder):
             special_tokens=tokenizer.special_tokens,
         )
         self.dimension: int = model.dimension
+
+    @property
+    def batch_tokens(self) -> int:  # type: ignore[override]
+        """See :class:`TextEncoder`; more on a GPU."""
+        on_gpu = next(self.model.parameters()).is_cuda
+        return _GPU_TOKENS if on_gpu else BATCH_TOKENS
 
     @torch.inference_mode()
     def embed_tokens(self, input_ids: Ints, attention_mask: Ints) -> Vectors:

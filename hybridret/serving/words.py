@@ -12,7 +12,6 @@ kept, compressed.
 
 from __future__ import annotations
 
-import re
 import sqlite3
 import unicodedata
 import zlib
@@ -23,6 +22,7 @@ from typing import Literal
 
 import numpy as np
 
+from hybridret._scripts import script
 from hybridret._types import Floats, Ints
 from hybridret.encoder.tokenization import Tokenizer
 
@@ -70,13 +70,13 @@ class Words:
         for start in range(0, len(texts), _TOGETHER):
             some = [_normal(text) for text in texts[start : start + _TOGETHER]]
             for text, subwords in zip(some, self.tokenizer.subwords(some), strict=True):
-                script = _scripts(text)[:1] or [""]
+                written = (_scripts(text) or [""])[0]
                 terms = []
                 for number, surface in subwords:
                     kind = _kind(surface)
                     if kind:
-                        terms.append(f"{script[0]}{number}")
-                    if kind == "number" and script[0]:
+                        terms.append(f"{written}{number}")
+                    if kind == "number" and written:
                         terms.append(str(number))
                 found.append(" ".join(sorted(terms)))  # in order they take half the space
         return found
@@ -86,9 +86,7 @@ class Words:
         text = _normal(text)
         subwords = self.tokenizer.subwords([text])[0]
         numbers = [number for number, surface in subwords if _kind(surface)]
-        return list(
-            dict.fromkeys(f"{script}{n}" for script in _scripts(text) or [""] for n in numbers)
-        )
+        return list(dict.fromkeys(f"{name}{n}" for name in _scripts(text) or [""] for n in numbers))
 
 
 def _normal(text: str) -> str:
@@ -101,20 +99,9 @@ def _scripts(text: str) -> list[str]:
     Of a long text some thousand characters tell, from all of it.
     """
     sample = text[:: 1 + len(text) // _SAMPLE]
-    letters = Counter(_script(c) for c in sample if c.isalpha())
+    letters = Counter(script(c) for c in sample if c.isalpha())
     least = _SHARE * letters.total()
-    return [script for script, count in letters.most_common() if script and count >= least]
-
-
-@lru_cache(65_536)
-def _script(letter: str) -> str:
-    """The first word of a letter's name; of Chinese and Japanese ones the same. Empty for signs
-    that go with several scripts."""
-    if unicodedata.category(letter) == "Lm":
-        return ""
-    name = re.match("[A-Z]*", unicodedata.name(letter, ""))
-    script = name[0].lower() if name else ""
-    return "cjk" if script in ("hiragana", "katakana") else script or "other"
+    return [name for name, count in letters.most_common() if name and count >= least]
 
 
 @lru_cache(65_536)
