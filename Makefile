@@ -14,7 +14,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml CMakeLists.txt $(shell find cmake csrc hybridret -type f -not -name '*.pyc')
 
-.PHONY: quickstart test lint format benchmark benchmark-mkl wheel clean
+.PHONY: quickstart test lint format docs benchmark benchmark-mkl wheel clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/hybridret quickstart --overwrite
@@ -27,11 +27,16 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run --Werror $$(find csrc tests benchmarks -name '*.h' -o -name '*.cpp' -o -name '*.cu')
+	$(BIN)/zizmor --offline --quiet .github
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $$(find csrc tests benchmarks -name '*.h' -o -name '*.cpp' -o -name '*.cu')
+
+# The pages of docs/ and the reference, in docs/_build/index.html.
+docs: $(VENV)/.installed-dev
+	$(BIN)/python -m sphinx --fail-on-warning --quiet docs docs/_build
 
 benchmark: $(VENV)/.installed-dev requirements-benchmark.txt
 	$(BIN)/python -m pip install --quiet -r requirements-benchmark.txt
@@ -49,7 +54,7 @@ wheel: $(VENV)/.installed-dev
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/auditwheel repair --wheel-dir wheelhouse dist/*.whl
 
 clean:
-	rm -rf $(VENV) build dist wheelhouse quickstart
+	rm -rf $(VENV) build dist wheelhouse quickstart docs/_build docs/_results
 
 # An extra index, not the only one: a build named +cpu is preferred wherever it is found, so a mirror
 # that holds one will do. What torch depends on comes from the default index with the package.

@@ -35,7 +35,9 @@ if TYPE_CHECKING:
     from hybridret.encoder.loading import load_encoder
     from hybridret.encoder.onnx import OnnxEncoder
     from hybridret.encoder.torch_encoder import TorchEncoder
+    from hybridret.encoder.vocabulary import trim_vocabulary
     from hybridret.evaluation.baselines import evaluate_baseline
+    from hybridret.evaluation.gate import RetrievalGate
     from hybridret.evaluation.judging import Evaluation, evaluate, evaluate_embeddings
     from hybridret.evaluation.ranking import Pool, Ranks, rank_embeddings
     from hybridret.evaluation.report import Report
@@ -67,7 +69,9 @@ _MODULES = {
     "encoder.loading": ("load_encoder",),
     "encoder.onnx": ("OnnxEncoder",),
     "encoder.torch_encoder": ("TorchEncoder",),
+    "encoder.vocabulary": ("trim_vocabulary",),
     "evaluation.baselines": ("evaluate_baseline",),
+    "evaluation.gate": ("RetrievalGate",),
     "evaluation.judging": ("Evaluation", "evaluate", "evaluate_embeddings"),
     "evaluation.ranking": ("Pool", "Ranks", "rank_embeddings"),
     "evaluation.report": ("Report",),
@@ -115,6 +119,7 @@ __all__ = [
     "Query",
     "Ranks",
     "Report",
+    "RetrievalGate",
     "Retriever",
     "RunReport",
     "Sampler",
@@ -144,6 +149,7 @@ __all__ = [
     "read_qrels",
     "read_run",
     "train",
+    "trim_vocabulary",
 ]
 
 

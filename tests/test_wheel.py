@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import venv
@@ -59,8 +60,10 @@ def test_what_is_in_the_wheel(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     for wanted in ("py.typed", "_native.pyi", "data/facts/facts.json.xz"):
         assert f"hybridret/{wanted}" in names
-    licenses = [n for n in names if n.endswith(("licenses/LICENSE", "facts/NOTICE"))]
-    assert len(licenses) >= 2
+    for license in ("LICENSE", "NOTICE", "hybridret/data/facts/NOTICE"):
+        assert any(n.endswith(f".dist-info/licenses/{license}") for n in names), license
+    hnswlib = re.search(r"HNSWLIB_VERSION (\S+)\)", (ROOT / "cmake/hnswlib.cmake").read_text())[1]
+    assert f"hnswlib {hnswlib}" in (ROOT / "NOTICE").read_text()
     assert not [
         n for n in names if n.startswith(("tests", "benchmarks", "csrc")) or "generate" in n
     ]
@@ -68,6 +71,13 @@ def test_what_is_in_the_wheel(wheel):
         "nothing to bundle: it links the C++ runtime only"
     )
     assert wheel.stat().st_size < 3_000_000
+    # Nothing of the machine that built it.
+    for name in names:
+        content = zipfile.ZipFile(wheel).read(name)
+        for folder in (ROOT, Path.home(), wheel.parents[1]):
+            assert str(folder).encode() + b"/" not in content, (name, folder)
+    checked = [sys.executable, "-m", "twine", "check", "--strict", wheel]
+    assert subprocess.run(checked, capture_output=True, check=False).returncode == 0
 
 
 def test_it_serves_in_a_bare_environment(wheel, tmp_path):
@@ -93,6 +103,9 @@ def test_it_serves_in_a_bare_environment(wheel, tmp_path):
         cwd=tmp_path,
     )
     assert json.loads((tmp_path / "answer.json").read_text())[0] == "new"
+    smoke = [binaries / "python", ROOT / "tests" / "smoke.py"]
+    done = subprocess.run(smoke, check=True, env=bare, cwd=tmp_path, capture_output=True, text=True)
+    assert " works: Python 3." in done.stdout
     # What needs torch says so in one sentence.
     done = subprocess.run(
         [binaries / "hybridret", "export", "model", "out"],

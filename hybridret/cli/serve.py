@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 from typing import Any
 
+from hybridret import _native
 from hybridret.cli.common import add_command
 from hybridret.cli.index import add_store
 
@@ -58,14 +58,13 @@ def add(commands: Any) -> None:
 def run(o: argparse.Namespace) -> None:
     from hybridret.serving.http.server import serve
 
-    processors = len(os.sched_getaffinity(0))
     serve(
         o.folder,
         store=o.store,
         host=o.host,
         port=o.port,
         key_file=o.key_file,
-        threads=o.threads or max(2, processors // 2),
+        threads=o.threads or max(2, _native.default_threads() // 2),
         timeout=o.timeout,
         max_waiting=o.max_waiting,
         max_body=o.max_body << 20,

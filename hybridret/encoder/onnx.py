@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from threading import BoundedSemaphore
 from typing import Any, Literal
 
 import numpy as np
 
+from hybridret import _native
 from hybridret._extras import require
 from hybridret._types import Ints, Vectors
 from hybridret.encoder.base import EncoderConfig, TextEncoder
@@ -63,8 +63,8 @@ class OnnxEncoder(TextEncoder):
         )
         self.session = _session(folder / ONNX_FILE, threads, device)
         self.device = "cuda" if _CUDA in self.session.get_providers() else "cpu"
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        self.permits = permits or max(2, (cores or 1) // (threads or cores or 1))
+        cores = _native.default_threads()
+        self.permits = permits or max(2, cores // (threads or cores))
         self._permits = BoundedSemaphore(self.permits)
         for output in self.session.get_outputs():
             if output.name == "sentence_embedding" and output.shape[-1] != self.dimension:

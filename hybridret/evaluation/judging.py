@@ -28,7 +28,7 @@ EMBEDDING_FILES = ("queries.npy", "documents.npy")
 class Evaluation:
     """A data set and how systems are evaluated on it; the pool is built once for all of them.
 
-    Args: see :func:`evaluate`.
+    Its arguments are those of :func:`evaluate`.
 
     Raises:
         DataError: empty data set, unknown metric or convention.
@@ -147,7 +147,8 @@ def embed(
     with atomic_file(files[1]) as temporary:
         mapped = np.lib.format.open_memmap(temporary, "w+", dtype=np.float32, shape=size)
         with temporary.open("r+b") as file:  # a full disk: an error here instead of SIGBUS later
-            os.posix_fallocate(file.fileno(), 0, max(temporary.stat().st_size, 1))
+            if hasattr(os, "posix_fallocate"):  # not on macOS
+                os.posix_fallocate(file.fileno(), 0, max(temporary.stat().st_size, 1))
         encoder.encode_documents(texts, batch_size=batch_size, progress=progress, out=mapped)
         mapped.flush()
         del mapped

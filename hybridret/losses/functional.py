@@ -183,8 +183,9 @@ def infonce_statistics(
     each part's are computed from the combined values, again without storing the N x M logits.
 
     Args:
-        queries, documents, temperature, query_groups, document_groups, log_bias, normalize,
-            workspace: as in :func:`infonce`; there may be fewer documents than queries.
+        queries, documents: as in :func:`infonce`, but there may be fewer documents than queries.
+        temperature, query_groups, document_groups: as in :func:`infonce`.
+        log_bias, normalize, workspace: as in :func:`infonce`.
         labels: int64 [N]; -1 if the query's positive is not among these documents: then all of them
             are negatives.
         columns: also return the log-sum-exp of each document's negatives, which are queries (for
@@ -193,8 +194,7 @@ def infonce_statistics(
     Returns:
         InfoNCEStatistics, arrays or tensors like the input.
 
-    Raises:
-        As :func:`infonce`.
+    Raises the errors of :func:`infonce`.
     """
     backend = _backend(queries)
     batch = make_batch(

@@ -372,7 +372,7 @@ class Change:
         file = os.open(self.store.folder / generation.file, os.O_WRONLY)
         try:
             _write_all(file, data, start)
-            os.fdatasync(file)
+            getattr(os, "fdatasync", os.fsync)(file)  # macOS has the latter alone
         finally:
             os.close(file)
         self.connection.execute(

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import ipaddress
 import logging
-import os
 import signal
 import socket
 from pathlib import Path
 from typing import Any
 
+from hybridret import _native
 from hybridret._extras import require
 from hybridret.errors import DataError
 from hybridret.serving.retriever import Retriever
@@ -55,7 +55,7 @@ def serve(
         raise DataError(
             f"{host} can be reached by other machines: give --key-file, or listen at 127.0.0.1"
         )
-    each = max(1, len(os.sched_getaffinity(0)) // threads)
+    each = max(1, _native.default_threads() // threads)
     retriever = Retriever.load(folder, store=store, threads=each)
     limits = Limits(body=max_body, waiting=max_waiting, timeout=timeout, threads=threads)
     config = uvicorn.Config(
