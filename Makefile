@@ -14,7 +14,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml CMakeLists.txt $(shell find cmake csrc hybridret -type f -not -name '*.pyc')
 
-.PHONY: quickstart test lint format docs benchmark benchmark-mkl wheel clean
+.PHONY: quickstart test lint format docs benchmark benchmark-mkl wheel fuzz sanitize clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/hybridret quickstart --overwrite
@@ -47,6 +47,16 @@ benchmark: $(VENV)/.installed-dev requirements-benchmark.txt
 benchmark-mkl: $(VENV)/.installed-dev
 	echo 'int mkl_serv_intel_cpu_true(void) { return 1; }' | $(CC) -shared -fPIC -x c - -o $(VENV)/intel.so
 	LD_PRELOAD=$(CURDIR)/$(VENV)/intel.so $(BIN)/python -m pytest benchmarks/test_loss.py
+
+# Files that a reader answers with anything but an error of ours.
+MINUTES ?= 5
+fuzz: $(VENV)/.installed-dev
+	$(BIN)/python tests/fuzz.py --minutes $(MINUTES)
+
+# The engine and the extension under GCC's sanitizers of memory, undefined behaviour and threads.
+sanitize: $(VENV)/.installed-dev
+	$(BIN)/python -m pip install --quiet 'pybind11>=3.0,<4'
+	tests/sanitize.sh
 
 # With CUDA kernels for all GPUs: an isolated build fetches nvcc.
 wheel: $(VENV)/.installed-dev
