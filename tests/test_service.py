@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import os
 import re
 import signal
 import socket
@@ -49,10 +50,9 @@ DOCUMENTS = [
 class Server:
     """A service in a process of its own."""
 
-    def __init__(self, folder, *options: object) -> None:
+    def __init__(self, folder, *options: object, log=None) -> None:
         command = [sys.executable, "-m", "hybridret.cli", "serve", folder, "--port", 0, *options]
-        # A pipe that nobody reads would be full of log lines, and the service would wait.
-        self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115
+        self.log = tempfile.TemporaryFile("w+") if log is None else log  # noqa: SIM115
         self.process = subprocess.Popen(
             [str(part) for part in command], stdout=subprocess.PIPE, stderr=self.log, text=True
         )
@@ -513,3 +513,17 @@ def test_the_example_of_the_readme(encoder_folder, server, tmp_path, monkeypatch
         assert [hit["id"] for hit in found] == [hit["id"] for hit in own["hits"]]
         answer = client.get("/search", params={"q": "Paris", "mode": "bm25"})
         assert (answer.status_code, "mode must be" in answer.text) == (400, True)
+
+
+def test_a_log_that_nobody_reads(server, encoder_folder):
+    """A pipe holds 64 kB: what does not fit is dropped, and nobody waits for it."""
+    unread, log = os.pipe()
+    with os.fdopen(log, "w") as writer:
+        silent = Server(encoder_folder, log=writer)
+        for _ in range(2500):  # lines of some 70 bytes
+            assert silent.client.get("/stats").status_code == 200
+        silent.process.send_signal(signal.SIGTERM)
+        assert silent.process.wait(timeout=30) == 0
+        silent.client.close()
+    with os.fdopen(unread, "rb") as reader:
+        assert len(reader.read()) > 60_000

@@ -41,6 +41,16 @@ with open(answer, "w") as file:
 """
 
 
+# The fifth line is wrong.
+USE = """from hybridret import Hit, Retriever, load_dataset
+
+def best(retriever: Retriever, query: str) -> list[Hit]:
+    print(load_dataset("facts-train").languages[0].upper())
+    number: int = retriever.search(query)[0].document_id
+    return retriever.search(query, k=number)
+"""
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
@@ -106,6 +116,13 @@ def test_it_serves_in_a_bare_environment(wheel, tmp_path):
     smoke = [binaries / "python", ROOT / "tests" / "smoke.py"]
     done = subprocess.run(smoke, check=True, env=bare, cwd=tmp_path, capture_output=True, text=True)
     assert " works: Python 3." in done.stdout
+    # Its types reach who uses it.
+    (tmp_path / "use.py").write_text(USE)
+    mypy = [sys.executable, "-m", "mypy", "--strict", "--python-executable", binaries / "python"]
+    done = subprocess.run(
+        [*mypy, "use.py"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert re.findall(r"use\.py:(\d+): error: .*", done.stdout) == ["5"], done.stdout
     # What needs torch says so in one sentence.
     done = subprocess.run(
         [binaries / "hybridret", "export", "model", "out"],

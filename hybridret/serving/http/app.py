@@ -116,6 +116,7 @@ class Service:
             self._compute, threads=limits.threads, batch=limits.batch, queue=limits.waiting
         )
         self.metrics.waiting.set_function(lambda: self.batcher.waiting)
+        self.metrics.cut.set_function(lambda: self.retriever.encoder.cut)
         routes = [
             ("/search", "POST", self.search),
             ("/v1/embeddings", "POST", self.embeddings),
@@ -520,6 +521,11 @@ class _Metrics:
         )
         self.waiting = Gauge("hybridret_waiting", "Pieces of work that wait.", registry=registry)
         self.documents = Gauge("hybridret_documents", "Documents.", registry=registry)
+        self.cut = Gauge(
+            "hybridret_texts_cut",
+            "Texts that were longer than the encoder reads.",
+            registry=registry,
+        )
 
 
 def _pieces(texts: Sequence[str]) -> list[list[str]]:

@@ -12,6 +12,7 @@ from typing import Any
 from hybridret import _native
 from hybridret._extras import require
 from hybridret.errors import DataError
+from hybridret.serving.http.log import Log
 from hybridret.serving.retriever import Retriever
 
 _KEEP = 75  # seconds that a connection stays open between requests: longer than clients keep theirs
@@ -68,7 +69,8 @@ def serve(
         lifespan="on",
     )
     with _listen(host, port) as listening:
-        logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)
+        log = Log()
+        logging.basicConfig(handlers=[log], level=logging.INFO)
         address = listening.getsockname()
         shown = f"[{address[0]}]" if ":" in address[0] else address[0]
         print(f"http://{shown}:{address[1]}/  ({len(retriever):,} documents)", flush=True)
@@ -76,6 +78,7 @@ def serve(
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_IGN)
         uvicorn.Server(config).run(sockets=[listening])
+        log.finish()
 
 
 def _check(**values: float) -> None:
