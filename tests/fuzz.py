@@ -161,7 +161,7 @@ def main() -> None:
         runs = [x.split()[-1] for x in done.stderr.splitlines() if "number_of_executed_units" in x]
         said = "" if done.returncode == 0 else f"  FOUND, see {FOUND}"
         print(f"{name:16}{int((runs or ['0'])[0]):>12,} inputs{said}", flush=True)
-        if done.returncode:
+        if done.returncode or not runs:
             failed.append(name)
             print(done.stderr[-3000:])
     sys.exit(f"findings in {', '.join(failed)}" if failed else 0)

@@ -30,7 +30,8 @@ for kind in "${@:-address thread}"; do
       > "$("$build/venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/all.pth"
     library="$(g++ -print-file-name="lib${sanitizer:0:1}san.so")"
     echo "== $sanitizer: the extension"
-    PYTHONPATH="$build/python" LD_PRELOAD="$library" PYTHONMALLOC=malloc \
+    # The safe path: not the sources of this folder, which have no extension.
+    PYTHONSAFEPATH=1 PYTHONPATH="$PWD/$build/python" LD_PRELOAD="$library" PYTHONMALLOC=malloc \
       ASAN_OPTIONS=detect_leaks=0 TSAN_OPTIONS="halt_on_error=1 ignore_noninstrumented_modules=1" \
       "$build/venv/bin/python" -m pytest -q -p no:cacheprovider --durations=0 --durations-min=60 \
       tests/test_losses.py tests/test_ranking.py tests/test_graph.py tests/test_index.py tests/test_filters.py

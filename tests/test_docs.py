@@ -14,7 +14,7 @@ import pytest
 from conftest import ROOT, TEXTS
 
 import hybridret
-from hybridret.cli import _parser
+from hybridret.cli import _parser, export
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 # A service, which test_service.py asks; a trainer, of which examples/ has the whole.
@@ -46,7 +46,9 @@ def commands() -> list[tuple[str, str]]:
 def test_commands_are_understood(where, command):
     words = shlex.split(command, comments=True)
     if not words[0].startswith("-"):
-        _parser().parse_args(words)  # an unknown command or option exits
+        found = _parser().parse_args(words)  # an unknown command or option exits
+        if found.command == "export":
+            export._check(found)
 
 
 @pytest.fixture(scope="module")

@@ -86,6 +86,13 @@ def test_a_result_that_differs_is_refused(bert_folder, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_value_that_is_no_number_is_refused(bert_folder, tmp_path):
+    encoder = TorchEncoder.load(bert_folder)
+    encoder.model.backbone.encoder.layer[1].output.dense.bias.data[0] = float("nan")
+    with pytest.raises(ModelError, match="differs from torch by nan"):
+        exporting.export(encoder, tmp_path / "out", fuse=False)
+
+
 def test_what_is_there_is_kept(bert_folder, tmp_path):
     exporting.export(bert_folder, tmp_path / "out")
     with pytest.raises(ModelError, match="already exists"):

@@ -33,14 +33,15 @@ def dataset(only: str | None = None) -> Dataset:
 class Numbers(TextEncoder):
     """Text ``de 7`` is unit vector 7; of ``wrong`` texts in German it is another one."""
 
-    def __init__(self, wrong: int = 0) -> None:
+    def __init__(self, wrong: int = 0, what: str = "documents") -> None:
         self.wrong, self.config, self.dimension = wrong, EncoderConfig(), 21
+        self.what = what
 
     def _encode(self, texts, prompt, batch_size, progress, what, out=None):
         vectors = np.zeros((len(list(texts := list(texts))), 21), dtype=np.float32)
         for row, text in enumerate(texts):
             language, number = text.split()
-            lost = what == "documents" and language == "de" and int(number) < self.wrong
+            lost = what == self.what and language == "de" and int(number) < self.wrong
             vectors[row, 20 if lost else int(number)] = 1
         if out is not None:
             out[:] = vectors
@@ -52,8 +53,8 @@ class Numbers(TextEncoder):
 
 def test_what_is_lost_in_each_language():
     found = RetrievalGate(dataset(), largest_loss=0.2)(Numbers(), Numbers(wrong=2))
-    assert found["setting"] == "mono"
-    assert found["languages"]["en"] == {"queries": 20, "before": 1.0, "after": 1.0}
+    english = {"setting": "mono", "queries": 20, "before": 1.0, "after": 1.0}
+    assert found["languages"]["en"] == english
     german = found["languages"]["de"]
     assert german["before"] == 1
     assert 0.8 < german["after"] <= 0.95
@@ -71,9 +72,14 @@ def test_the_worst_language_decides():
 
 
 def test_data_in_which_answers_are_in_another_language():
-    found = RetrievalGate(dataset(only="en"))(Numbers(), Numbers(wrong=2))
-    assert found["setting"] in ("mono", "cross")
-    assert found["worst"]["loss"] == 0
+    gate = RetrievalGate(dataset(only="en"), largest_loss=0.2)
+    found = gate(Numbers(), Numbers(2, "queries"))
+    assert found["languages"]["de"]["setting"] == "cross"
+    assert found["languages"]["en"]["setting"] == "mono"
+    assert found["worst"]["language"] == "de"
+    assert found["worst"]["loss"] > 0.04
+    with pytest.raises(ModelError, match=r"nDCG@10 in de \("):
+        gate(Numbers(), Numbers(20, "queries"))
 
 
 def write(path: Path) -> Path:
@@ -100,7 +106,7 @@ def test_export_of_a_smaller_encoder(bert_folder, tmp_path, capsys, monkeypatch)
     assert status == 0
     assert "nDCG@10 on" in text
     assert "of 400 tokens" in text
-    assert "(20 queries)" in text
+    assert "(mono, 20 queries)" in text
     manifest = json.loads((tmp_path / "a" / "hybridret.json").read_text())
     assert manifest["precision"] == "int8"
     assert manifest["quality"]["languages"].keys() == {"de", "en"}

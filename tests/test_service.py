@@ -323,6 +323,7 @@ def test_metrics_pages_and_description(server):
         "hybridret_batch_texts",
         "hybridret_waiting",
         "hybridret_documents",
+        "hybridret_texts_cut",
     }
     assert "hybridret_documents 60.0" in text
     assert re.search(r'hybridret_requests_total\{path="/search",status="200"\} [1-9]', text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -31,9 +32,9 @@ MANY = [
     "naïve Straße, 5 µm, α-helix, 10 €, déjà vu 😀",
     *(d.full_text for d in load_facts("evaluation").documents[::2]),
 ]
-KINDS = ["unigram", "bpe", "byte bpe", "wordpiece"]
+KINDS = ["unigram", "bpe", "prefix bpe", "byte bpe", "wordpiece"]
 SPECIAL = ["<s>", "<pad>", "</s>", "<unk>"]
-LATIN = "abcdefghijklmnopqrstuvwxyzäöüßéèñçABCÄÖÜÉ 0123456789.,!?-€ "
+LATIN = "ºªµÅabcdefghijklmnopqrstuvwxyzäöüßéèñçABCÄÖÜÉ 0123456789.,!?-€ "
 
 
 def make(kind: str) -> TorchEncoder:
@@ -47,12 +48,15 @@ def make(kind: str) -> TorchEncoder:
         backend = tokenizers.Tokenizer(models.WordPiece(unk_token="<unk>"))
         trainer = trainers.WordPieceTrainer(**settings)
     else:
-        backend = tokenizers.Tokenizer(models.BPE(unk_token="<unk>" if kind == "bpe" else None))
+        prefix = {"continuing_subword_prefix": "##"} if kind == "prefix bpe" else {}
+        unknown = None if kind == "byte bpe" else "<unk>"
+        backend = tokenizers.Tokenizer(models.BPE(unk_token=unknown, **prefix))
         alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet() if kind == "byte bpe" else []
-        trainer = trainers.BpeTrainer(**settings, initial_alphabet=alphabet)
+        trainer = trainers.BpeTrainer(**settings, initial_alphabet=alphabet, **prefix)
     backend.pre_tokenizer = {
         "unigram": tokenizers.pre_tokenizers.Metaspace(),
         "bpe": tokenizers.pre_tokenizers.Metaspace(),
+        "prefix bpe": tokenizers.pre_tokenizers.Metaspace(),
         "byte bpe": tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False),
         "wordpiece": tokenizers.pre_tokenizers.BertPreTokenizer(),
     }[kind]
@@ -148,6 +152,57 @@ def test_a_static_encoder_is_trimmed():
     np.testing.assert_array_equal(
         trimmed.encode_documents(TEXTS[:2]), whole.encode_documents(TEXTS[:2])
     )
+
+
+def test_prompts_are_before_every_text():
+    whole = TorchEncoder(pair("unigram")[0].model, pair("unigram")[0].tokenizer, EncoderConfig())
+    whole.config = replace(whole.config, query_prompt="query: ", document_prompt="passage: ")
+    greek = [text for text in MANY if scripts_of([text]) == {"greek"}][:3]
+    trimmed = trim_vocabulary(whole, greek)
+    assert trimmed.untrimmed is whole
+    np.testing.assert_array_equal(trimmed.encode_queries(greek), whole.encode_queries(greek))
+
+
+def test_scripts_are_those_of_each_language():
+    """A few texts in one language beside very many in another."""
+    many = {"en": ["Paris is large. " * 3000], "el": ["Παρίσι"]}
+    assert scripts_of([*many["en"], *many["el"]]) == {"latin"}
+    whole = pair("unigram")[0]
+    both = trim_vocabulary(whole, many).tokenizer.backend.encode("Παρίσι").tokens
+    assert both == whole.tokenizer.backend.encode("Παρίσι").tokens
+
+
+def test_bytes_and_what_is_unknown_stay():
+    """Of a vocabulary without Latin letters: these tokens have some in their names."""
+    kept = vocabulary._kept(
+        {
+            "model": {
+                "type": "BPE",
+                "vocab": {"<unk>": 0, "<0xE4>": 1, "the": 2, "ก": 3, "!</w>": 4},
+                "unk_token": "<unk>",
+                "end_of_word_suffix": "</w>",
+            },
+            "post_processor": {"type": "RobertaProcessing", "sep": ["a", 2], "cls": ["b", 0]},
+        },
+        {"thai"},
+        5,
+        -1,
+    )
+    assert kept == {0, 1, 2, 3, 4}
+    unigram = {"type": "Unigram", "vocab": [["the", -1.0], ["ก", -2.0], ["low", -9.0]]}
+    assert vocabulary._kept({"model": unigram | {"unk_id": None}}, {"thai"}, 3, -1) == {1, 2}
+
+
+def test_token_vectors_that_are_more_than_a_table():
+    """As Gemma's, which are multiplied by a number: a plain table in its place is not the same."""
+
+    class Scaled(torch.nn.Embedding):
+        pass
+
+    whole = TorchEncoder.new_static(TEXTS, dimension=24, vocabulary_size=300)
+    whole.model.backbone.embedding = Scaled(300, 24)
+    with pytest.raises(ModelError, match="token vectors of the kind Scaled cannot be trimmed"):
+        trim_vocabulary(whole, ["Paris"])
 
 
 def test_scripts_of_texts():

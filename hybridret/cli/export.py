@@ -93,7 +93,7 @@ def run(o: argparse.Namespace) -> None:
     from hybridret.evaluation.gate import RetrievalGate
 
     check_output(o.output, o.model, o.overwrite)
-    gate = dataset = original = None
+    gate = dataset = None
     if o.evaluate is not None:
         dataset = load_dataset(o.evaluate, languages=o.languages)
         gate = RetrievalGate(dataset, o.largest_loss, not o.force, progress=interactive())
@@ -101,8 +101,12 @@ def run(o: argparse.Namespace) -> None:
     before = encoder.model.table.num_embeddings
     if o.trim:
         assert dataset is not None  # checked above
-        original, texts = encoder, [q.text for q in dataset.queries]
-        encoder = trim_vocabulary(encoder, (*texts, *(d.full_text for d in dataset.documents)))
+        texts: dict[str, list[str]] = {}
+        for query in dataset.queries:
+            texts.setdefault(query.language, []).append(query.text)
+        for document in dataset.documents:
+            texts.setdefault(document.language, []).append(document.full_text)
+        encoder = trim_vocabulary(encoder, texts)
     result = export(
         encoder,
         o.output,
@@ -110,7 +114,6 @@ def run(o: argparse.Namespace) -> None:
         source=o.model,
         precision=o.precision,
         gate=gate,
-        original=original,
         unmeasured=o.force,
         fuse=not o.no_fuse,
     )
@@ -140,13 +143,11 @@ def _check(o: argparse.Namespace) -> None:
 
 def _print_quality(quality: dict[str, Any]) -> None:
     worst = quality["worst"]
-    print(
-        f"\n{quality['metric']} on {quality['dataset']} ({quality['setting']}), before and after:"
-    )
+    print(f"\n{quality['metric']} on {quality['dataset']}, before and after:")
     for language, row in sorted(quality["languages"].items()):
         loss = row["before"] - row["after"]
         print(
             f"  {language:10} {row['before']:.4f}  {row['after']:.4f}  {-loss:+.4f}  "
-            f"({row['queries']:,} queries)"
+            f"({row['setting']}, {row['queries']:,} queries)"
         )
     print(f"largest loss: {worst['loss']:.4f} in {worst['language']}")

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -26,6 +27,7 @@ BATCH_TOKENS = 2048
 """Tokens of a batch, padding included: they decide what it takes in memory, and a processor is no
 faster with more."""
 _log = logging.getLogger("hybridret")
+_counting = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -160,7 +162,9 @@ class TextEncoder(ABC):
             start += size
 
     def _count_cut(self, cut: int, texts: int, what: str) -> None:
-        if not self.cut:
+        with _counting:
+            first, self.cut = not self.cut, self.cut + cut
+        if first:
             _log.warning(
                 "%d of %d %s have more than %d tokens: what follows is not embedded",
                 cut,
@@ -168,4 +172,3 @@ class TextEncoder(ABC):
                 what,
                 self.config.max_length,
             )
-        self.cut += cut

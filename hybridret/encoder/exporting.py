@@ -18,10 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from hybridret import _native
 from hybridret._extras import require
 from hybridret._files import atomic_folder, read_json, write_json
+from hybridret._types import Ints, Vectors
 from hybridret.encoder import model_folder
 from hybridret.encoder.base import TextEncoder
 from hybridret.encoder.manifest import (
@@ -31,7 +33,7 @@ from hybridret.encoder.manifest import (
     is_exported,
     seal,
 )
-from hybridret.encoder.onnx import OnnxEncoder
+from hybridret.encoder.onnx import OnnxEncoder, open_session
 from hybridret.encoder.onnx_graph import OPSET, write_graph
 from hybridret.encoder.quantization import PRECISIONS, Precision, quantize
 from hybridret.encoder.torch_encoder import TorchEncoder
@@ -48,6 +50,8 @@ Gate = Callable[[TextEncoder, TextEncoder], dict[str, Any]]
 
 It raises ModelError if the loss is too large, see :class:`hybridret.evaluation.gate.RetrievalGate`.
 """
+
+_LONGEST_PROBE = 1024  # tokens
 
 # Parity is checked on these texts: several scripts and lengths, and an empty text.
 PROBE_TEXTS = (
@@ -89,7 +93,6 @@ def export(
     source: str | None = None,
     precision: Precision = "float32",
     gate: Gate | None = None,
-    original: TorchEncoder | None = None,
     unmeasured: bool = False,
     fuse: bool = True,
 ) -> ExportResult:
@@ -100,10 +103,9 @@ def export(
             nothing is replaced: it stays if the new encoder has the same fingerprint.
         source: the model's origin, for the manifest.
         precision: ``int8`` is a quarter of the size and two to three times as fast on a processor;
-            ``float16`` half of the size, for GPUs. Both need a ``gate``.
+            ``float16`` half of the size, for GPUs. Both need a ``gate``, and so does an encoder of
+            :func:`hybridret.trim_vocabulary`.
         gate: measures what the export costs in retrieval, and refuses too much.
-        original: what the gate compares with; default: ``encoder``. The encoder before its
-            vocabulary was trimmed, for example.
         unmeasured: export without a gate where one is needed; the manifest says so.
         fuse: use nodes of ONNX Runtime's own, see :mod:`hybridret.encoder.onnx_graph`. Without them
             other runtimes can run the graph.
@@ -119,6 +121,7 @@ def export(
         require(module, "export", "exporting an encoder")
     if precision not in PRECISIONS:
         raise ModelError(f"unknown precision {precision!r}; expected {', '.join(PRECISIONS)}")
+    original = encoder.untrimmed if isinstance(encoder, TorchEncoder) else None
     reduced = precision != "float32" or original is not None
     if reduced and gate is None and not unmeasured:
         raise ModelError(
@@ -135,13 +138,20 @@ def export(
         model_folder.write_description(folder, encoder.model, encoder.tokenizer, encoder.config)
         (folder / ONNX_FILE).parent.mkdir()
         fused, manifest = _write(encoder, folder, precision, fuse, source)
-        exported = OnnxEncoder(folder)
-        quality = gate(original or encoder, exported) if gate is not None else {}
-        if reduced:
+        unchanged = _is_unchanged(output, str(manifest["fingerprint"]))
+        quality = gate(original or encoder, OnnxEncoder(folder)) if gate is not None else {}
+        if quality or reduced:
             manifest["quality"] = quality or "not measured"
+        if original is not None:
+            counts = [e.model.table.num_embeddings for e in (original, encoder)]
+            manifest["tokens"] = {"before": counts[0], "after": counts[1]}
         write_json(folder / MANIFEST_FILE, manifest)
         size = sum(f.stat().st_size for f in (folder / ONNX_FILE).parent.iterdir()) / 1e6
-        _check_index(output, str(manifest["fingerprint"]))
+        if unchanged:
+            if quality:
+                known = read_json(output / MANIFEST_FILE, ModelError)
+                write_json(output / MANIFEST_FILE, known | {"quality": quality})
+            raise _Unchanged
     return ExportResult(
         output,
         encoder.dimension,
@@ -167,7 +177,9 @@ def _write(
             encoder.model, folder / ONNX_FILE, fuse=fuse, half=half, max_length=max_length
         )
         if precision == "int8":
+            _check_parity(encoder, folder / ONNX_FILE, "float32")
             quantize(folder / ONNX_FILE)
+        parity = _check_parity(encoder, folder / ONNX_FILE, precision)
         manifest: dict[str, Any] = {
             "schema": 1,
             "hybridret": _native.__version__,
@@ -180,14 +192,9 @@ def _write(
             "precision": precision,
             "fused": fused,
             **seal(folder, encoder.config.to_dict()),
+            "parity": parity,
         }
         write_json(folder / MANIFEST_FILE, manifest)
-        parity = _parity(encoder, OnnxEncoder(folder))
-        if not parity <= PARITY_BOUNDS[precision]:
-            raise ModelError(
-                f"the ONNX model differs from torch by {parity:.2e} of the largest value "
-                f"(at most {PARITY_BOUNDS[precision]:g} is allowed); nothing was written"
-            )
     except ModelError:
         if not fuse:
             raise
@@ -195,7 +202,7 @@ def _write(
             file.unlink()
         (folder / MANIFEST_FILE).unlink(missing_ok=True)
         return _write(encoder, folder, precision, False, source)
-    return fused, manifest | {"parity": parity}
+    return fused, manifest
 
 
 def check_output(output: Path, encoder: TorchEncoder | str | Path, overwrite: bool) -> None:
@@ -224,16 +231,15 @@ class _Unchanged(Exception):
     """The encoder is there already, with an index, which processes may be using."""
 
 
-def _check_index(old: Path, fingerprint: str) -> None:
-    """Whether an encoder may be replaced, which may have an index.
+def _is_unchanged(old: Path, fingerprint: str) -> bool:
+    """Whether an encoder that has an index gives the same vectors as the new one.
 
     Raises:
-        ModelError: the new encoder may give other vectors; the index would no longer match.
-        _Unchanged: it gives the same vectors.
+        ModelError: it may give others; the index would no longer match.
     """
     index = old / INDEX_FOLDER
     if not index.is_dir() or not any(index.iterdir()):
-        return
+        return False
     before = read_json(old / MANIFEST_FILE, ModelError).get("fingerprint")
     if before != fingerprint:
         raise ModelError(
@@ -241,14 +247,46 @@ def _check_index(old: Path, fingerprint: str) -> None:
             f"different vectors: export to another folder, or remove {index} first; nothing was "
             f"written"
         )
-    raise _Unchanged
+    return True
 
 
-def _parity(encoder: TorchEncoder, exported: OnnxEncoder) -> float:
-    worst = 0.0
-    for texts in (list(PROBE_TEXTS), *([text] for text in PROBE_TEXTS)):
-        tokens = encoder.tokenizer(texts)
-        expected = encoder.embed_tokens(*tokens)
-        difference = np.abs(exported.embed_tokens(*tokens) - expected).max()
-        worst = max(worst, float(difference / max(np.abs(expected).max(), 1e-30)))
-    return worst
+def _check_parity(encoder: TorchEncoder, model: Path, precision: Precision) -> float:
+    """The largest difference from torch, of token and text vectors, relative to the largest value.
+
+    Raises:
+        ModelError: it is too large, or a value is not finite.
+    """
+    length = min(encoder.tokenizer.max_length, _LONGEST_PROBE)
+    texts = [*PROBE_TEXTS, "Paris " * length]
+    session = open_session(model)
+    differences = []
+    for some in (texts, *([text] for text in texts)):
+        ids, mask = encoder.tokenizer(some)
+        found = session.run(None, {"input_ids": ids, "attention_mask": mask})
+        for ours, theirs in zip(found, _of_torch(encoder, ids, mask), strict=True):
+            seen = mask.astype(bool) if ours.ndim == 3 else slice(None)
+            largest = max(float(np.abs(theirs[seen]).max(initial=0)), 1e-30)
+            differences.append(float(np.abs(ours[seen] - theirs[seen]).max(initial=0)) / largest)
+    # Of a maximum NaN would be lost; token vectors in 8 bits are further off than those of texts.
+    if precision == "int8":
+        differences = differences[1::2]
+    parity = float(np.max(differences))
+    if not parity <= PARITY_BOUNDS[precision]:
+        raise ModelError(
+            f"the ONNX model differs from torch by {parity:.2e} of the largest value "
+            f"(at most {PARITY_BOUNDS[precision]:g} is allowed); nothing was written"
+        )
+    return parity
+
+
+@torch.inference_mode()
+def _of_torch(encoder: TorchEncoder, ids: Ints, mask: Ints) -> tuple[Vectors, Vectors]:
+    """Token vectors [B, S, width] and text vectors [B, D]."""
+    device = next(encoder.model.parameters()).device
+    training = encoder.model.training
+    encoder.model.eval()
+    inputs = torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device)
+    tokens = encoder.model.tokens(*inputs)
+    vectors = encoder.model.pool(tokens, inputs[1])
+    encoder.model.train(training)
+    return tokens.float().cpu().numpy(), vectors.float().cpu().numpy()

@@ -61,7 +61,7 @@ class OnnxEncoder(TextEncoder):
             pad_id=self.config.pad_id,
             special_tokens=self.config.special_tokens,
         )
-        self.session = _session(folder / ONNX_FILE, threads, device)
+        self.session = open_session(folder / ONNX_FILE, threads, device)
         self.device = "cuda" if _CUDA in self.session.get_providers() else "cpu"
         cores = _native.default_threads()
         self.permits = permits or max(2, cores // (threads or cores))
@@ -80,7 +80,13 @@ class OnnxEncoder(TextEncoder):
         return np.asarray(vectors, dtype=np.float32)
 
 
-def _session(model: Path, threads: int, device: Device) -> Any:
+def open_session(model: Path, threads: int = 0, device: Device = "auto") -> Any:
+    """A session of ONNX Runtime, as encoders are run.
+
+    Raises:
+        ModelError: it cannot be loaded, or the device is not there.
+        MissingExtraError: onnxruntime is not installed.
+    """
     runtime = require("onnxruntime", "serve", "running an exported encoder")
     available = runtime.get_available_providers()
     if device not in ("auto", "cpu", "cuda"):

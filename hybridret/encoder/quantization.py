@@ -1,6 +1,6 @@
 """A graph in 8-bit integers: a quarter of the size, and on processors two to three times as fast.
 
-The weights of every matrix product have 8 bits and a scale for each column; what they are
+The weights of matrix products have 8 bits and a scale for each column; what they are
 multiplied by is rounded as it comes, with one scale for all texts of a call (ONNX Runtime's dynamic
 quantisation), so that a vector depends a little on the texts beside it. Token vectors have 8 bits
 and a scale for each token: with one scale for all, as the quantiser would have it, those of small
@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybridret._types import Vectors
+from hybridret.errors import ModelError
 
 Precision = Literal["float32", "int8", "float16"]
 PRECISIONS: tuple[Precision, ...] = ("float32", "int8", "float16")
@@ -33,7 +34,11 @@ _ROWS = 65_536  # token vectors at a time
 
 
 def quantize(path: Path) -> None:
-    """Replaces a float32 graph by one in 8-bit integers."""
+    """Replaces a float32 graph by one in 8-bit integers.
+
+    Raises:
+        ModelError: ONNX Runtime's quantiser cannot do it.
+    """
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     model = _load(path)
@@ -45,16 +50,19 @@ def quantize(path: Path) -> None:
     del model
     with TemporaryDirectory(dir=path.parent) as folder, _without_advice():
         made = Path(folder) / path.name
-        quantize_dynamic(
-            str(path),
-            str(made),
-            op_types_to_quantize=["MatMul", "Attention"],
-            per_channel=True,
-            weight_type=QuantType.QInt8,
-            use_external_data_format=large,
-            # Fused nodes have no shape inference: without a type for what they give, it stops.
-            extra_options={"DefaultTensorType": 1, "MatMulConstBOnly": True},
-        )
+        try:
+            quantize_dynamic(
+                str(path),
+                str(made),
+                op_types_to_quantize=["MatMul", "Attention"],
+                per_channel=True,
+                weight_type=QuantType.QInt8,
+                use_external_data_format=large,
+                # Fused nodes have no shape inference: without a type for what they give, it stops.
+                extra_options={"DefaultTensorType": 1, "MatMulConstBOnly": True},
+            )
+        except Exception as error:  # of graphs of any kind, whatever it trips over
+            raise ModelError(f"this graph cannot be quantised: {error}") from error
         _remove(path)
         for file in Path(folder).iterdir():
             shutil.move(file, path.parent / file.name)

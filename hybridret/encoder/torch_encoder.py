@@ -22,7 +22,11 @@ _GPU_TOKENS = 65_536  # of a batch: a GPU wants more at a time than a processor
 
 
 class TorchEncoder(TextEncoder):
-    """A trainable encoder: model, tokenizer and configuration."""
+    """A trainable encoder: model, tokenizer and configuration.
+
+    Attributes:
+        untrimmed: what :func:`hybridret.trim_vocabulary` made it from, if it did.
+    """
 
     def __init__(self, model: EncoderModel, tokenizer: Tokenizer, config: EncoderConfig) -> None:
         self.model = model
@@ -34,12 +38,20 @@ class TorchEncoder(TextEncoder):
             special_tokens=tokenizer.special_tokens,
         )
         self.dimension: int = model.dimension
+        self.untrimmed: TorchEncoder | None = None
+        self._batch_tokens: int | None = None
 
     @property
     def batch_tokens(self) -> int:  # type: ignore[override]
         """See :class:`TextEncoder`; more on a GPU."""
+        if self._batch_tokens is not None:
+            return self._batch_tokens
         on_gpu = next(self.model.parameters()).is_cuda
         return _GPU_TOKENS if on_gpu else BATCH_TOKENS
+
+    @batch_tokens.setter
+    def batch_tokens(self, tokens: int) -> None:
+        self._batch_tokens = tokens
 
     @torch.inference_mode()
     def embed_tokens(self, input_ids: Ints, attention_mask: Ints) -> Vectors:

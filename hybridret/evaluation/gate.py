@@ -6,7 +6,6 @@ tenth less in Yoruba.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +25,7 @@ LARGEST_LOSS = 0.01
 class RetrievalGate:
     """Refuses an encoder that finds less than another, in the language that loses most.
 
-    Queries are searched in the documents of their own language; where the data has none, in those
+    Queries are searched in the documents of their own language; a language that has none, in those
     of each other language.
 
     Attributes:
@@ -50,15 +49,15 @@ class RetrievalGate:
         found = []
         for encoder in (original, smaller):
             found.append(evaluate(encoder, self.dataset, metrics=[METRIC], progress=self.progress))
-        before, after = found
-        kind = next(kind for kind in KINDS if any(s.setting == kind for s in before.settings))
+        before, after = (_by_language(report) for report in found)
         languages = {
             language: {
+                "setting": setting,
                 "queries": queries,
                 "before": value,
-                "after": _by_language(after, kind)[language][1],
+                "after": after[language][2],
             }
-            for language, (queries, value) in _by_language(before, kind).items()
+            for language, (setting, queries, value) in before.items()
         }
         losses = {name: row["before"] - row["after"] for name, row in languages.items()}
         worst = max(losses, key=lambda name: losses[name])
@@ -73,20 +72,23 @@ class RetrievalGate:
         return {
             "dataset": self.dataset.name,
             "metric": METRIC,
-            "setting": kind,
             "worst": {"language": worst, "loss": losses[worst]},
             "languages": languages,
         }
 
 
-def _by_language(report: Report, kind: str) -> dict[str, tuple[int, float]]:
-    """Queries and mean score by the language of the queries."""
-    rows: dict[str, list[tuple[int, float]]] = {}
-    for s in report.settings:
-        if s.setting == kind:
-            rows.setdefault(s.query_language, []).append((s.n, s.metrics[METRIC]))
-    return {name: (max(n for n, _ in r), _mean(v for _, v in r)) for name, r in rows.items()}
+def _by_language(report: Report) -> dict[str, tuple[str, int, float]]:
+    """Setting, queries and mean score by the language of the queries.
 
-
-def _mean(values: Iterable[float]) -> float:
-    return float(np.mean(list(values)))
+    The setting is the first that has queries in that language: mono, cross, multi.
+    """
+    found: dict[str, tuple[str, int, float]] = {}
+    for kind in KINDS:
+        rows: dict[str, list[tuple[int, float]]] = {}
+        for s in report.settings:
+            if s.setting == kind and s.n and s.query_language not in found:
+                rows.setdefault(s.query_language, []).append((s.n, s.metrics[METRIC]))
+        for language, scores in rows.items():
+            mean = float(np.mean([value for _, value in scores]))
+            found[language] = kind, max(n for n, _ in scores), mean
+    return found

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import hybridret
@@ -18,7 +19,8 @@ QUESTION = "Which currency is legal tender there? Madagascar"
 def main() -> None:
     version = ".".join(hybridret.__version__.split(".")[:2])
     folder = Path(__file__).parent / f"release-{version}"
-    shutil.rmtree(folder, ignore_errors=True)
+    if folder.exists():
+        sys.exit(f"{folder} is there; remove it only if {version} is not released yet")
     folder.mkdir()
     data = hybridret.load_dataset("facts-evaluation", languages=LANGUAGES)
     documents = list(data.documents)[::40]

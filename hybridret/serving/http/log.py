@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import queue
+import select
 import threading
 import time
 from contextlib import suppress
@@ -26,15 +27,22 @@ class Log(logging.Handler):
         threading.Thread(target=self._write, name="hybridret log", daemon=True).start()
 
     def emit(self, record: logging.LogRecord) -> None:
-        with suppress(queue.Full):
+        try:
             self._lines.put_nowait(f"{self.format(record)}\n")
+        except queue.Full:
+            pass
+        except Exception:  # of a message that does not go with its values
+            self.handleError(record)
 
     def _write(self) -> None:
         while True:
             data = self._lines.get().encode(errors="replace")
             with suppress(OSError):  # nobody is there any more
                 while data:
-                    data = data[os.write(_STANDARD_ERROR, data) :]
+                    try:
+                        data = data[os.write(_STANDARD_ERROR, data) :]
+                    except BlockingIOError:  # somebody has made it so
+                        select.select([], [_STANDARD_ERROR], [])
             self._lines.task_done()
 
     def finish(self, seconds: float = 2.0) -> None:

@@ -77,8 +77,10 @@ def serve(
         # uvicorn raises the signal again after it has stopped: the process is to exit with 0.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_IGN)
-        uvicorn.Server(config).run(sockets=[listening])
-        log.finish()
+        try:
+            uvicorn.Server(config).run(sockets=[listening])
+        finally:
+            log.finish()
 
 
 def _check(**values: float) -> None:
