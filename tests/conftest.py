@@ -84,6 +84,14 @@ def bert_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def exported_bert(bert_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """That folder, exported; to be copied by who changes it."""
+    from hybridret.encoder.exporting import export
+
+    return export(bert_folder, tmp_path_factory.mktemp("exported") / "encoder").folder
+
+
+@pytest.fixture(scope="session")
 def xlmr_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An XLM-R-shaped Hugging Face folder with random weights; its padding id is 1."""
     import torch

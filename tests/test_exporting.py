@@ -49,9 +49,8 @@ def test_exported_vectors_equal_torch(kind, request, tmp_path):
         )
 
 
-def test_two_outputs_tokens_first(bert_folder, tmp_path):
-    exporting.export(bert_folder, tmp_path / "out")
-    exported = OnnxEncoder(tmp_path / "out")
+def test_two_outputs_tokens_first(exported_bert):
+    exported = OnnxEncoder(exported_bert)
     assert [o.name for o in exported.session.get_outputs()] == [
         "last_hidden_state",
         "sentence_embedding",
@@ -109,8 +108,8 @@ def test_what_is_there_is_kept(bert_folder, tmp_path):
     assert (source / "model.safetensors").exists()
 
 
-def test_damaged_encoder_folders(bert_folder, tmp_path):
-    exporting.export(bert_folder, tmp_path / "good")
+def test_damaged_encoder_folders(exported_bert, tmp_path):
+    shutil.copytree(exported_bert, tmp_path / "good")
 
     def broken(name: str, file: str, content: bytes | None):
         folder = tmp_path / name
@@ -136,8 +135,8 @@ def test_damaged_encoder_folders(bert_folder, tmp_path):
             load_encoder(folder)
 
 
-def test_serving_imports_neither_torch_nor_transformers(bert_folder, tmp_path):
-    exporting.export(bert_folder, tmp_path / "out")
+def test_serving_imports_neither_torch_nor_transformers(exported_bert, tmp_path):
+    shutil.copytree(exported_bert, tmp_path / "out")
     code = (
         "import sys, hybridret; from hybridret.serving.retriever import Retriever; "
         "from hybridret.data import Document, load_dataset; import hybridret.evaluation.judging;"
@@ -148,9 +147,9 @@ def test_serving_imports_neither_torch_nor_transformers(bert_folder, tmp_path):
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_every_changed_file_is_detected(bert_folder, tmp_path):
+def test_every_changed_file_is_detected(exported_bert, tmp_path):
     """A flipped byte anywhere in model or tokenizer, with or without the manifest's checksums."""
-    folder = exporting.export(bert_folder, tmp_path / "out").folder
+    folder = shutil.copytree(exported_bert, tmp_path / "out")
     manifest = json.loads((folder / "hybridret.json").read_text())
     assert {"tokenizer.json", "onnx/model.onnx", "config.json"} <= manifest["files"].keys()
     older = {name: value for name, value in manifest.items() if name != "files"}
@@ -168,9 +167,9 @@ def test_every_changed_file_is_detected(bert_folder, tmp_path):
             (folder / file).write_bytes(good)
 
 
-def test_an_onnx_file_of_another_export_is_rejected(bert_folder, tmp_path):
+def test_an_onnx_file_of_another_export_is_rejected(bert_folder, exported_bert, tmp_path):
     """It matches its own manifest but not this one: the index would belong to another model."""
-    folder = exporting.export(bert_folder, tmp_path / "out").folder
+    folder = shutil.copytree(exported_bert, tmp_path / "out")
     other = TorchEncoder.load(bert_folder, pooling="cls")
     exporting.export(other, tmp_path / "other")
     shutil.copy(tmp_path / "other/onnx/model.onnx", folder / "onnx/model.onnx")
@@ -179,16 +178,18 @@ def test_an_onnx_file_of_another_export_is_rejected(bert_folder, tmp_path):
 
 
 @pytest.mark.parametrize("dimension", [8, -1, 0, 10**400, "x", None, 10**10, 1.5, True, [32]])
-def test_a_dimension_that_is_not_the_models(dimension, bert_folder, tmp_path):
-    folder = exporting.export(bert_folder, tmp_path / "out").folder
+def test_a_dimension_that_is_not_the_models(dimension, exported_bert, tmp_path):
+    folder = shutil.copytree(exported_bert, tmp_path / "out")
     manifest = json.loads((folder / "hybridret.json").read_text())
     (folder / "hybridret.json").write_text(json.dumps(manifest | {"dimension": dimension}))
     with pytest.raises(ModelError, match=r"hybridret\.json: damaged: 'dimension' is"):
         load_encoder(folder)
 
 
-def test_an_index_outlives_an_export_of_the_same_encoder_alone(bert_folder, tmp_path):
-    folder = exporting.export(bert_folder, tmp_path / "out").folder
+def test_an_index_outlives_an_export_of_the_same_encoder_alone(
+    bert_folder, exported_bert, tmp_path
+):
+    folder = shutil.copytree(exported_bert, tmp_path / "out")
     retriever = Retriever.create(folder)
     retriever.add([Document("a", "Paris", "en", "a")])
     exporting.export(bert_folder, folder, overwrite=True)
@@ -202,8 +203,8 @@ def test_an_index_outlives_an_export_of_the_same_encoder_alone(bert_folder, tmp_
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out"]
 
 
-def test_an_exported_encoder_is_no_model_to_train(bert_folder, tmp_path):
-    folder = exporting.export(bert_folder, tmp_path / "out").folder
+def test_an_exported_encoder_is_no_model_to_train(exported_bert, tmp_path):
+    folder = shutil.copytree(exported_bert, tmp_path / "out")
     with pytest.raises(ModelError, match="is an exported encoder: it has an ONNX model and no"):
         TorchEncoder.load(folder)
 

@@ -15,15 +15,14 @@ pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
 
 from hybridret.encoder.base import BATCH_TOKENS
-from hybridret.encoder.exporting import export
 from hybridret.encoder.onnx import OnnxEncoder
 from hybridret.encoder.torch_encoder import TorchEncoder
 from hybridret.errors import ModelError
 
 
 @pytest.fixture(scope="module")
-def folder(bert_folder, tmp_path_factory) -> Path:
-    return export(bert_folder, tmp_path_factory.mktemp("exported") / "encoder").folder
+def folder(exported_bert) -> Path:
+    return exported_bert
 
 
 class Watched(OnnxEncoder):

@@ -42,7 +42,7 @@ class TorchEncoder(TextEncoder):
         self._batch_tokens: int | None = None
 
     @property
-    def batch_tokens(self) -> int:  # type: ignore[override]
+    def batch_tokens(self) -> int:
         """See :class:`TextEncoder`; more on a GPU."""
         if self._batch_tokens is not None:
             return self._batch_tokens

@@ -66,8 +66,8 @@ def trim_vocabulary(
         raise ModelError(f"token vectors of the kind {kind} cannot be trimmed")
     size = encoder.model.table.num_embeddings
     description = json.loads(encoder.tokenizer.backend.to_str())
-    keep = _kept(description, kept, size, _counted_from(encoder.model.backbone))
-    keep = sorted({*keep, encoder.tokenizer.pad_id})
+    needed = _kept(description, kept, size, _counted_from(encoder.model.backbone))
+    keep = sorted({*needed, encoder.tokenizer.pad_id})
     numbers = {old: new for new, old in enumerate(keep)}
     backend = type(encoder.tokenizer.backend).from_str(json.dumps(_renumber(description, numbers)))
     tokenizer = Tokenizer(

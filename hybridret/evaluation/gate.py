@@ -59,7 +59,7 @@ class RetrievalGate:
             }
             for language, (setting, queries, value) in before.items()
         }
-        losses = {name: row["before"] - row["after"] for name, row in languages.items()}
+        losses = {name: row[2] - after[name][2] for name, row in before.items()}
         worst = max(losses, key=lambda name: losses[name])
         if self.refuse and losses[worst] > self.largest_loss:
             row = languages[worst]
