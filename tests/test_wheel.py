@@ -46,7 +46,7 @@ USE = """from hybridret import Hit, Retriever, load_dataset
 
 def best(retriever: Retriever, query: str) -> list[Hit]:
     print(load_dataset("facts-train").languages[0].upper())
-    number: int = retriever.search(query)[0].document_id
+    number: int = retriever.encoder.fingerprint
     return retriever.search(query, k=number)
 """
 
