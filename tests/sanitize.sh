@@ -6,34 +6,32 @@ cd "$(dirname "$0")/.."
 python="$PWD/.venv/bin/python"
 export PATH="$PWD/.venv/bin:$PATH"
 
-for kind in "${@:-address thread}"; do
-  set -- $kind
-  for sanitizer in "$@"; do
-    flags="-fsanitize=$sanitizer -fno-omit-frame-pointer -g"
-    if [ "$sanitizer" = address ]; then flags="$flags -fsanitize=undefined -fno-sanitize-recover=all"; fi
-    build="build/sanitize/$sanitizer"
-    cmake -S . -B "$build" -DCMAKE_BUILD_TYPE=Release -DCMAKE_CXX_COMPILER=g++ \
-      -DCMAKE_CXX_FLAGS="$flags" -DHYBRIDRET_NATIVE_TESTS=ON -DHYBRIDRET_PYTHON=ON -DHYBRIDRET_CUDA=off \
-      -DSKBUILD_PROJECT_VERSION=0 -DSKBUILD_PROJECT_VERSION_FULL=0.2.0 -DPython_EXECUTABLE="$python" \
-      -Dpybind11_DIR="$("$python" -m pybind11 --cmakedir)" > /dev/null
-    cmake --build "$build" --parallel "${JOBS:-2}" > /dev/null
-    echo "== $sanitizer: the engine's tests"
-    "$build/native_tests"
+[ $# -gt 0 ] || set -- address thread
+for sanitizer in "$@"; do
+  flags="-fsanitize=$sanitizer -fno-omit-frame-pointer -g"
+  if [ "$sanitizer" = address ]; then flags="$flags -fsanitize=undefined -fno-sanitize-recover=all"; fi
+  build="build/sanitize/$sanitizer"
+  cmake -S . -B "$build" -DCMAKE_BUILD_TYPE=Release -DCMAKE_CXX_COMPILER=g++ \
+    -DCMAKE_CXX_FLAGS="$flags" -DHYBRIDRET_NATIVE_TESTS=ON -DHYBRIDRET_PYTHON=ON -DHYBRIDRET_CUDA=off \
+    -DSKBUILD_PROJECT_VERSION=0 -DSKBUILD_PROJECT_VERSION_FULL=0.2.0 -DPython_EXECUTABLE="$python" \
+    -Dpybind11_DIR="$("$python" -m pybind11 --cmakedir)" > /dev/null
+  cmake --build "$build" --parallel "${JOBS:-2}" > /dev/null
+  echo "== $sanitizer: the engine's tests"
+  "$build/native_tests"
 
-    # A copy of the package with this extension; an environment without the editable installation.
-    rm -rf "$build/python" "$build/venv"
-    mkdir -p "$build/python"
-    cp -r hybridret "$build/python/hybridret"
-    cp "$build"/_native*.so "$build/python/hybridret/"
-    "$python" -m venv --without-pip "$build/venv"
-    "$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
-      > "$("$build/venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/all.pth"
-    library="$(g++ -print-file-name="lib${sanitizer:0:1}san.so")"
-    echo "== $sanitizer: the extension"
-    # The safe path: not the sources of this folder, which have no extension.
-    PYTHONSAFEPATH=1 PYTHONPATH="$PWD/$build/python" LD_PRELOAD="$library" PYTHONMALLOC=malloc \
-      ASAN_OPTIONS=detect_leaks=0 TSAN_OPTIONS="halt_on_error=1 ignore_noninstrumented_modules=1" \
-      "$build/venv/bin/python" -m pytest -q -p no:cacheprovider --durations=0 --durations-min=60 \
-      tests/test_losses.py tests/test_ranking.py tests/test_graph.py tests/test_index.py tests/test_filters.py
-  done
+  # A copy of the package with this extension; an environment without the editable installation.
+  rm -rf "$build/python" "$build/venv"
+  mkdir -p "$build/python"
+  cp -r hybridret "$build/python/hybridret"
+  cp "$build"/_native*.so "$build/python/hybridret/"
+  "$python" -m venv --without-pip "$build/venv"
+  "$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+    > "$("$build/venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/all.pth"
+  library="$(g++ -print-file-name="lib${sanitizer:0:1}san.so")"
+  echo "== $sanitizer: the extension"
+  # The safe path: not the sources of this folder, which have no extension.
+  PYTHONSAFEPATH=1 PYTHONPATH="$PWD/$build/python" LD_PRELOAD="$library" PYTHONMALLOC=malloc \
+    ASAN_OPTIONS=detect_leaks=0 TSAN_OPTIONS="halt_on_error=1 ignore_noninstrumented_modules=1" \
+    "$build/venv/bin/python" -m pytest -q -p no:cacheprovider --durations=0 --durations-min=60 \
+    tests/test_losses.py tests/test_ranking.py tests/test_graph.py tests/test_index.py tests/test_filters.py
 done

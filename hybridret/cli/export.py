@@ -16,9 +16,8 @@ from hybridret.cli.common import (
     model_options,
     torch_encoder,
 )
-from hybridret.encoder.quantization import PRECISIONS
+from hybridret.encoder.quantization import LARGEST_LOSS, PRECISIONS
 from hybridret.errors import DataError
-from hybridret.evaluation.gate import LARGEST_LOSS
 
 
 def add(commands: Any) -> None:

@@ -24,8 +24,7 @@ from hybridret.errors import DataError, ModelError
 CHUNK = 65_536
 """Number of texts that are tokenised and sorted by length together."""
 BATCH_TOKENS = 2048
-"""Tokens of a batch, padding included: they decide what it takes in memory, and a processor is no
-faster with more."""
+"""Tokens of a batch, padding included: they decide what it takes in memory."""
 _log = logging.getLogger("hybridret")
 _counting = threading.Lock()
 

@@ -102,7 +102,7 @@ def export(
         overwrite: replace an encoder that was exported to ``output``. If it has an index,
             nothing is replaced: it stays if the new encoder has the same fingerprint.
         source: the model's origin, for the manifest.
-        precision: ``int8`` is a quarter of the size and two to three times as fast on a processor;
+        precision: ``int8`` is a quarter of the size and about twice as fast on a processor;
             ``float16`` half of the size, for GPUs. Both need a ``gate``, and so does an encoder of
             :func:`hybridret.trim_vocabulary`.
         gate: measures what the export costs in retrieval, and refuses too much.

@@ -1,6 +1,6 @@
 """A smaller vocabulary: the tokens that texts in some scripts can have.
 
-Two thirds and more of a multilingual encoder are the vectors of tokens that texts in a few
+Two thirds and more of a multilingual encoder are token vectors, of many tokens that texts in a few
 languages never have. A token is left out if it has letters, all of them in scripts that are not
 kept. Texts in the scripts that are kept have the same tokens as before, and so the same vectors:
 Unigram, WordPiece and BPE make the tokens of a text out of parts of it alone. Single characters

@@ -13,12 +13,12 @@ import numpy as np
 
 from hybridret.data.table import Dataset
 from hybridret.encoder.base import TextEncoder
+from hybridret.encoder.quantization import LARGEST_LOSS
 from hybridret.errors import ModelError
 from hybridret.evaluation.judging import evaluate
 from hybridret.evaluation.report import KINDS, Report
 
 METRIC = "nDCG@10"
-LARGEST_LOSS = 0.01
 
 
 @dataclass(frozen=True)
