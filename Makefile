@@ -55,7 +55,6 @@ fuzz: $(VENV)/.installed-dev
 
 # The engine and the extension under GCC's sanitizers of memory, undefined behaviour and threads.
 sanitize: $(VENV)/.installed-dev
-	$(BIN)/python -m pip install --quiet 'pybind11>=3.0,<4'
 	tests/sanitize.sh
 
 # With CUDA kernels for all GPUs: an isolated build fetches nvcc.

@@ -92,6 +92,7 @@ elseif(NOT HYBRIDRET_CUDA_ARCHITECTURES)
   list(REMOVE_DUPLICATES architectures)
 endif()
 message(STATUS "CUDA ${version} for ${architectures}: ${nvcc}")
+set(HYBRIDRET_CUDA_VERSION "${version}")
 
 list(GET architectures 0 first)
 set(flags -gencode "arch=compute_${first},code=compute_${first}")

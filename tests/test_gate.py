@@ -153,6 +153,7 @@ def test_a_graph_that_cannot_be_fused_is_exported_all_the_same(bert_folder, tmp_
     monkeypatch.setattr(onnx_graph, "_mask_tokens", broken)
     result = exporting.export(bert_folder, tmp_path / "out")
     assert result.fused == {}
+    assert result.not_fused == "this graph cannot be fused: no such pattern"
     assert result.parity < 1e-5
     vectors = exporting.OnnxEncoder(result.folder).encode_documents(TEXTS[:2])
     assert vectors.shape == (2, 32)

@@ -18,6 +18,8 @@ pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
 pytest.importorskip("auditwheel")
 
+from elftools.elf.elffile import ELFFile
+
 from hybridret.encoder.exporting import export
 from hybridret.encoder.torch_encoder import TorchEncoder
 
@@ -88,6 +90,50 @@ def test_what_is_in_the_wheel(wheel):
             assert str(folder).encode() + b"/" not in content, (name, folder)
     checked = [sys.executable, "-m", "twine", "check", "--strict", wheel]
     assert subprocess.run(checked, capture_output=True, check=False).returncode == 0
+
+
+def test_what_it_needs_of_the_machine(wheel, tmp_path):
+    """The C and C++ libraries of its platform's tag and nothing else; it gives one name."""
+    zipfile.ZipFile(wheel).extractall(tmp_path)
+    (module,) = tmp_path.glob("hybridret/_native*.so")
+    with module.open("rb") as file:
+        elf = ELFFile(file)
+        needed = {t.needed for t in elf.get_section_by_name(".dynamic").iter_tags("DT_NEEDED")}
+        versions = {
+            name.name
+            for _, library in elf.get_section_by_name(".gnu.version_r").iter_versions()
+            for name in library
+        }
+        given = {
+            symbol.name
+            for symbol in elf.get_section_by_name(".dynsym").iter_symbols()
+            if symbol["st_shndx"] != "SHN_UNDEF"
+        }
+    loader = {name for name in needed if name.startswith("ld-linux")}
+    assert needed - loader <= {"libstdc++.so.6", "libm.so.6", "libgcc_s.so.1", "libc.so.6"}
+    assert given == {"PyInit__native"}
+    newest = {
+        kind: max(tuple(map(int, v.split("_")[1].split("."))) for v in versions if f"{kind}_" in v)
+        for kind in ("GLIBC", "GLIBCXX", "CXXABI")
+    }
+    tag = re.search(r"manylinux_(\d+)_(\d+)_", wheel.name)
+    assert newest["GLIBC"] <= tuple(map(int, tag.groups())), (newest, wheel.name)
+    assert newest["GLIBCXX"] <= (3, 4, 30), newest  # GCC 12
+    assert newest["CXXABI"] <= (1, 3, 13), newest
+
+
+def test_what_others_made_is_listed(wheel):
+    archive = zipfile.ZipFile(wheel)
+    (name,) = (n for n in archive.namelist() if ".dist-info/sboms/" in n)
+    bill = json.loads(archive.read(name))
+    assert (bill["bomFormat"], bill["metadata"]["component"]["name"]) == ("CycloneDX", "hybridret")
+    versions = {part["name"]: part["version"] for part in bill["components"]}
+    assert versions.keys() == {"hnswlib", "pybind11", "cldr"}
+    assert f"hnswlib {versions['hnswlib']}" in (ROOT / "NOTICE").read_text()
+    assert (
+        f"(CLDR), version {versions['cldr']}," in (ROOT / "hybridret/data/facts/NOTICE").read_text()
+    )
+    assert re.fullmatch(r"3\.\d+\.\d+", versions["pybind11"])
 
 
 def test_it_serves_in_a_bare_environment(wheel, tmp_path):

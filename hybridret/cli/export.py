@@ -123,6 +123,8 @@ def run(o: argparse.Namespace) -> None:
         f"{result.folder}: {result.dimension} dimensions, {result.megabytes:.1f} MB "
         f"({result.precision}), largest relative difference from torch {result.parity:.1e}"
     )
+    if result.not_fused:
+        print(f"without fused nodes, so slower: {result.not_fused}")
     if o.trim:
         print(f"{encoder.model.table.num_embeddings:,} of {before:,} tokens")
     if result.quality:

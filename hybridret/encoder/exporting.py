@@ -73,6 +73,7 @@ class ExportResult:
         parity: largest difference from torch on probe texts, relative to the largest value.
         fused: how many nodes of ONNX Runtime's own the graph has, by kind.
         quality: what the gate measured; empty if there was none.
+        not_fused: why fusing failed; empty if it did not.
     """
 
     folder: Path
@@ -83,6 +84,7 @@ class ExportResult:
     precision: Precision = "float32"
     fused: dict[str, int] = field(default_factory=dict)
     quality: dict[str, Any] = field(default_factory=dict)
+    not_fused: str = ""
 
 
 def export(
@@ -137,7 +139,7 @@ def export(
     with suppress(_Unchanged), atomic_folder(output) as folder:
         model_folder.write_description(folder, encoder.model, encoder.tokenizer, encoder.config)
         (folder / ONNX_FILE).parent.mkdir()
-        fused, manifest = _write(encoder, folder, precision, fuse, source)
+        manifest, not_fused = _write(encoder, folder, precision, fuse, source)
         unchanged = _is_unchanged(output, str(manifest["fingerprint"]))
         quality = gate(original or encoder, OnnxEncoder(folder)) if gate is not None else {}
         if quality or reduced:
@@ -159,17 +161,19 @@ def export(
         manifest["parity"],
         size,
         precision,
-        fused,
+        manifest["fused"],
         quality,
+        not_fused,
     )
 
 
 def _write(
     encoder: TorchEncoder, folder: Path, precision: Precision, fuse: bool, source: str | None
-) -> tuple[dict[str, int], dict[str, Any]]:
+) -> tuple[dict[str, Any], str]:
     """Writes graph and manifest, and checks that they do what torch does.
 
-    Fusing is a matter of speed: if it went wrong, the graph is written without.
+    Fusing is a matter of speed: if it went wrong, the graph is written without. Returns the
+    manifest, and why.
     """
     half, max_length = precision == "float16", encoder.tokenizer.max_length
     try:
@@ -195,14 +199,15 @@ def _write(
             "parity": parity,
         }
         write_json(folder / MANIFEST_FILE, manifest)
-    except ModelError:
+    except ModelError as error:
         if not fuse:
             raise
         for file in (folder / ONNX_FILE).parent.iterdir():
             file.unlink()
         (folder / MANIFEST_FILE).unlink(missing_ok=True)
-        return _write(encoder, folder, precision, False, source)
-    return fused, manifest
+        manifest, _ = _write(encoder, folder, precision, False, source)
+        return manifest, str(error)
+    return manifest, ""
 
 
 def check_output(output: Path, encoder: TorchEncoder | str | Path, overwrite: bool) -> None:

@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict, Unpack, overload
 
 import numpy as np
 
@@ -38,6 +38,18 @@ Known = Literal["refuse", "skip", "replace"]
 passed over, others an error; they are replaced."""
 Reranker = Callable[[str, list[Hit]], Any]
 """A query and its hits -> one score for each hit, higher is better."""
+
+
+class SearchOptions(TypedDict, total=False):
+    """Of :meth:`Retriever.search`."""
+
+    languages: Sequence[str] | str | None
+    where: Mapping[str, Any] | None
+    recall: float | None
+    exact: bool
+    mode: Mode
+    rerank: Reranker | None
+    depth: int
 
 
 class Retriever:
@@ -282,6 +294,16 @@ class Retriever:
             DataError: an id is not in the index; then nothing is deleted.
         """
         self.index.delete(document_ids)
+
+    @overload
+    def search(  # type: ignore[overload-overlap]
+        self, query: str, k: int = 10, **options: Unpack[SearchOptions]
+    ) -> list[Hit]: ...
+
+    @overload
+    def search(
+        self, query: Sequence[str], k: int = 10, **options: Unpack[SearchOptions]
+    ) -> list[list[Hit]]: ...
 
     def search(
         self,
