@@ -6,7 +6,9 @@
 # TORCH         the torch that is installed
 # TORCH_INDEX   where it comes from: PyTorch's CPU builds, so that nobody without a GPU downloads CUDA.
 #               With an NVIDIA GPU: make quickstart TORCH_INDEX= (empty: pip's default index)
+# JOBS          processes that run tests at the same time: at most the processors
 PYTHON ?= python3
+JOBS ?= 2
 TORCH ?= torch==2.13.0
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
@@ -20,7 +22,7 @@ quickstart: $(VENV)/.installed
 	$(BIN)/hybridret quickstart --overwrite
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -55,7 +57,7 @@ fuzz: $(VENV)/.installed-dev
 
 # The engine and the extension under GCC's sanitizers of memory, undefined behaviour and threads.
 sanitize: $(VENV)/.installed-dev
-	tests/sanitize.sh
+	JOBS=$(JOBS) tests/sanitize.sh
 
 # With CUDA kernels for all GPUs: an isolated build fetches nvcc.
 wheel: $(VENV)/.installed-dev

@@ -82,8 +82,9 @@ def index(work, tmp_path_factory):
         for n, u in enumerate(work.draw)
     ]
     began = time.perf_counter()
-    index.add(documents, work.vectors, threads=1)
-    index.link(threads=1)
+    threads = 1 if ROWS <= 100_000 else 0
+    index.add(documents, work.vectors, threads=threads)
+    index.link(threads=threads)
     print(
         f"\nadded and linked in {time.perf_counter() - began:.0f} s: {index.stats()['bytes']:,} B"
     )
@@ -188,7 +189,7 @@ def peers(work):
     return lambda peer, ef: {"hnswlib": hnswlib, "faiss": faiss, "usearch": usearch}[peer](ef)
 
 
-@pytest.mark.parametrize("peer", ["hybridret", "numpy, contiguous"])
+@pytest.mark.parametrize("peer", ["hybridret ef 64", "hybridret ef 128", "numpy, contiguous"])
 @pytest.mark.parametrize("by", ["language", *map(str, SHARES)])
 def test_filters(benchmark, work, index, by, peer):
     if by == "language":
@@ -203,7 +204,9 @@ def test_filters(benchmark, work, index, by, peer):
     own = np.ascontiguousarray(work.vectors[admitted])
     numbers = np.flatnonzero(admitted)
     searches = {
-        "hybridret": native(index, 128, admitted=mask, rows=rows),
+        **{
+            f"hybridret ef {ef}": native(index, ef, admitted=mask, rows=rows) for ef in (64, 128)
+        },
         "numpy, contiguous": lambda query: numbers[np.argpartition(own @ query, -K)[-K:]],
     }
     timed(benchmark, work, searches[peer], admitted)
