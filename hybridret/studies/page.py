@@ -73,8 +73,8 @@ def _opening(results: Results) -> str:
 
 def _reading(results: Results) -> str:
     notes = [
-        "Better by: differences are positive where the first is better. Intervals are 95 %: "
-        "questions are drawn with all their translations, and what other seeds would give is "
+        "A difference is the first less the second; a smaller rank distance is a better one. "
+        "Intervals are 95 %: questions are drawn with all their translations, and what other seeds would give is "
         "drawn from Student's t of these. A better claim is supported if every difference is "
         "surely above 0, and not supported if one is surely below a margin; a level claim is "
         "supported if every difference is surely above minus the margin, and not supported if one "
