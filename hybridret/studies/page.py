@@ -74,10 +74,11 @@ def _opening(results: Results) -> str:
 def _reading(results: Results) -> str:
     notes = [
         "A difference is the first less the second; a smaller rank distance is a better one. "
-        "Intervals are 95 %: questions are drawn with all their translations, and what other seeds would give is "
-        "drawn from Student's t of these. A better claim is supported if every difference is "
-        "surely above 0, and not supported if one is surely below a margin; a level claim is "
-        "supported if every difference is surely above minus the margin, and not supported if one "
+        "Intervals are 95 %: questions are drawn with all their translations, and what other seeds "
+        "would give is drawn from Student's t of these. A better claim is supported if every "
+        "difference is surely above 0, and not supported if one is surely below a margin; a level "
+        "claim is supported if every difference is surely above minus the margin, and not "
+        "supported if one "
         f"is surely below it (AP {margin('AP multi'):g}, rank distance {margin(RANK_DISTANCE):g}; "
         "sure: one-sided 2.5 %, after Holm's correction over the claim). Otherwise the data "
         "cannot tell: underpowered.",
