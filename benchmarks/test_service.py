@@ -62,7 +62,7 @@ def search(asked: Search):
     return {"hits": [{"text": texts[row], "score": score} for row, score in found]}
 
 
-uvicorn.run(app, port=int(sys.argv[4]), log_level="error")
+uvicorn.run(app, port=int(sys.argv[4]), log_level="error", timeout_keep_alive=600)
 """
 
 

@@ -88,6 +88,7 @@ struct Graph::Visited {
       walk = 1;
     }
   }
+  void fetch(size_t node) const { __builtin_prefetch(&marks[node]); }
   bool first_time(size_t node) {
     if (marks[node] == walk) return false;
     marks[node] = walk;
@@ -145,49 +146,39 @@ namespace {
 // A node and about what its vector's inner product with the query is.
 struct Near {
   float score;
-  uint32_t node, row;
+  uint32_t node;
+  bool left = false;  // whether the walk has gone on from it
 };
 
-// The best nodes that a walk has come to, and those that it has not gone on from yet.
+// The best nodes that a walk has come to, in order, the best first. Few enough that moving them up
+// is faster than a heap.
 class Best {
  public:
-  explicit Best(size_t most) : most_(most) {
-    nodes_.reserve(most + 1);
-    open_.reserve(4 * most);
-  }
+  explicit Best(size_t most) : most_(most) { nodes_.reserve(most + 1); }
 
   bool full() const { return nodes_.size() == most_; }
-  bool takes(float score) const { return !full() || score > nodes_.front().score; }
+  bool takes(float score) const { return !full() || score > nodes_.back().score; }
   void add(const Near& near) {
-    open_.push_back(near);
-    std::push_heap(open_.begin(), open_.end(), lower);
-    nodes_.push_back(near);
-    std::push_heap(nodes_.begin(), nodes_.end(), higher);
-    if (nodes_.size() <= most_) return;
-    std::pop_heap(nodes_.begin(), nodes_.end(), higher);
-    nodes_.pop_back();
+    if (!takes(near.score)) return;
+    if (full()) nodes_.pop_back();
+    const auto lower = [](const Near& a, const Near& b) { return a.score > b.score; };
+    const auto at = std::upper_bound(nodes_.begin(), nodes_.end(), near, lower);
+    const auto index = static_cast<size_t>(at - nodes_.begin());
+    if (index <= next_) next_ = near.left ? next_ + 1 : index;
+    nodes_.insert(at, near);
   }
-  // The best one to go on from, or null if none is among the best.
-  const Near* next() const {
-    if (open_.empty() || (full() && open_.front().score < nodes_.front().score)) return nullptr;
-    return &open_.front();
-  }
+  // The best one to go on from, or null if there is none.
+  const Near* next() const { return next_ < nodes_.size() ? &nodes_[next_] : nullptr; }
   void leave() {
-    std::pop_heap(open_.begin(), open_.end(), lower);
-    open_.pop_back();
+    nodes_[next_].left = true;
+    while (next_ < nodes_.size() && nodes_[next_].left) ++next_;
   }
-  // In order, the best first; nothing is added after that.
-  const std::vector<Near>& sorted() {
-    std::sort_heap(nodes_.begin(), nodes_.end(), higher);
-    return nodes_;
-  }
+  const std::vector<Near>& nodes() const { return nodes_; }
 
  private:
-  static bool lower(const Near& a, const Near& b) { return a.score < b.score; }
-  static bool higher(const Near& a, const Near& b) { return a.score > b.score; }
   const size_t most_;
-  std::vector<Near> nodes_;  // heap, the worst in front
-  std::vector<Near> open_;   // heap, the best in front
+  std::vector<Near> nodes_;
+  size_t next_ = 0;  // all before it are left
 };
 
 }  // namespace
@@ -237,6 +228,7 @@ class Graph::Walk {
       size_t count;
       const auto* to = links_.neighbours(from, 0, &count);
       fresh_.clear();
+      for (size_t i = 0; i < count; ++i) visited_.fetch(to[i]);
       for (size_t i = 0; i < count; ++i)
         if (visited_.first_time(to[i])) fresh_.push_back(to[i]);
       compare(best);
@@ -250,7 +242,7 @@ class Graph::Walk {
     std::vector<uint32_t> seeds;  // best last
     for (size_t i = starts.size(); i-- > 0;) {
       visited_.first_time(starts[i].node);
-      if (admitted(starts[i].row)) best.add(starts[i]);
+      if (admitted(rows_[starts[i].node])) best.add({starts[i].score, starts[i].node, true});
       seeds.push_back(starts[i].node);
     }
     // Nodes to go on from where no admitted one is left.
@@ -294,7 +286,7 @@ class Graph::Walk {
   Near near(uint32_t node) const {
     const uint32_t row = rows_[node];
     const int32_t product = code_dot_(query_.codes.data(), table_.code(row), table_.depth());
-    return {static_cast<float>(product) * query_.scale * table_.step(row), node, row};
+    return {static_cast<float>(product) * query_.scale * table_.step(row), node};
   }
   void fetch(uint32_t node) const { table_.fetch(rows_[node]); }
   void fetch_links(uint32_t node) const {
@@ -366,20 +358,21 @@ std::vector<Hit> Graph::search(const Table& table, const Query& query, int64_t k
     Best starts(subset ? kStarts : 1);
     walk.through_all(walk.entry(), starts);
     const int64_t left = subset ? subset->count / kWalkedShare : rows_;
-    complete = walk.through_admitted(starts.sorted(), left, best) && (!subset || best.full());
+    complete = walk.through_admitted(starts.nodes(), left, best) && (!subset || best.full());
   }
   give_visited(std::move(visited));
   if (!complete) return {};
 
-  const std::vector<Near>& nodes = best.sorted();
+  const std::vector<Near>& nodes = best.nodes();
   const size_t decided = std::min<size_t>(nodes.size(), static_cast<size_t>(std::max(k, kDecided)));
   std::vector<Hit> hits;
   for (size_t i = 0; i < decided; ++i) {
     if (i + 2 < decided)
       for (int64_t value = 0; value < table.depth(); value += 16)
-        __builtin_prefetch(table.vector(nodes[i + 2].row) + value);
-    const float score = table.score(query, nodes[i].row);
-    for (int64_t row = nodes[i].row; row >= 0; row = table.next(row))
+        __builtin_prefetch(table.vector(links_->rows[nodes[i + 2].node]) + value);
+    const uint32_t first = links_->rows[nodes[i].node];
+    const float score = table.score(query, first);
+    for (int64_t row = first; row >= 0; row = table.next(row))
       if (row < rows_ && walk.returned(row)) hits.push_back({row, score});
   }
   const auto last = hits.begin() + std::min<int64_t>(k, static_cast<int64_t>(hits.size()));

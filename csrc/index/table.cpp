@@ -159,7 +159,6 @@ std::vector<Hit> Table::scan(const Query& query, int64_t k, const Subset* subset
       const uint32_t later = listed[i + kAhead];
       fetch(later);
       __builtin_prefetch(&lengths_[later]);
-      __builtin_prefetch(&steps_[later]);
     }
     const int64_t row = listed ? listed[i] : i;
     if (!alive(row)) continue;

@@ -77,10 +77,11 @@ class Table {
   // About the inner product: the codes' product times query.scale * step(row); and in float32.
   float step(int64_t row) const { return steps_[static_cast<size_t>(row)]; }
   float score(const Query& query, int64_t row) const;
-  // Brings a row's codes into the cache.
+  // Brings a row's codes and their step into the cache.
   void fetch(int64_t row) const {
     const int8_t* codes = code(row);
     for (int64_t at = 0; at < depth_; at += 64) __builtin_prefetch(codes + at);
+    __builtin_prefetch(&steps_[static_cast<size_t>(row)]);
   }
 
   // The k best live rows from row `from` on, of the subset if there is one; exact.

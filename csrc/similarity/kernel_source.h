@@ -20,6 +20,7 @@
 // hold instructions that the machine does not have.
 #pragma once
 
+#include "similarity/code_source.h"
 #include "similarity/conversion_source.h"
 #include "similarity/kernel.h"
 #include "similarity/tile_source.h"

@@ -145,13 +145,5 @@ double exact_dot(const float* a, const float* b, int64_t depth) {
   return sums[0];
 }
 
-// Compilers make one instruction a vector of the widened codes and one multiply-add of pairs.
-int32_t code_dot(const int16_t* a, const int8_t* b, int64_t depth) {
-  int32_t sum = 0;
-  for (int64_t k = 0; k < depth; ++k)
-    sum += static_cast<int32_t>(a[k]) * static_cast<int16_t>(b[k]);
-  return sum;
-}
-
 }  // namespace
 }  // namespace hybridret::similarity

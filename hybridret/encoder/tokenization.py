@@ -92,7 +92,11 @@ class Tokenizer:
 
     def ids_and_cut(self, texts: Sequence[str]) -> tuple[list[NDArray[np.int32]], int]:
         """Token ids of each text, and how many texts were cut off at ``max_length``."""
-        encodings = self.backend.encode_batch(list(texts), add_special_tokens=self.special_tokens)
+        special = self.special_tokens
+        if len(texts) == 1:  # a batch goes to other threads, and waits for them
+            encodings = [self.backend.encode(texts[0], add_special_tokens=special)]
+        else:
+            encodings = self.backend.encode_batch(list(texts), add_special_tokens=special)
         ids = [np.array(e.ids, dtype=np.int32) for e in encodings]
         full = (e for e, i in zip(encodings, ids, strict=True) if len(i) >= self.max_length)
         return ids, sum(bool(e.overflowing) for e in full)
