@@ -89,7 +89,7 @@ def run(o: argparse.Namespace) -> None:
     from hybridret.data.load import load_dataset
     from hybridret.encoder.exporting import check_output, export
     from hybridret.encoder.vocabulary import trim_vocabulary
-    from hybridret.evaluation.gate import RetrievalGate
+    from hybridret.evaluation.gate import LossTooLarge, RetrievalGate
 
     check_output(o.output, o.model, o.overwrite)
     gate = dataset = None
@@ -106,16 +106,21 @@ def run(o: argparse.Namespace) -> None:
         for document in dataset.documents:
             texts.setdefault(document.language, []).append(document.full_text)
         encoder = trim_vocabulary(encoder, texts)
-    result = export(
-        encoder,
-        o.output,
-        overwrite=o.overwrite,
-        source=o.model,
-        precision=o.precision,
-        gate=gate,
-        unmeasured=o.force,
-        fuse=not o.no_fuse,
-    )
+    try:
+        result = export(
+            encoder,
+            o.output,
+            overwrite=o.overwrite,
+            source=o.model,
+            precision=o.precision,
+            gate=gate,
+            unmeasured=o.force,
+            fuse=not o.no_fuse,
+        )
+    except LossTooLarge as error:
+        if not o.json:  # it took minutes to measure
+            _print_quality(error.quality)
+        raise
     if o.json:
         print(json.dumps(asdict(result) | {"folder": str(result.folder)}))
         return

@@ -21,6 +21,14 @@ from hybridret.evaluation.report import KINDS, Report
 METRIC = "nDCG@10"
 
 
+class LossTooLarge(ModelError):
+    """A smaller encoder that was refused; ``quality`` is what was measured, as JSON."""
+
+    def __init__(self, message: str, quality: dict[str, Any]) -> None:
+        super().__init__(message)
+        self.quality = quality
+
+
 @dataclass(frozen=True)
 class RetrievalGate:
     """Refuses an encoder that finds less than another, in the language that loses most.
@@ -43,7 +51,7 @@ class RetrievalGate:
         """What was measured, as JSON.
 
         Raises:
-            ModelError: the loss is too large in a language.
+            LossTooLarge: the loss is too large in a language.
             DataError: the data set cannot be evaluated.
         """
         found = []
@@ -61,20 +69,22 @@ class RetrievalGate:
         }
         losses = {name: row[2] - after[name][2] for name, row in before.items()}
         worst = max(losses, key=lambda name: losses[name])
-        if self.refuse and losses[worst] > self.largest_loss:
-            row = languages[worst]
-            raise ModelError(
-                f"the smaller encoder loses {losses[worst]:.4f} of {METRIC} in {worst} "
-                f"({row['before']:.4f} to {row['after']:.4f}, {row['queries']} queries), more than "
-                f"{self.largest_loss:g}; nothing was written. Allow more (--largest-loss), or "
-                f"export it anyway (--force)"
-            )
-        return {
+        quality = {
             "dataset": self.dataset.name,
             "metric": METRIC,
             "worst": {"language": worst, "loss": losses[worst]},
             "languages": languages,
         }
+        if self.refuse and losses[worst] > self.largest_loss:
+            row = languages[worst]
+            raise LossTooLarge(
+                f"the smaller encoder loses {losses[worst]:.4f} of {METRIC} in {worst} "
+                f"({row['before']:.4f} to {row['after']:.4f}, {row['queries']} queries), more than "
+                f"{self.largest_loss:g}; nothing was written. Allow more (--largest-loss), or "
+                f"export it anyway (--force)",
+                quality,
+            )
+        return quality
 
 
 def _by_language(report: Report) -> dict[str, tuple[str, int, float]]:
