@@ -204,9 +204,7 @@ def test_filters(benchmark, work, index, by, peer):
     own = np.ascontiguousarray(work.vectors[admitted])
     numbers = np.flatnonzero(admitted)
     searches = {
-        **{
-            f"hybridret ef {ef}": native(index, ef, admitted=mask, rows=rows) for ef in (64, 128)
-        },
+        **{f"hybridret ef {ef}": native(index, ef, admitted=mask, rows=rows) for ef in (64, 128)},
         "numpy, contiguous": lambda query: numbers[np.argpartition(own @ query, -K)[-K:]],
     }
     timed(benchmark, work, searches[peer], admitted)

@@ -151,9 +151,9 @@ def _print_quality(quality: dict[str, Any]) -> None:
     worst = quality["worst"]
     print(f"\n{quality['metric']} on {quality['dataset']}, before and after:")
     for language, row in sorted(quality["languages"].items()):
-        loss = row["before"] - row["after"]
+        gain = row["after"] - row["before"]
         print(
-            f"  {language:10} {row['before']:.4f}  {row['after']:.4f}  {-loss:+.4f}  "
+            f"  {language:10} {row['before']:.4f}  {row['after']:.4f}  {gain:+.4f}  "
             f"({row['setting']}, {row['queries']:,} queries)"
         )
     print(f"largest loss: {worst['loss']:.4f} in {worst['language']}")
