@@ -10,6 +10,7 @@ from hypothesis import settings
 
 # The same examples at every run; HYPOTHESIS_PROFILE=default looks for new ones.
 settings.register_profile("fixed", derandomize=True)
+settings.register_profile("sanitize", derandomize=True, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))
 
 # Where other tests run at the same time, torch's threads would wait for each other.

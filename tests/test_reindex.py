@@ -503,6 +503,32 @@ def test_no_query_fails_or_is_mixed_across_a_change(folders):
     assert service.wait() == 0
 
 
+def test_an_encoder_whose_removal_was_cut_off(folders, monkeypatch):
+    old, new = folders
+    retriever = Retriever.create(old)
+    retriever.add(documents(20))
+    kept = next((old / "index").glob("encoder-*"))
+
+    def cut_off(folder, **_):
+        if Path(folder).name.endswith(kept.name) and Path(folder).exists():
+            (Path(folder) / "onnx" / "model.onnx").unlink()
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            retriever.reindex(new, drop=True)
+    assert not kept.exists()
+    # It comes again, whole, and what was left over goes.
+    retriever = Retriever.load(old)
+    assert retriever.reindex(old) == 20
+    check(retriever, documents(20))
+    assert kept.is_dir()
+    retriever.reindex(new, drop=True)
+    assert not kept.exists()
+    assert not list((old / "index").glob("removed-*"))
+
+
 KILLED = """
 import sys
 sys.path[:0] = [{tests!r}]

@@ -458,16 +458,18 @@ void Graph::load(const std::string& path, const Table& table, int64_t count) {
   for (int64_t row = 0; row < count; ++row) nodes += table.first(row) == row;
   auto links = empty(1);
   check_layout(links->hnsw, path, nodes);
+  if (nodes == 0) {  // hnswlib's next addition would use an entry point and levels that it has not
+    links_ = empty(1024);
+    rows_ = count;
+    return;
+  }
   auto& h = links->hnsw;
-  if (nodes > 0)  // the first addition would use an empty graph's entry point and levels
-    h.loadIndex(path, &links->space, static_cast<size_t>(std::max<int64_t>(nodes, 1024)));
-  else
-    links = empty(1024);
+  h.loadIndex(path, &links->space, static_cast<size_t>(std::max<int64_t>(nodes, 1024)));
   const auto damaged = [&](bool condition) {
     if (condition) throw std::runtime_error(path + " is damaged: a link or row is out of range");
   };
-  damaged(nodes > 0 && h.enterpoint_node_ >= static_cast<size_t>(nodes));
-  damaged(nodes > 0 && h.element_levels_[h.enterpoint_node_] != h.maxlevel_);
+  damaged(h.enterpoint_node_ >= static_cast<size_t>(nodes));
+  damaged(h.element_levels_[h.enterpoint_node_] != h.maxlevel_);
   damaged(h.label_lookup_.size() != static_cast<size_t>(nodes));
   std::vector<bool> seen(static_cast<size_t>(count));
   for (int64_t i = 0; i < nodes; ++i) {

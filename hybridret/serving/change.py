@@ -23,6 +23,8 @@ from hybridret.serving.connections import Connection
 if TYPE_CHECKING:
     from hybridret.serving.store import Store
 
+REMOVED = "removed-"
+"""What the name of a folder begins with while it is removed."""
 CHUNK = 500
 """Values of a statement."""
 _ROWS = 65_536  # places that are copied at a time
@@ -444,7 +446,7 @@ def unnamed(connection: Connection, folder: Path) -> list[Path]:
     for path in folder.iterdir():
         if path.name in named:
             continue
-        if re.fullmatch(r"vectors-\d+\.f32|encoder-[0-9a-f]{32}", path.name):
+        if re.fullmatch(rf"vectors-\d+\.f32|({REMOVED})?encoder-[0-9a-f]{{32}}", path.name):
             found.append(path)
         elif match := re.fullmatch(r"graph-(\d+)-(\d+)-[0-9a-f]+\.hnsw", path.name):
             places = linked.get(f"vectors-{match[1]}.f32")

@@ -45,6 +45,7 @@ from hybridret.errors import IndexFileError
 from hybridret.serving import words
 from hybridret.serving.change import (
     CHUNK,
+    REMOVED,
     Change,
     Generation,
     Head,
@@ -389,10 +390,10 @@ class Store:
         with suppress(IndexFileError, sqlite3.Error), self._alone(), self._lock():
             connection = self._connections.get()
             for path in unnamed(connection, self.folder):
-                if path.is_dir():
-                    shutil.rmtree(path, ignore_errors=True)
-                else:
-                    with suppress(OSError):
+                with suppress(OSError):
+                    if path.is_dir():
+                        _remove_folder(path)
+                    else:
                         path.unlink()
             how = "VACUUM" if pack else f"PRAGMA incremental_vacuum({_FREED})"
             connection.execute(how).fetchall()
@@ -594,3 +595,13 @@ def _file_system(folder: Path, mounts: str) -> str:
         if inside and len(point) >= len(best):
             best, kind = point, fields[2]
     return kind
+
+
+def _remove_folder(folder: Path) -> None:
+    """Under its name a folder is there whole or not at all, also if this is cut off."""
+    gone = folder
+    if not folder.name.startswith(REMOVED):
+        gone = folder.with_name(REMOVED + folder.name)
+        shutil.rmtree(gone, ignore_errors=True)
+        folder.rename(gone)
+    shutil.rmtree(gone, ignore_errors=True)
