@@ -30,7 +30,8 @@ for sanitizer in "$@"; do
   # The C++ library with it: Python loads it late, and what it throws is to be seen.
   library="$(g++ -print-file-name="lib${sanitizer:0:1}san.so") $(g++ -print-file-name=libstdc++.so)"
   echo "== $sanitizer: the extension"
-  # The safe path: not the sources of this folder, which have no extension.
+  # The safe path: not the sources of this folder, which have no extension. Without the test of
+  # how much memory is taken: a sanitizer takes more.
   HYPOTHESIS_PROFILE=sanitize PYTHONSAFEPATH=1 PYTHONPATH="$PWD/$build/python" LD_PRELOAD="$library" PYTHONMALLOC=malloc \
     ASAN_OPTIONS=detect_leaks=0 TSAN_OPTIONS="halt_on_error=1 ignore_noninstrumented_modules=1" \
     "$build/venv/bin/python" -m pytest -q -p no:cacheprovider --durations=0 --durations-min=60 \

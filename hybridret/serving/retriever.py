@@ -295,7 +295,7 @@ class Retriever:
         """
         self.index.delete(document_ids)
 
-    @overload
+    @overload  # a text is a sequence of texts, too: the first that fits is taken
     def search(  # type: ignore[overload-overlap]
         self, query: str, k: int = 10, **options: Unpack[SearchOptions]
     ) -> list[Hit]: ...
