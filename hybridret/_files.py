@@ -14,7 +14,7 @@ import stat
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -104,13 +104,13 @@ def atomic_folder(path: str | Path, *, replace: bool = True) -> Iterator[Path]:
         OSError: ``path`` is the current directory or cannot be written; the error names it.
     """
     given = path = Path(path)
-    there = path.exists() and (not path.is_dir() or any(path.iterdir()))
-    if there and not replace:
+    if not replace and _occupied(path):
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
     with _naming(given):
         path = _resolved(path)
-        if path.exists() and path.samefile("."):
-            raise OSError(errno.EBUSY, "is the current directory, which cannot be replaced")
+        with suppress(FileNotFoundError):
+            if path.samefile("."):
+                raise OSError(errno.EBUSY, "is the current directory, which cannot be replaced")
         temporary, lock = _make_temporary(path, _make_folder)
     try:
         with _naming(given, temporary):
@@ -118,14 +118,19 @@ def atomic_folder(path: str | Path, *, replace: bool = True) -> Iterator[Path]:
             use_umask(temporary)
             for entry in (temporary, *temporary.rglob("*")):
                 sync(entry)
-            if path.exists() and replace:
-                _exchange(temporary, path)
-            else:
-                _rename_new(temporary, path)
+            _publish(temporary, path, replace)
             sync(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         os.close(lock)
+
+
+def _occupied(path: Path) -> bool:
+    """Something is there, other than an empty folder."""
+    try:
+        return any(path.iterdir())
+    except OSError:  # not a folder, or nothing
+        return path.exists()
 
 
 def use_umask(folder: Path) -> None:
@@ -250,6 +255,18 @@ def _remove_stale(path: Path) -> None:
             pass  # another process is writing it, or no locks here
         finally:
             os.close(descriptor)
+
+
+def _publish(new: Path, path: Path, replace: bool) -> None:
+    """Gives a folder its name, also while other processes do so or remove it."""
+    while True:
+        try:
+            return _rename_new(new, path)
+        except FileExistsError:
+            if not replace:
+                raise
+        with suppress(FileNotFoundError):  # removed meanwhile
+            return _exchange(new, path)
 
 
 def _rename_new(new: Path, path: Path) -> None:

@@ -6,10 +6,12 @@ import errno
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import pytest
 
@@ -137,16 +139,28 @@ def test_temporary_files_of_a_killed_run_are_removed_by_the_next(kind, tmp_path)
 
 
 def test_threads_that_write_the_same_path(tmp_path):
-    """None takes another's temporary for stale; what is there at the end is one of the texts."""
+    """None takes another's temporary for stale; what is there at the end is one of the texts.
+
+    One of them removes the folder again and again.
+    """
 
     def write(number: int) -> None:
         for _ in range(40):
             write_text(tmp_path / "file", f"{number}" * 1000)
             with atomic_folder(tmp_path / "folder") as folder:
                 (folder / "text").write_text(str(number))
+            if number == 0:
+                with suppress(FileNotFoundError):  # between two renames of another thread
+                    (tmp_path / "folder").rename(tmp_path / "gone")
+                    shutil.rmtree(tmp_path / "gone")
+            elif number == 1:
+                there, new = suppress(FileExistsError), tmp_path / "folder"
+                with there, atomic_folder(new, replace=False) as folder:
+                    (folder / "text").write_text(str(number))
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(write, range(8)))
+    (tmp_path / "folder").mkdir(exist_ok=True)
     assert (tmp_path / "file").read_text() in {f"{n}" * 1000 for n in range(8)}
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder"]
 

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -362,6 +363,18 @@ def test_changes_of_the_encoder_at_once(folders):
         thread.join()
     assert wrong == []
     check(Retriever.load(old), documents(20 + len(added)))
+
+
+def test_an_encoder_that_many_keep_at_once(folders):
+    old, new = folders
+    retriever = Retriever.create(old)
+    store, encoder = retriever.index.store, OnnxEncoder(new)
+    for _ in range(5):
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda _: store.keep(new, encoder.fingerprint), range(8)))
+        kept = old / "index" / f"encoder-{encoder.fingerprint}"
+        assert OnnxEncoder(kept).fingerprint == encoder.fingerprint
+        shutil.rmtree(kept)
 
 
 def test_an_encoder_that_is_written_over_is_noticed(folders):

@@ -367,9 +367,8 @@ class Store:
     def keep(self, encoder: Path, fingerprint: str) -> None:
         """Copies the folder of an exported encoder into the store, where it appears whole."""
         folder = self.folder / f"encoder-{fingerprint}"
-        if folder.is_dir():
-            return
-        with self.naming(), atomic_folder(folder) as made:
+        there = suppress(FileExistsError)  # or another was first
+        with self.naming(), there, atomic_folder(folder, replace=False) as made:
             copy_encoder(encoder, made)
 
     def bytes(self) -> int:
