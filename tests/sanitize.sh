@@ -11,7 +11,7 @@ for sanitizer in "$@"; do
   flags="-fsanitize=$sanitizer -fno-omit-frame-pointer -g"
   if [ "$sanitizer" = address ]; then flags="$flags -fsanitize=undefined -fno-sanitize-recover=all"; fi
   build="build/sanitize/$sanitizer"
-  cmake -S . -B "$build" -DCMAKE_BUILD_TYPE=Release -DCMAKE_CXX_COMPILER=g++ \
+  cmake -S . -B "$build" -DCMAKE_BUILD_TYPE=RelWithDebInfo -DCMAKE_CXX_COMPILER=g++ \
     -DCMAKE_CXX_FLAGS="$flags" -DHYBRIDRET_NATIVE_TESTS=ON -DHYBRIDRET_PYTHON=ON -DHYBRIDRET_CUDA=off \
     -DSKBUILD_PROJECT_VERSION=0 -DSKBUILD_PROJECT_VERSION_FULL=0.2.0 -DPython_EXECUTABLE="$python" \
     -Dpybind11_DIR="$("$python" -m pybind11 --cmakedir)" > /dev/null
@@ -30,11 +30,15 @@ for sanitizer in "$@"; do
   # The C++ library with it: Python loads it late, and what it throws is to be seen.
   library="$(g++ -print-file-name="lib${sanitizer:0:1}san.so") $(g++ -print-file-name=libstdc++.so)"
   echo "== $sanitizer: the extension"
+  report="$build/report"
+  rm -f "$report".*
   # The safe path: not the sources of this folder, which have no extension. Without the test of
   # how much memory is taken: a sanitizer takes more.
   HYPOTHESIS_PROFILE=sanitize PYTHONSAFEPATH=1 PYTHONPATH="$PWD/$build/python" LD_PRELOAD="$library" PYTHONMALLOC=malloc \
-    ASAN_OPTIONS=detect_leaks=0 TSAN_OPTIONS="halt_on_error=1 ignore_noninstrumented_modules=1" \
+    ASAN_OPTIONS="detect_leaks=0 log_path=$report" \
+    TSAN_OPTIONS="halt_on_error=1 ignore_noninstrumented_modules=1 die_after_fork=0 log_path=$report" \
     "$build/venv/bin/python" -m pytest -q -p no:cacheprovider --durations=0 --durations-min=60 \
     --deselect tests/test_ranking.py::test_the_best_of_equal_documents_take_little_memory \
-    tests/test_losses.py tests/test_ranking.py tests/test_graph.py tests/test_index.py tests/test_filters.py
+    tests/test_losses.py tests/test_ranking.py tests/test_graph.py tests/test_index.py tests/test_filters.py ||
+    { cat "$report".* >&2; exit 1; }
 done

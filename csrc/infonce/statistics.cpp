@@ -107,9 +107,12 @@ void Run<Element>::ranks() {
       }
     }
   });
+  // A copy: the thread whose tile holds a positive writes it once more.
+  const auto first = positive_.begin() + begin_;
+  const std::vector<float> bound(first, first + blocks_ * tile_queries_);
   std::vector<int32_t> above(partial_.size());
   for_tiles([&](const Logits& l, int64_t strip, int64_t block, int64_t) {
-    kernel_.loss.count_above(l, &positive_[begin_ + block], &above[strip * panel_queries_ + block]);
+    kernel_.loss.count_above(l, &bound[block], &above[strip * panel_queries_ + block]);
   });
   for (int64_t i = 0; i < count_; ++i) {
     out_.rank[begin_ + i] = 1;
