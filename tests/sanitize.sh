@@ -34,9 +34,11 @@ for sanitizer in "$@"; do
   rm -f "$report".*
   # The safe path: not the sources of this folder, which have no extension. Without the test of
   # how much memory is taken: a sanitizer takes more.
-  HYPOTHESIS_PROFILE=sanitize PYTHONSAFEPATH=1 PYTHONPATH="$PWD/$build/python" LD_PRELOAD="$library" PYTHONMALLOC=malloc \
-    ASAN_OPTIONS="detect_leaks=0 log_path=$report" \
-    TSAN_OPTIONS="halt_on_error=1 ignore_noninstrumented_modules=1 die_after_fork=0 log_path=$report" \
+  export HYPOTHESIS_PROFILE=sanitize PYTHONSAFEPATH=1 PYTHONMALLOC=malloc
+  asan="detect_leaks=0 log_path=$report"
+  tsan="halt_on_error=1 ignore_noninstrumented_modules=1 die_after_fork=0 log_path=$report"
+  tsan="$tsan suppressions=$PWD/tests/thread_sanitizer.txt"
+  LD_PRELOAD="$library" PYTHONPATH="$PWD/$build/python" ASAN_OPTIONS="$asan" TSAN_OPTIONS="$tsan" \
     "$build/venv/bin/python" -m pytest -q -p no:cacheprovider --durations=0 --durations-min=60 \
     --deselect tests/test_ranking.py::test_the_best_of_equal_documents_take_little_memory \
     tests/test_losses.py tests/test_ranking.py tests/test_graph.py tests/test_index.py tests/test_filters.py ||

@@ -10,6 +10,7 @@ pytest.importorskip("onnxscript")
 
 import hybridret
 from hybridret.encoder.exporting import export
+from hybridret.encoder.onnx import OnnxEncoder
 from hybridret.encoder.torch_encoder import TorchEncoder
 
 
@@ -90,3 +91,47 @@ def test_mteb(encoder_folder):
         ranked = model.search(queries, top_k=3, top_ranked=some)
         assert set(ranked["q1"]) == {"d0"}
         assert set(ranked["q0"]) <= {"d1", "d4"}
+
+
+def test_mteb_evaluates_as_we_do(encoder_folder):
+    """A task of its own through ``mteb.evaluate``: the same nDCG@10 and recall as our report's."""
+    mteb = pytest.importorskip("mteb")
+    datasets = pytest.importorskip("datasets")
+    from mteb.abstasks.retrieval import AbsTaskRetrieval
+    from mteb.abstasks.task_metadata import TaskMetadata
+
+    from hybridret.integrations.mteb import MtebSearch
+
+    data = hybridret.load_dataset("facts-evaluation", languages=["en"])
+
+    class Facts(AbsTaskRetrieval):
+        metadata = TaskMetadata(
+            name="Facts",
+            description="Made-up facts.",
+            dataset={"path": "local/facts", "revision": "1"},
+            type="Retrieval",
+            category="t2t",
+            eval_splits=["test"],
+            eval_langs=["eng-Latn"],
+            main_score="ndcg_at_10",
+        )
+
+        def load_data(self, **_):
+            documents = [{"id": d.document_id, "text": d.full_text} for d in data.documents]
+            split = {
+                "corpus": datasets.Dataset.from_list(documents),
+                "queries": datasets.Dataset.from_list(
+                    [{"id": q.query_id, "text": q.text} for q in data.queries]
+                ),
+                "relevant_docs": {q: dict(documents) for q, documents in data.qrels.items()},
+                "top_ranked": None,
+            }
+            self.dataset, self.data_loaded = {"default": {"test": split}}, True
+
+    result = mteb.evaluate(MtebSearch(encoder_folder, exact=True), Facts(), cache=None)
+    (scores,) = result.task_results[0].scores["test"]
+    report = hybridret.evaluate(OnnxEncoder(encoder_folder), data, metrics=["nDCG@10", "recall@10"])
+    expected = report.summary["mono"]
+    assert scores["ndcg_at_10"] == pytest.approx(expected["nDCG@10"], abs=1e-5)
+    assert scores["recall_at_10"] == pytest.approx(expected["recall@10"], abs=1e-5)
+    assert 0.1 < scores["ndcg_at_10"] < 0.999
