@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstring>
 #include <fstream>
+#include <limits>
 #include <stdexcept>
 
 #include "similarity/kernel.h"
@@ -14,10 +15,11 @@
 namespace hybridret::index {
 namespace {
 
-// Neighbours whose codes are fetched before they are needed.
+// Nodes whose links are fetched before they are needed.
 constexpr size_t kAhead = 4;
-// Nodes that are decided in float32 beyond those that are asked for: estimates change the order.
-constexpr int64_t kDecided = 40;
+// Which nodes are decided in float32, since estimates change the order: those whose estimate is not
+// further below that of the k-th best than so many standard deviations of an estimate's error.
+constexpr float kDeviations = 6;
 // Rows that are compared one by one, always; and up to one in so many of all, of which a walk would
 // have to look for nodes that are admitted.
 constexpr int64_t kScanned = 4096;
@@ -88,7 +90,7 @@ struct Graph::Visited {
       walk = 1;
     }
   }
-  void fetch(size_t node) const { __builtin_prefetch(&marks[node]); }
+  HYBRIDRET_INLINE void fetch(size_t node) const { __builtin_prefetch(&marks[node]); }
   bool first_time(size_t node) {
     if (marks[node] == walk) return false;
     marks[node] = walk;
@@ -147,38 +149,59 @@ namespace {
 struct Near {
   float score;
   uint32_t node;
-  bool left = false;  // whether the walk has gone on from it
 };
 
 // The best nodes that a walk has come to, in order, the best first. Few enough that moving them up
 // is faster than a heap.
 class Best {
  public:
-  explicit Best(size_t most) : most_(most) { nodes_.reserve(most + 1); }
+  explicit Best(size_t most) : most_(most), scores_(most + 1), nodes_(most + 1) {}
 
-  bool full() const { return nodes_.size() == most_; }
-  bool takes(float score) const { return !full() || score > nodes_.back().score; }
-  void add(const Near& near) {
+  size_t size() const { return size_; }
+  float score(size_t i) const { return scores_[i]; }
+  uint32_t node(size_t i) const { return nodes_[i] & ~kLeft; }
+  bool full() const { return size_ == most_; }
+  bool takes(float score) const { return !full() || score > scores_[size_ - 1]; }
+  // left: the walk does not go on from it.
+  void add(const Near& near, bool left = false) {
     if (!takes(near.score)) return;
-    if (full()) nodes_.pop_back();
-    const auto lower = [](const Near& a, const Near& b) { return a.score > b.score; };
-    const auto at = std::upper_bound(nodes_.begin(), nodes_.end(), near, lower);
-    const auto index = static_cast<size_t>(at - nodes_.begin());
-    if (index <= next_) next_ = near.left ? next_ + 1 : index;
-    nodes_.insert(at, near);
+    size_ -= full();
+    const size_t at = not_less(near.score);
+    std::memmove(&scores_[at + 1], &scores_[at], (size_ - at) * sizeof(float));
+    std::memmove(&nodes_[at + 1], &nodes_[at], (size_ - at) * sizeof(uint32_t));
+    scores_[at] = near.score;
+    nodes_[at] = near.node | (left ? kLeft : 0);
+    ++size_;
+    if (at <= next_) next_ = left ? next_ + 1 : at;
   }
-  // The best one to go on from, or null if there is none.
-  const Near* next() const { return next_ < nodes_.size() ? &nodes_[next_] : nullptr; }
-  void leave() {
-    nodes_[next_].left = true;
-    while (next_ < nodes_.size() && nodes_[next_].left) ++next_;
+  // Whether there is one to go on from, and the best of them.
+  bool has_next() const { return next_ < size_; }
+  uint32_t next() const { return nodes_[next_]; }
+  uint32_t leave() {
+    const uint32_t node = next();
+    nodes_[next_] |= kLeft;
+    while (next_ < size_ && (nodes_[next_] & kLeft)) ++next_;
+    return node;
   }
-  const std::vector<Near>& nodes() const { return nodes_; }
 
  private:
+  static constexpr uint32_t kLeft = uint32_t{1} << 31;  // rows, and so nodes, are fewer
+
+  // How many scores are not less: by halves, without a branch that cannot be foreseen.
+  size_t not_less(float score) const {
+    const float* begin = scores_.data();
+    for (size_t count = size_; count > 0;) {
+      const size_t half = (count + 1) / 2;
+      begin += begin[half - 1] >= score ? half : 0;
+      count -= half;
+    }
+    return static_cast<size_t>(begin - scores_.data());
+  }
+
   const size_t most_;
-  std::vector<Near> nodes_;
-  size_t next_ = 0;  // all before it are left
+  std::vector<float> scores_;
+  std::vector<uint32_t> nodes_;
+  size_t size_ = 0, next_ = 0;  // all before next_ are left
 };
 
 }  // namespace
@@ -222,40 +245,36 @@ class Graph::Walk {
     visited_.begin(links_.hnsw.max_elements_);
     visited_.first_time(start.node);
     best.add(start);
-    while (const Near* next = best.next()) {
-      const uint32_t from = next->node;
-      best.leave();
-      size_t count;
-      const auto* to = links_.neighbours(from, 0, &count);
-      fresh_.clear();
-      for (size_t i = 0; i < count; ++i) visited_.fetch(to[i]);
-      for (size_t i = 0; i < count; ++i)
-        if (visited_.first_time(to[i])) fresh_.push_back(to[i]);
+    while (best.has_next() || !fetched_.empty()) {
+      if (best.has_next()) find_neighbours(leave(best));
       compare(best);
     }
   }
 
   // From some nodes on, comparing those alone that are returned; returns whether it was done before
   // `left` nodes were looked at.
-  bool through_admitted(const std::vector<Near>& starts, int64_t left, Best& best) {
+  bool through_admitted(const Best& starts, int64_t left, Best& best) {
     visited_.begin(links_.hnsw.max_elements_);
     std::vector<uint32_t> seeds;  // best last
     for (size_t i = starts.size(); i-- > 0;) {
-      visited_.first_time(starts[i].node);
-      if (admitted(rows_[starts[i].node])) best.add({starts[i].score, starts[i].node, true});
-      seeds.push_back(starts[i].node);
+      const uint32_t node = starts.node(i);
+      visited_.first_time(node);
+      if (admitted(rows_[node])) best.add({starts.score(i), node}, true);
+      seeds.push_back(node);
     }
     // Nodes to go on from where no admitted one is left.
     const auto worse = [](const Near& a, const Near& b) { return a.score < b.score; };
     std::vector<Near> bridges;
-    for (; left > 0; left -= static_cast<int64_t>(fresh_.size())) {
+    for (; left > 0; left -= static_cast<int64_t>(fetched_.size())) {
       uint32_t from;
       if (!seeds.empty()) {
         from = seeds.back();
         seeds.pop_back();
-      } else if (const Near* next = best.next()) {
-        from = next->node;
-        best.leave();
+      } else if (best.has_next()) {
+        from = leave(best);
+      } else if (!fetched_.empty()) {
+        compare(best);
+        continue;
       } else if (!best.full() && !bridges.empty()) {
         std::pop_heap(bridges.begin(), bridges.end(), worse);
         from = bridges.back().node;
@@ -264,8 +283,9 @@ class Graph::Walk {
         break;
       }
       left -= find_admitted(from);
+      const bool lost = found_.empty() && !best.full();
       compare(best);
-      if (!fresh_.empty() || best.full()) continue;
+      if (!lost) continue;
       for (const uint32_t node : passed_) {
         bridges.push_back(near(node));
         std::push_heap(bridges.begin(), bridges.end(), worse);
@@ -288,48 +308,64 @@ class Graph::Walk {
     const int32_t product = code_dot_(query_.codes.data(), table_.code(row), table_.depth());
     return {static_cast<float>(product) * query_.scale * table_.step(row), node};
   }
-  void fetch(uint32_t node) const { table_.fetch(rows_[node]); }
-  void fetch_links(uint32_t node) const {
+  HYBRIDRET_INLINE void fetch(uint32_t node) const { table_.fetch(rows_[node]); }
+  HYBRIDRET_INLINE void fetch_links(uint32_t node) const {
     const char* links = reinterpret_cast<const char*>(links_.hnsw.get_linklist0(node));
     for (int line = 0; line < 3; ++line) __builtin_prefetch(links + 64 * line);
   }
 
-  // Compares the fresh nodes with the query.
-  void compare(Best& best) const {
-    for (size_t i = 0; i < fresh_.size() && i < kAhead; ++i) fetch(fresh_[i]);
-    for (size_t i = 0; i < fresh_.size(); ++i) {
-      if (i + kAhead < fresh_.size()) fetch(fresh_[i + kAhead]);
-      const Near other = near(fresh_[i]);
-      if (best.takes(other.score)) best.add(other);
-    }
-    if (const Near* next = best.next()) fetch_links(next->node);
+  // Goes on from the best node; the links of the one after it are probably wanted next.
+  uint32_t leave(Best& best) const {
+    const uint32_t from = best.leave();
+    if (best.has_next()) fetch_links(best.next());
+    return from;
   }
 
-  // Fills fresh_ by the admitted neighbours of a node, and passed_ by the others. If there are few,
+  // Compares the nodes that were found a step before: their codes, and the links of the node that
+  // is gone on from meanwhile, come from memory at the same time. Fetches those found now.
+  void compare(Best& best) {
+    for (const uint32_t node : fetched_) {
+      const Near other = near(node);
+      if (best.takes(other.score)) best.add(other);
+    }
+    fetched_.clear();
+    fetched_.swap(found_);
+    for (const uint32_t node : fetched_) fetch(node);
+  }
+
+  // Fills found_ by the neighbours of a node.
+  void find_neighbours(uint32_t from) {
+    size_t count;
+    const auto* to = links_.neighbours(from, 0, &count);
+    for (size_t i = 0; i < count; ++i) visited_.fetch(to[i]);
+    for (size_t i = 0; i < count; ++i)
+      if (visited_.first_time(to[i])) found_.push_back(to[i]);
+  }
+
+  // Fills found_ by the admitted neighbours of a node, and passed_ by the others. If there are few,
   // by admitted neighbours of those, too; returns how many were gone through.
   int64_t find_admitted(uint32_t from) {
-    size_t count, found = 0;  // found: also those that were come to before
+    size_t count, admitted_ones = 0;  // also those that were come to before
     const auto* to = links_.neighbours(from, 0, &count);
-    fresh_.clear();
     passed_.clear();
     for (size_t i = 0; i < count; ++i) {
       if (admitted(rows_[to[i]])) {
-        ++found;
-        if (visited_.first_time(to[i])) fresh_.push_back(to[i]);
+        ++admitted_ones;
+        if (visited_.first_time(to[i])) found_.push_back(to[i]);
       } else if (visited_.first_time(to[i])) {
         passed_.push_back(to[i]);
       }
     }
-    if (found < kFound)
+    if (admitted_ones < kFound)
       for (size_t i = 0; i < passed_.size() && i < kAhead; ++i) fetch_links(passed_[i]);
     size_t i = 0;
-    for (; i < passed_.size() && found < kFound; ++i) {
+    for (; i < passed_.size() && admitted_ones < kFound; ++i) {
       if (i + kAhead < passed_.size()) fetch_links(passed_[i + kAhead]);
       const auto* beyond = links_.neighbours(passed_[i], 0, &count);
       for (size_t n = 0; n < count; ++n) {
         if (!admitted(rows_[beyond[n]])) continue;
-        ++found;
-        if (visited_.first_time(beyond[n])) fresh_.push_back(beyond[n]);
+        ++admitted_ones;
+        if (visited_.first_time(beyond[n])) found_.push_back(beyond[n]);
       }
     }
     return static_cast<int64_t>(i);
@@ -342,7 +378,7 @@ class Graph::Walk {
   Visited& visited_;
   int32_t (*const code_dot_)(const int16_t*, const int8_t*, int64_t);
   const uint32_t* rows_;
-  std::vector<uint32_t> fresh_, passed_;
+  std::vector<uint32_t> found_, fetched_, passed_;
 };
 
 std::vector<Hit> Graph::search(const Table& table, const Query& query, int64_t k, int64_t ef,
@@ -358,22 +394,23 @@ std::vector<Hit> Graph::search(const Table& table, const Query& query, int64_t k
     Best starts(subset ? kStarts : 1);
     walk.through_all(walk.entry(), starts);
     const int64_t left = subset ? subset->count / kWalkedShare : rows_;
-    complete = walk.through_admitted(starts.nodes(), left, best) && (!subset || best.full());
+    complete = walk.through_admitted(starts, left, best) && (!subset || best.full());
   }
   give_visited(std::move(visited));
   if (!complete) return {};
 
-  const std::vector<Near>& nodes = best.nodes();
-  const size_t decided = std::min<size_t>(nodes.size(), static_cast<size_t>(std::max(k, kDecided)));
   std::vector<Hit> hits;
-  for (size_t i = 0; i < decided; ++i) {
-    if (i + 2 < decided)
+  float kth = -std::numeric_limits<float>::infinity();
+  for (size_t i = 0; i < best.size(); ++i) {
+    const uint32_t first = links_->rows[best.node(i)];
+    if (best.score(i) + kDeviations * table.deviation(query, first) < kth) break;
+    if (i + 2 < best.size())
       for (int64_t value = 0; value < table.depth(); value += 16)
-        __builtin_prefetch(table.vector(links_->rows[nodes[i + 2].node]) + value);
-    const uint32_t first = links_->rows[nodes[i].node];
+        __builtin_prefetch(table.vector(links_->rows[best.node(i + 2)]) + value);
     const float score = table.score(query, first);
     for (int64_t row = first; row >= 0; row = table.next(row))
       if (row < rows_ && walk.returned(row)) hits.push_back({row, score});
+    if (kth < best.score(i) && static_cast<int64_t>(hits.size()) >= k) kth = best.score(i);
   }
   const auto last = hits.begin() + std::min<int64_t>(k, static_cast<int64_t>(hits.size()));
   std::partial_sort(hits.begin(), last, hits.end(), better);
