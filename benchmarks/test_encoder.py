@@ -31,13 +31,11 @@ pytestmark = NEEDED
 
 def session_and_tokenizer(folder: Path) -> Any:
     """The bare runtime: what an encoder cannot be faster than."""
-    import onnxruntime
     import tokenizers
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = THREADS
-    model = folder / "onnx" / "model.onnx"
-    session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+    from hybridret.encoder.onnx import open_session
+
+    session = open_session(folder / "onnx" / "model.onnx", THREADS)
     tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.enable_truncation(512)
 

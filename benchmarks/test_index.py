@@ -24,6 +24,7 @@ from hybridret.serving.index import Index
 ROWS = int(os.environ.get("HYBRIDRET_ROWS", "100000"))
 DIMENSION, K = 384, 10
 SHARES = (0.25, 0.06, 0.01, 0.001)
+EFS = [int(ef) for ef in os.environ.get("HYBRIDRET_EFS", "32 64 128 256").split()]
 BUILT = {"M": 16, "ef_construction": 200}
 
 
@@ -102,9 +103,6 @@ def timed(benchmark, work, search, admitted=None) -> None:
         rounds=len(work.queries) * 2,
     )
     benchmark.extra_info["us"] = round(benchmark.stats.stats.median * 1e6)
-
-
-EFS = (32, 64, 128, 256)
 
 
 def native(index, ef=None, **options):
@@ -189,7 +187,7 @@ def peers(work):
     return lambda peer, ef: {"hnswlib": hnswlib, "faiss": faiss, "usearch": usearch}[peer](ef)
 
 
-@pytest.mark.parametrize("peer", ["hybridret ef 64", "hybridret ef 128", "numpy, contiguous"])
+@pytest.mark.parametrize("peer", [*(f"hybridret ef {ef}" for ef in EFS), "numpy, contiguous"])
 @pytest.mark.parametrize("by", ["language", *map(str, SHARES)])
 def test_filters(benchmark, work, index, by, peer):
     if by == "language":
@@ -204,7 +202,7 @@ def test_filters(benchmark, work, index, by, peer):
     own = np.ascontiguousarray(work.vectors[admitted])
     numbers = np.flatnonzero(admitted)
     searches = {
-        **{f"hybridret ef {ef}": native(index, ef, admitted=mask, rows=rows) for ef in (64, 128)},
+        **{f"hybridret ef {ef}": native(index, ef, admitted=mask, rows=rows) for ef in EFS},
         "numpy, contiguous": lambda query: numbers[np.argpartition(own @ query, -K)[-K:]],
     }
     timed(benchmark, work, searches[peer], admitted)

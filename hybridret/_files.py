@@ -265,7 +265,7 @@ def _publish(new: Path, path: Path, replace: bool) -> None:
         except FileExistsError:
             if not replace:
                 raise
-        with suppress(FileNotFoundError):  # removed meanwhile
+        with suppress(FileNotFoundError, FileExistsError):  # removed or replaced meanwhile
             return _exchange(new, path)
 
 
@@ -282,17 +282,23 @@ def _exchange(new: Path, old: Path) -> None:
     """Swaps two folders in one step (Linux's renameat2), so that a kill leaves a complete one."""
     at_fdcwd, rename_exchange = -100, 2  # from fcntl.h and stdio.h
     libc = ctypes.CDLL(None, use_errno=True)
-    done = hasattr(libc, "renameat2") and (
-        libc.renameat2(at_fdcwd, bytes(new), at_fdcwd, bytes(old), rename_exchange) == 0
-    )
-    if not done:  # not supported by the file system: between the two renames the name is missing
-        backup = new.with_name(f"{new.name}.old")
-        old.rename(backup)
-        try:
-            new.rename(old)
-        except BaseException:
-            backup.rename(old)
-            raise
+    if hasattr(libc, "renameat2"):
+        if libc.renameat2(at_fdcwd, bytes(new), at_fdcwd, bytes(old), rename_exchange) == 0:
+            return
+        if ctypes.get_errno() == errno.ENOENT:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(old))
+    # Not supported by the file system: between the two renames the name is missing.
+    backup = new.with_name(f"{new.name}.old")
+    old.rename(backup)
+    try:
+        _rename_new(new, old)
+    except FileExistsError:  # another process gave it the name meanwhile
+        shutil.rmtree(backup, ignore_errors=True)
+        raise
+    except BaseException:
+        backup.rename(old)
+        raise
+    with suppress(FileNotFoundError):  # another process has removed what a killed one might leave
         backup.rename(new)
 
 

@@ -168,6 +168,22 @@ def test_many_at_once_are_each_alone():
             assert (whole[i] == one[0]).all()
 
 
+def test_lengths_that_differ_a_thousandfold():
+    """A long vector's estimate is off by more than what short ones differ by."""
+    rng = np.random.default_rng(4)
+    query = unit(rng, 1, 64)
+    across = unit(rng, 6000, 64)
+    across -= (across @ query.T) * query
+    lengths = np.where(rng.random(6000) < 0.5, 1000, 0.1)[:, None]
+    vectors = (lengths * across + rng.normal(1, 0.2, (6000, 1)) * query).astype(np.float32)
+    table = table_of(vectors)
+    graph = graph_of(table, M=32)
+    exact = table.search(query, 20)[0][0].tolist()
+    found = graph.search(query, 20, ef=6000)[0][0].tolist()
+    assert found[:15] == exact[:15]
+    assert len({*found} & {*exact}) >= 19
+
+
 def test_copies_cost_no_recall():
     """A thousand equal vectors among five thousand: links of their own would fill the graph."""
     rng = np.random.default_rng(3)

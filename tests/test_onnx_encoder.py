@@ -131,7 +131,7 @@ def test_a_gpu_that_is_asked_for_and_does_not_work(folder, monkeypatch):
     monkeypatch.setattr(
         onnxruntime,
         "InferenceSession",
-        lambda model, options, providers: session(model, options, providers=providers[-1:]),
+        lambda model, options, providers, **_: session(model, options, providers=providers[-1:]),
     )
     assert OnnxEncoder(folder).device == "cpu"
     with pytest.raises(ModelError, match="onnxruntime finds no GPU that it can use"):

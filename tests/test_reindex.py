@@ -375,6 +375,9 @@ def test_an_encoder_that_many_keep_at_once(folders):
         kept = old / "index" / f"encoder-{encoder.fingerprint}"
         assert OnnxEncoder(kept).fingerprint == encoder.fingerprint
         shutil.rmtree(kept)
+    kept.write_text("not a folder")
+    with pytest.raises(IndexFileError, match="not a folder"):
+        store.keep(new, encoder.fingerprint)
 
 
 def test_an_encoder_that_is_written_over_is_noticed(folders):

@@ -17,7 +17,7 @@ namespace {
 
 // Nodes whose links are fetched before they are needed.
 constexpr size_t kAhead = 4;
-// Which nodes are decided in float32, since estimates change the order: those whose estimate is not
+// Estimates change the order: nodes are decided in float32 up to the first one whose estimate is
 // further below that of the k-th best than so many standard deviations of an estimate's error.
 constexpr float kDeviations = 6;
 // Rows that are compared one by one, always; and up to one in so many of all, of which a walk would
@@ -162,7 +162,7 @@ class Best {
   uint32_t node(size_t i) const { return nodes_[i] & ~kLeft; }
   bool full() const { return size_ == most_; }
   bool takes(float score) const { return !full() || score > scores_[size_ - 1]; }
-  // left: the walk does not go on from it.
+  // left: the walk has gone on from it, or is not to.
   void add(const Near& near, bool left = false) {
     if (!takes(near.score)) return;
     size_ -= full();
@@ -185,7 +185,7 @@ class Best {
   }
 
  private:
-  static constexpr uint32_t kLeft = uint32_t{1} << 31;  // rows, and so nodes, are fewer
+  static constexpr uint32_t kLeft = uint32_t{1} << 31;  // there are fewer nodes than that
 
   // How many scores are not less: by halves, without a branch that cannot be foreseen.
   size_t not_less(float score) const {
@@ -201,7 +201,7 @@ class Best {
   const size_t most_;
   std::vector<float> scores_;
   std::vector<uint32_t> nodes_;
-  size_t size_ = 0, next_ = 0;  // all before next_ are left
+  size_t size_ = 0, next_ = 0;  // all before next_ are left; it may be beyond size_
 };
 
 }  // namespace
@@ -386,7 +386,7 @@ std::vector<Hit> Graph::search(const Table& table, const Query& query, int64_t k
   if (links_->hnsw.cur_element_count == 0) return {};
   auto visited = take_visited();
   Walk walk(*this, table, query, subset, *visited);
-  Best best(static_cast<size_t>(std::max(ef, k)));
+  Best best(std::min(static_cast<size_t>(std::max(ef, k)), links_->rows.size()));
   bool complete = true;
   if (!subset && table.live() == table.size()) {
     walk.through_all(walk.entry(), best);
@@ -400,10 +400,13 @@ std::vector<Hit> Graph::search(const Table& table, const Query& query, int64_t k
   if (!complete) return {};
 
   std::vector<Hit> hits;
+  float deviation = 0;  // the largest: of a longer vector it is larger
+  for (size_t i = 0; i < best.size(); ++i)
+    deviation = std::max(deviation, table.deviation(query, links_->rows[best.node(i)]));
   float kth = -std::numeric_limits<float>::infinity();
   for (size_t i = 0; i < best.size(); ++i) {
+    if (best.score(i) + kDeviations * deviation < kth) break;
     const uint32_t first = links_->rows[best.node(i)];
-    if (best.score(i) + kDeviations * table.deviation(query, first) < kth) break;
     if (i + 2 < best.size())
       for (int64_t value = 0; value < table.depth(); value += 16)
         __builtin_prefetch(table.vector(links_->rows[best.node(i + 2)]) + value);

@@ -80,7 +80,8 @@ class Table {
   // About the inner product: the codes' product times query.scale * step(row); and in float32.
   float step(int64_t row) const { return steps_[static_cast<size_t>(row)]; }
   float score(const Query& query, int64_t row) const;
-  // Of the first one's error: each code is up to half a step from its value.
+  // Standard deviation of the error of the former, as if each code were at random up to half a
+  // step from its value.
   float deviation(const Query& query, int64_t row) const {
     return query.norm * step(row) / std::sqrt(12.0f);
   }

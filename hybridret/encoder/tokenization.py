@@ -131,11 +131,12 @@ class Tokenizer:
 
     def pad(self, ids: Sequence[NDArray[np.int32]]) -> tuple[Ints, Ints]:
         """(input_ids, attention_mask), int64 [B, S]; S is the longest length, at least 1."""
-        lengths = np.array([len(i) for i in ids], dtype=np.int64)
-        width = max(1, int(lengths.max(initial=1)))
-        mask = (np.arange(width) < lengths[:, None]).astype(np.int64)
-        input_ids = np.full(mask.shape, self.pad_id, dtype=np.int64)
-        input_ids[mask.astype(bool)] = np.concatenate([*ids, np.empty(0, dtype=np.int32)])
+        width = max((len(i) for i in ids), default=1) or 1
+        input_ids = np.full((len(ids), width), self.pad_id, dtype=np.int64)
+        mask = np.zeros_like(input_ids)
+        for row, own in enumerate(ids):
+            input_ids[row, : len(own)] = own
+            mask[row, : len(own)] = 1
         return input_ids, mask
 
     def __call__(self, texts: Sequence[str]) -> tuple[Ints, Ints]:

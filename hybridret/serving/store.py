@@ -20,6 +20,7 @@ committed when they look, see :meth:`Store.head`.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -367,9 +368,12 @@ class Store:
     def keep(self, encoder: Path, fingerprint: str) -> None:
         """Copies the folder of an exported encoder into the store, where it appears whole."""
         folder = self.folder / f"encoder-{fingerprint}"
-        there = suppress(FileExistsError)  # or another was first
-        with self.naming(), there, atomic_folder(folder, replace=False) as made:
-            copy_encoder(encoder, made)
+        with self.naming():
+            if folder.exists() and not folder.is_dir():
+                raise FileExistsError(errno.EEXIST, "not a folder", str(folder))
+            unless_there = suppress(FileExistsError)
+            with unless_there, atomic_folder(folder, replace=False) as made:
+                copy_encoder(encoder, made)
 
     def bytes(self) -> int:
         """Of all files but those of the encoders."""
