@@ -320,8 +320,11 @@ class Store:
 
     def documents(self, rows: Iterable[int]) -> dict[int, Document]:
         """Live documents by row."""
-        found: dict[int, Document] = {}
         rows = [int(row) for row in rows]
+        if len(rows) <= CHUNK:  # one statement sees one state without a transaction around it
+            with self._reading() as connection:
+                return _documents(connection, f"row IN ({marks(rows)})", rows)
+        found: dict[int, Document] = {}
         with self.snapshot() as connection:
             for start in range(0, len(rows), CHUNK):
                 some = rows[start : start + CHUNK]
