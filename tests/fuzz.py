@@ -84,8 +84,9 @@ def graph() -> Case:
         good.save(f"{folder}/graph")
         files = {"graph": (Path(folder) / "graph").read_bytes()}
 
+    loaded = new_graph()  # read into again and again: a graph is slow to make
+
     def read(folder: Path) -> None:
-        loaded = new_graph()
         try:
             loaded.load(str(folder / "graph"), 40)
         except RuntimeError:

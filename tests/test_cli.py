@@ -658,7 +658,9 @@ def test_ctrl_c_during_training(tmp_path):
             _, err = process.communicate(timeout=60)
         finally:
             process.kill()
-    assert process.returncode == 130, err
+    # Where the signal came while Python ran a string (exec, in some library), Python ends by that
+    # signal, whatever the program returns: to a shell it is 130, too.
+    assert process.returncode in (130, -signal.SIGINT), err
     assert "--resume" in err
     assert "Traceback" not in err
     before = json.loads(state.read_text())["step"]
